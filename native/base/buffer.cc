@@ -1,0 +1,69 @@
+#include "base/buffer.h"
+
+#include <bit>
+#include <cstdlib>
+
+namespace holdfast {
+
+namespace {
+constexpr std::size_t kPage = 4096;
+}
+
+BufferPool::~BufferPool() {
+  for (Buffer* list : free_) {
+    while (list) {
+      Buffer* next = list->next_free;
+      std::free(list->data);
+      delete list;
+      list = next;
+    }
+  }
+}
+
+Buffer* BufferPool::take(std::size_t size) {
+  CHECK(size > 0 && size <= (std::size_t{1} << kLargestLog2), "buffer size out of range");
+  unsigned log2 = std::max<unsigned>(kSmallestLog2, static_cast<unsigned>(std::bit_width(size - 1)));
+  Buffer*& head = free_[log2 - kSmallestLog2];
+  std::size_t capacity = std::size_t{1} << log2;
+  Buffer* buffer = head;
+  if (buffer) {
+    head = buffer->next_free;
+    bytes_retained_ -= capacity;
+  } else {
+    void* memory = std::aligned_alloc(kPage, capacity);
+    CHECK(memory != nullptr, "out of memory");
+    buffer = new Buffer{static_cast<std::byte*>(memory), static_cast<std::uint32_t>(capacity), 0, this, nullptr};
+  }
+  buffer->references = 1;
+  bytes_in_use_ += capacity;
+  return buffer;
+}
+
+void BufferPool::give_back(Buffer* buffer) {
+  bytes_in_use_ -= buffer->capacity;
+  if (bytes_retained_ + buffer->capacity > retained_bytes_max_) {
+    std::free(buffer->data);
+    delete buffer;
+    return;
+  }
+  bytes_retained_ += buffer->capacity;
+  Buffer*& head = free_[static_cast<unsigned>(std::bit_width(std::size_t{buffer->capacity} - 1)) - kSmallestLog2];
+  buffer->next_free = head;
+  head = buffer;
+}
+
+Slice BufferPool::allocate(std::size_t size) { return Slice(take(size), 0, static_cast<std::uint32_t>(size)); }
+
+Slice BufferPool::allocate_end_aligned(std::size_t size) {
+  std::size_t rounded = (size + kPage - 1) / kPage * kPage;
+  return Slice(take(rounded), static_cast<std::uint32_t>(rounded - size), static_cast<std::uint32_t>(size));
+}
+
+Slice BufferPool::copy_of(std::span<const std::byte> bytes) {
+  if (bytes.empty()) return Slice();
+  Slice slice = allocate(bytes.size());
+  std::memcpy(slice.data(), bytes.data(), bytes.size());
+  return slice;
+}
+
+}  // namespace holdfast

@@ -1,0 +1,123 @@
+// Payload memory: page-aligned buffers with a plain reference count, and slices of them.
+//
+// Thread: a pool, its buffers and all slices of them belong to one reactor; nothing here is atomic.
+// Another thread may look at the bytes of a slice while the reactor keeps the slice, no more.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/check.h"
+
+namespace holdfast {
+
+class BufferPool;
+
+// One allocation. `data` is aligned to 4096 bytes, as O_DIRECT wants it.
+struct Buffer {
+  std::byte* data;
+  std::uint32_t capacity;
+  std::uint32_t references;
+  BufferPool* pool;
+  Buffer* next_free;
+};
+
+// A counted reference to part of a buffer. Copying counts; moving does not.
+class Slice {
+ public:
+  Slice() = default;
+  Slice(const Slice& other) : buffer_(other.buffer_), offset_(other.offset_), size_(other.size_) {
+    if (buffer_) ++buffer_->references;
+  }
+  Slice(Slice&& other) noexcept
+      : buffer_(std::exchange(other.buffer_, nullptr)),
+        offset_(std::exchange(other.offset_, 0)),
+        size_(std::exchange(other.size_, 0)) {}
+  Slice& operator=(Slice other) noexcept {
+    std::swap(buffer_, other.buffer_);
+    std::swap(offset_, other.offset_);
+    std::swap(size_, other.size_);
+    return *this;
+  }
+  ~Slice();
+
+  std::byte* data() const { return buffer_ ? buffer_->data + offset_ : nullptr; }
+  std::size_t size() const { return size_; }
+  bool empty() const { return size_ == 0; }
+  std::span<std::byte> bytes() const { return {data(), size_}; }
+  std::string_view text() const { return {reinterpret_cast<const char*>(data()), size_}; }
+
+  // A further reference to [offset, offset + size) of this slice.
+  Slice sub(std::size_t offset, std::size_t size) const {
+    DCHECK(offset + size <= size_);
+    Slice part(*this);
+    part.offset_ += static_cast<std::uint32_t>(offset);
+    part.size_ = static_cast<std::uint32_t>(size);
+    return part;
+  }
+
+ private:
+  friend class BufferPool;
+  Slice(Buffer* buffer, std::uint32_t offset, std::uint32_t size) : buffer_(buffer), offset_(offset), size_(size) {}
+
+  Buffer* buffer_ = nullptr;
+  std::uint32_t offset_ = 0;
+  std::uint32_t size_ = 0;
+};
+
+// Keeps freed buffers by power-of-two size for the next user. Memory goes back to the system only
+// beyond `retained_bytes_max`. Must outlive every slice it gave out.
+class BufferPool {
+ public:
+  explicit BufferPool(std::size_t retained_bytes_max = 64u << 20) : retained_bytes_max_(retained_bytes_max) {}
+  ~BufferPool();
+  BufferPool(const BufferPool&) = delete;
+  BufferPool& operator=(const BufferPool&) = delete;
+
+  // `size` bytes, not cleared, starting at a page boundary. 1 <= size <= 64 MiB.
+  Slice allocate(std::size_t size);
+  // `size` bytes that end at a page boundary: a message whose last field is n * 4096 bytes of payload
+  // then has that payload aligned for O_DIRECT.
+  Slice allocate_end_aligned(std::size_t size);
+  Slice copy_of(std::span<const std::byte> bytes);
+
+  // Bytes handed out and not yet returned (by capacity).
+  std::size_t bytes_in_use() const { return bytes_in_use_; }
+
+ private:
+  friend class Slice;
+  static constexpr unsigned kSmallestLog2 = 12;
+  static constexpr unsigned kLargestLog2 = 27;
+
+  Buffer* take(std::size_t size);
+  void give_back(Buffer* buffer);
+
+  std::array<Buffer*, kLargestLog2 - kSmallestLog2 + 1> free_{};
+  std::size_t bytes_in_use_ = 0;
+  std::size_t bytes_retained_ = 0;
+  std::size_t retained_bytes_max_;
+};
+
+inline Slice::~Slice() {
+  if (buffer_ && --buffer_->references == 0) buffer_->pool->give_back(buffer_);
+}
+
+// A message in parts, sent in order without being joined.
+using SliceList = std::vector<Slice>;
+inline std::size_t total_size(std::span<const Slice> parts) {
+  std::size_t total = 0;
+  for (const Slice& part : parts) total += part.size();
+  return total;
+}
+
+inline std::span<const std::byte> as_bytes(std::string_view text) {
+  return {reinterpret_cast<const std::byte*>(text.data()), text.size()};
+}
+
+}  // namespace holdfast

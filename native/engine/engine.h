@@ -1,0 +1,104 @@
+// Engine: the one owner of a volume's I/O while it is attached. Orders every change into the volume's log,
+// sends it to all in-sync replicas, acknowledges when all have it, and rebuilds the replicas that fell out.
+// docs/consistency.md is its specification. Thread: the reactor of its Env.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/block_device.h"
+#include "base/result.h"
+#include "base/task.h"
+#include "base/types.h"
+#include "io/env.h"
+#include "rpc/rpc.h"
+
+namespace holdfast::engine {
+
+struct ReplicaConfig {
+  ReplicaId id;
+  Address address;
+  bool local = false;    // on this node: preferred for reads
+  bool in_sync = false;  // as stored in the metadata store
+};
+
+struct VolumeConfig {
+  VolumeId volume;
+  std::string name;              // for messages
+  Epoch epoch;                   // granted by the metadata store, never used before
+  std::uint64_t size_bytes = 0;  // as stored; the log decides after recovery
+  std::uint32_t logical_block_size = 512;
+  std::vector<ReplicaConfig> replicas;
+  std::uint64_t rebuild_bytes_per_second = 0;  // 0: unlimited
+  Nanos lease = 6s;                            // reads stop when in-sync replicas were silent for this long
+  Nanos replica_timeout = 3s;                  // a replica silent for this long with work outstanding has failed
+};
+
+enum class ReplicaPhase : std::uint8_t { kInSync, kRebuilding, kFailed };
+
+struct ReplicaStatus {
+  ReplicaId id;
+  ReplicaPhase phase = ReplicaPhase::kFailed;
+  std::string reason;  // why it is not in-sync
+  Seq journalled;
+  std::uint64_t rebuild_chunks_total = 0;
+  std::uint64_t rebuild_chunks_examined = 0;
+  std::uint64_t rebuild_bytes_copied = 0;
+  std::uint64_t rebuild_bytes_per_second = 0;
+};
+
+struct EngineStatus {
+  Epoch epoch;
+  Seq last;
+  Seq committed;
+  std::uint64_t size_bytes = 0;
+  std::vector<ReplicaStatus> replicas;
+  std::string failure;  // why I/O has stopped or waits; empty when it flows
+  std::uint64_t reads = 0, writes = 0, flushes = 0;
+  std::uint64_t read_bytes = 0, written_bytes = 0;
+  std::uint64_t repaired_blocks = 0;
+};
+
+// What the engine asks of the control plane. Calls arrive on the reactor; answers are given on it.
+class Membership {
+ public:
+  virtual ~Membership() = default;
+  // Compare-and-swap in the metadata store: while the volume's epoch is `epoch`, the in-sync set becomes `in_sync`
+  // (never empty). ok: stored. EPOCH_SUPERSEDED: the engine is fenced and stops. The implementation retries for ever
+  // while the store cannot be reached; I/O that depends on the answer waits.
+  virtual void change(VolumeId volume, Epoch epoch, std::vector<ReplicaId> in_sync, std::string reason,
+                      StatusCallback done) = 0;
+  // The engine found that another one owns the volume and serves nothing any more.
+  virtual void fenced(VolumeId volume, Epoch epoch) = 0;
+};
+
+class Engine : public BlockDevice {
+ public:
+  // Opens every in-sync replica with the epoch, makes them identical, starts serving (docs/consistency.md, "Attach").
+  // NO_IN_SYNC_REPLICA when none could be opened within a few seconds; EPOCH_SUPERSEDED when fenced meanwhile.
+  static Task<Result<std::unique_ptr<Engine>>> open(Env& env, VolumeConfig config, Membership& membership,
+                                                    class ChannelPool& channels);
+
+  virtual EngineStatus status() const = 0;
+  // The set of replicas the volume should have, with current addresses: new ones are rebuilt, missing ones let go.
+  virtual void set_replicas(std::vector<ReplicaConfig> replicas) = 0;
+  virtual void set_rebuild_rate(std::uint64_t bytes_per_second) = 0;
+  // Appends RESIZE; only growth. on_resized subscribers are told.
+  virtual void resize(std::uint64_t size_bytes, StatusCallback done) = 0;
+  // Finishes what is in flight, flushes, lets go of the replicas. I/O afterwards fails with CANCELLED.
+  virtual void close(Callback<void()> done) = 0;
+};
+
+// One rpc::Channel per replica process, shared by the engines of a reactor.
+class ChannelPool {
+ public:
+  explicit ChannelPool(Env& env) : env_(env) {}
+  std::shared_ptr<rpc::Channel> get(const Address& address);
+
+ private:
+  Env& env_;
+  std::vector<std::pair<Address, std::weak_ptr<rpc::Channel>>> channels_;
+};
+
+}  // namespace holdfast::engine

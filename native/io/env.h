@@ -1,0 +1,165 @@
+// Env: the only door from the core (journal, store, engine, iSCSI, rpc) to clock, randomness, disk and
+// network. io/uring_env implements it on io_uring, sim/ in memory with a seeded scheduler and faults.
+//
+// Thread: an Env belongs to one reactor. Every call is made on it and every callback arrives on it,
+// never from inside the call that took the callback (so no re-entrancy), unless said otherwise.
+// Completions may arrive in any order. Memory passed by span stays valid and untouched until the
+// callback. Callbacks still pending when their Env is destroyed are dropped without being called.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "base/buffer.h"
+#include "base/callback.h"
+#include "base/result.h"
+
+namespace holdfast {
+
+using Nanos = std::chrono::nanoseconds;
+using namespace std::chrono_literals;
+
+using StatusCallback = Callback<void(Status)>;
+
+// Where a listener or stream is. "127.0.0.1:3260", "[::1]:3260", or "unix:/path/to/socket".
+struct Address {
+  std::string host;        // numeric IPv4 or IPv6; empty for a unix socket
+  std::uint16_t port = 0;  // 0 when listening: the kernel chooses
+  std::string unix_path;   // empty for TCP
+
+  static Result<Address> parse(std::string_view text);
+  std::string to_string() const;
+  bool operator==(const Address&) const = default;
+};
+
+// A file opened for direct I/O. Offsets, lengths and memory are multiples of 4096.
+// Several operations may be in flight; overlapping ones in flight have no defined order.
+// Destroying a File with operations in flight is a bug.
+class File {
+ public:
+  virtual ~File() = default;
+  // Fills `into` completely or fails; a range that ends past the end of the file is an error.
+  virtual void read(std::uint64_t offset, std::span<std::byte> into, StatusCallback done) = 0;
+  // Writes all parts back to back from `offset` (a gather write, one system call) or fails. After a crash
+  // an unsynced write may be there, not there, or torn at any 512-byte sector. At most 1,024 parts.
+  virtual void write(std::uint64_t offset, std::span<const std::span<const std::byte>> parts, StatusCallback done) = 0;
+  // Makes all writes that completed before this call durable (fdatasync).
+  virtual void sync(StatusCallback done) = 0;
+  // Reserves [offset, offset + length) with zeros, growing the file where needed.
+  virtual void allocate(std::uint64_t offset, std::uint64_t length, StatusCallback done) = 0;
+  // Gives the space of the range back to the file system; it then reads as zeros. The size stays.
+  virtual void punch_hole(std::uint64_t offset, std::uint64_t length, StatusCallback done) = 0;
+  virtual std::uint64_t size() const = 0;
+};
+
+struct FileOptions {
+  bool create = false;     // create it when missing (parent folder must exist; its entry is made durable)
+  bool exclusive = false;  // take an advisory lock; IN_USE when another process holds it
+};
+
+// Receives what a Stream delivers. Calls come on the stream's reactor.
+class StreamHandler {
+ public:
+  // Bytes in order. The span is valid only during the call. The handler consumes all of it; it may call
+  // pause_receiving() to get no more, and may destroy or close the stream from inside.
+  virtual void on_data(std::span<const std::byte> bytes) = 0;
+  // Everything sent so far has been handed to the kernel (unsent_bytes() became 0).
+  virtual void on_drained() {}
+  // The stream ended: ok for an orderly end by the peer. The last call made.
+  virtual void on_closed(Status reason) = 0;
+
+ protected:
+  ~StreamHandler() = default;
+};
+
+// A connected byte stream. Destroying it closes it and ends all callbacks.
+class Stream {
+ public:
+  virtual ~Stream() = default;
+  // Begins delivery to `handler`, which must stay valid until the stream is destroyed or on_closed().
+  virtual void start(StreamHandler* handler) = 0;
+  // Queues the slices in order, keeps them until the kernel took them. Never blocks, never fails here
+  // (a failure arrives as on_closed). Everything sent in one turn of the loop goes out in few system calls.
+  virtual void send(std::span<Slice> parts) = 0;  // moves from `parts`
+  virtual std::size_t unsent_bytes() const = 0;
+  virtual void pause_receiving() = 0;
+  virtual void resume_receiving() = 0;
+  // Sends what is queued, then ends the stream. on_closed() follows.
+  virtual void shutdown() = 0;
+  virtual Address local_address() const = 0;
+  virtual Address peer_address() const = 0;
+};
+
+class Listener {
+ public:
+  virtual ~Listener() = default;  // stops listening
+  virtual Address address() const = 0;
+};
+
+using AcceptCallback = Callback<void(std::unique_ptr<Stream>)>;
+using ConnectCallback = Callback<void(Result<std::unique_ptr<Stream>>)>;
+using OpenCallback = Callback<void(Result<std::unique_ptr<File>>)>;
+
+// A timer that is cancelled by its destruction. Movable; the callback runs once per arming.
+class Timer;
+
+class Env {
+ public:
+  virtual ~Env() = default;
+
+  // Monotonic, from an arbitrary start. Cached once per turn of the loop.
+  virtual Nanos now() = 0;
+  // Wall clock since 1970 in UTC, for people only: no decision may depend on it.
+  virtual Nanos wall_clock() = 0;
+  virtual std::uint64_t random() = 0;
+
+  // Runs `work` in a later turn of the loop, in the order of posting.
+  virtual void post(Callback<void()> work) = 0;
+  // Calls back once, at `deadline` (in terms of now()) or a little later. Returns an id > 0 that is never reused.
+  virtual std::uint64_t call_at(Nanos deadline, Callback<void()> work) = 0;
+  // Drops the callback if it has not run. Harmless for one that has.
+  virtual void cancel_call(std::uint64_t id) = 0;
+  // Runs `work` on a helper thread of this Env (calls of one Env are not ordered), then `done` here. For RocksDB.
+  virtual void run_blocking(Callback<void()> work, Callback<void()> done) = 0;
+
+  virtual BufferPool& buffers() = 0;
+
+  // `path` is a file or a block device.
+  virtual void open_file(std::string path, FileOptions options, OpenCallback done) = 0;
+  virtual Result<std::unique_ptr<Listener>> listen(const Address& address, AcceptCallback on_stream) = 0;
+  virtual void connect(const Address& address, Nanos timeout, ConnectCallback done) = 0;
+};
+
+class Timer {
+ public:
+  explicit Timer(Env& env) : env_(&env) {}
+  ~Timer() { cancel(); }
+  Timer(const Timer&) = delete;
+  Timer& operator=(const Timer&) = delete;
+
+  bool armed() const { return id_ != 0; }
+  // Replaces an earlier arming.
+  void arm_after(Nanos delay, Callback<void()> work) {
+    cancel();
+    work_ = std::move(work);
+    id_ = env_->call_at(env_->now() + delay, [this] {
+      id_ = 0;
+      Callback<void()> due = std::move(work_);
+      due();
+    });
+  }
+  void cancel() {
+    if (id_ != 0) env_->cancel_call(std::exchange(id_, 0));
+    work_.reset();
+  }
+
+ private:
+  Env* env_;
+  std::uint64_t id_ = 0;
+  Callback<void()> work_;
+};
+
+}  // namespace holdfast

@@ -1,0 +1,61 @@
+// Kv: ordered keys with atomic batches, for chunk records and other metadata. RocksDB in production
+// (store/rocks_kv), a model with the same contract in the simulator.
+//
+// Contract: a batch is applied as a whole or not at all, and batches become durable in the order of writing.
+// After a crash of the process every batch whose callback came is there; after a power loss every batch up to the last
+// one written with sync. Thread: calls and callbacks on the reactor of the Env.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/result.h"
+#include "base/task.h"
+#include "io/env.h"
+
+namespace holdfast::store {
+
+class KvBatch {
+ public:
+  struct Change {
+    std::string key;
+    std::optional<std::string> value;  // nullopt: remove
+    std::string range_end;             // not empty: remove all keys in [key, range_end)
+  };
+  void put(std::string key, std::string value) { changes_.push_back({std::move(key), std::move(value), {}}); }
+  void remove(std::string key) { changes_.push_back({std::move(key), std::nullopt, {}}); }
+  void remove_range(std::string first, std::string end) {
+    changes_.push_back({std::move(first), std::nullopt, std::move(end)});
+  }
+  bool empty() const { return changes_.empty(); }
+  const std::vector<Change>& changes() const { return changes_; }
+
+ private:
+  std::vector<Change> changes_;
+};
+
+using KvPairs = std::vector<std::pair<std::string, std::string>>;
+
+class Kv {
+ public:
+  virtual ~Kv() = default;
+  // Answers from memory without blocking: outer nullopt when a disk read would be needed.
+  virtual std::optional<std::optional<std::string>> get_if_cached(std::string_view key) = 0;
+  virtual void get(std::string key, Callback<void(Result<std::optional<std::string>>)> done) = 0;
+  // Pairs with first <= key < end in order, at most `max`.
+  virtual void range(std::string first, std::string end, std::size_t max, Callback<void(Result<KvPairs>)> done) = 0;
+  virtual void write(KvBatch batch, bool sync, StatusCallback done) = 0;
+  // Rough size on disk in bytes.
+  virtual std::uint64_t disk_bytes() = 0;
+};
+
+using OpenKv = std::function<Task<Result<std::unique_ptr<Kv>>>(Env& env, std::string directory)>;
+
+// store/rocks_kv.cc. `cache_bytes`: block cache.
+OpenKv rocks_kv(std::size_t cache_bytes);
+
+}  // namespace holdfast::store
