@@ -7,16 +7,36 @@ import { fileURLToPath } from 'node:url';
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const table = JSON.parse(readFileSync(join(root, 'proto/errors.json'), 'utf8'));
 const grpcCodes = [
-  'OK', 'CANCELLED', 'UNKNOWN', 'INVALID_ARGUMENT', 'DEADLINE_EXCEEDED', 'NOT_FOUND', 'ALREADY_EXISTS',
-  'PERMISSION_DENIED', 'RESOURCE_EXHAUSTED', 'FAILED_PRECONDITION', 'ABORTED', 'OUT_OF_RANGE', 'UNIMPLEMENTED',
-  'INTERNAL', 'UNAVAILABLE', 'DATA_LOSS', 'UNAUTHENTICATED',
+  'OK',
+  'CANCELLED',
+  'UNKNOWN',
+  'INVALID_ARGUMENT',
+  'DEADLINE_EXCEEDED',
+  'NOT_FOUND',
+  'ALREADY_EXISTS',
+  'PERMISSION_DENIED',
+  'RESOURCE_EXHAUSTED',
+  'FAILED_PRECONDITION',
+  'ABORTED',
+  'OUT_OF_RANGE',
+  'UNIMPLEMENTED',
+  'INTERNAL',
+  'UNAVAILABLE',
+  'DATA_LOSS',
+  'UNAUTHENTICATED',
 ];
 const grpcNumber = (name) => {
   const number = grpcCodes.indexOf(name);
   if (number < 0) throw new Error(`proto/errors.json names an unknown gRPC status: ${name}`);
   return number;
 };
-const camel = (code) => 'k' + code.toLowerCase().split('_').map((w) => w[0].toUpperCase() + w.slice(1)).join('');
+const camel = (code) =>
+  'k' +
+  code
+    .toLowerCase()
+    .split('_')
+    .map((w) => w[0].toUpperCase() + w.slice(1))
+    .join('');
 
 const cpp = `// Generated from proto/errors.json by scripts/generate-errors.mjs. Do not edit.
 #pragma once
