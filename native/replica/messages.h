@@ -13,6 +13,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -155,6 +156,8 @@ struct ReadChunkResponse {
 // ---- encoding: hot (appends to `out`) ----
 
 void encode(BufferPool& pool, const AppendRequest& request, SliceList& out);
+// The same for an entry whose payload lies in several parts (`entry->data` is then empty).
+void encode(BufferPool& pool, const AppendRequest& request, std::span<const Slice> data, SliceList& out);
 void encode(BufferPool& pool, const AppendResponse& response, SliceList& out);
 void encode(BufferPool& pool, const ReadRequest& request, SliceList& out);
 void encode_read_response(BufferPool& pool, std::uint64_t id, const store::ReadOutcome& outcome, SliceList& out);

@@ -109,7 +109,7 @@ constexpr std::size_t kEntryNumbersMax = 8 * kNumberMax;
 std::size_t entry_bound(const store::Entry& entry) { return kEntryNumbersMax + 2 * kLengthMax + entry.crc.size(); }
 
 // The LogEntry fields, without the bytes of `data`, which the caller sends next. With `tag`, as a nested message.
-void put_entry(FixedBuffer& buffer, std::optional<Tag> tag, const store::Entry& entry) {
+void put_entry(FixedBuffer& buffer, std::optional<Tag> tag, const store::Entry& entry, std::size_t data) {
   std::array<char, kEntryNumbersMax> numbers_memory;
   FixedBuffer numbers(numbers_memory);
   FixedWriter writer(numbers);
@@ -123,7 +123,6 @@ void put_entry(FixedBuffer& buffer, std::optional<Tag> tag, const store::Entry& 
   put(writer, kLogEntry_size_blocks, entry.size_blocks);
 
   std::size_t crc = entry.crc.size();
-  std::size_t data = entry.data.size();
   if (tag) {
     std::size_t size =
         numbers.size() + (crc ? length_prefix_size(crc) + crc : 0) + (data ? length_prefix_size(data) + data : 0);
@@ -142,7 +141,7 @@ void put_error(FixedWriter& writer, Tag code_tag, Tag text_tag, const Error& err
   put_bytes(writer, text_tag, error.message().data(), std::min(error.message().size(), kErrorTextMax));
 }
 
-void append_parts(SliceList& out, const SliceList& parts) {
+void append_parts(SliceList& out, std::span<const Slice> parts) {
   for (const Slice& part : parts) {
     if (!part.empty()) out.push_back(part);
   }
@@ -176,6 +175,10 @@ std::string state_message(const ReplicaState& state) {
 // ---- hot ----
 
 void encode(BufferPool& pool, const AppendRequest& request, SliceList& out) {
+  encode(pool, request, request.entry ? std::span(&request.entry->data, 1) : std::span<const Slice>(), out);
+}
+
+void encode(BufferPool& pool, const AppendRequest& request, std::span<const Slice> data, SliceList& out) {
   std::string join = request.join ? join_message(*request.join) : std::string();
   std::size_t bound = kHelloMax + 3 * kNumberMax + kLengthMax + join.size() + kLengthMax;
   if (request.entry) bound += entry_bound(*request.entry);
@@ -188,9 +191,9 @@ void encode(BufferPool& pool, const AppendRequest& request, SliceList& out) {
   if (request.rebuild_bytes_per_second) {
     writer.add_uint64(kAppendRequest_rebuild_bytes_per_second, *request.rebuild_bytes_per_second);
   }
-  if (request.entry) put_entry(header.buffer(), kAppendRequest_entry, *request.entry);
+  if (request.entry) put_entry(header.buffer(), kAppendRequest_entry, *request.entry, total_size(data));
   out.push_back(header.take());
-  if (request.entry && !request.entry->data.empty()) out.push_back(request.entry->data);
+  append_parts(out, data);
 }
 
 void encode(BufferPool& pool, const AppendResponse& response, SliceList& out) {
@@ -240,7 +243,7 @@ void encode_read_response(BufferPool& pool, std::uint64_t id, const Error& error
 
 void encode(BufferPool& pool, const store::Entry& entry, SliceList& out) {
   Header header(pool, entry_bound(entry));
-  put_entry(header.buffer(), std::nullopt, entry);
+  put_entry(header.buffer(), std::nullopt, entry, entry.data.size());
   out.push_back(header.take());
   if (!entry.data.empty()) out.push_back(entry.data);
 }

@@ -76,8 +76,9 @@ class ServerCall : public Call {
 
 struct ChannelOptions {
   Nanos connect_timeout = 2s;
-  // A PING goes out when nothing was received for `keepalive_interval` while calls are open; no answer within
-  // `keepalive_timeout` breaks the connection. Both feed the engine's lease (docs/consistency.md).
+  // While calls are open a PING goes out every `keepalive_interval`, whatever else is received: confirmed_at() and
+  // with it the engine's lease (docs/consistency.md) depend on it. No answer within `keepalive_timeout` breaks the
+  // connection.
   Nanos keepalive_interval = 1s;
   Nanos keepalive_timeout = 2s;
 };
@@ -99,6 +100,10 @@ class Channel {
 
   // now() of the last bytes received from the peer; nullopt while not connected.
   virtual std::optional<Nanos> last_heard() const = 0;
+  // When the newest PING that was answered was *sent* (or the connection's SETTINGS that were acknowledged): everything
+  // the peer sent before it received that PING has been delivered. nullopt while not connected. Unlike last_heard() it
+  // does not lie when bytes were delayed on the way or by a process that was stopped; leases are measured from it.
+  virtual std::optional<Nanos> confirmed_at() const { return last_heard(); }
   virtual const Address& address() const = 0;
 };
 
