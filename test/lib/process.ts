@@ -1,0 +1,120 @@
+/** Starting and ending programs in tests and benchmarks. Only processes started here are ever ended, by pid. */
+import { spawn, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { createConnection, createServer } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+
+export interface Outcome {
+  /** Exit code, or null when a signal ended it. */
+  readonly code: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+export interface RunOptions {
+  readonly input?: string;
+  readonly env?: NodeJS.ProcessEnv;
+  /** Ends the program with SIGKILL after that long. */
+  readonly timeoutMilliseconds?: number;
+}
+
+/** Runs a program to its end, whatever its exit code. */
+export async function attempt(program: string, args: readonly string[], options: RunOptions = {}): Promise<Outcome> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(program, args, { stdio: ['pipe', 'pipe', 'pipe'], env: options.env ?? process.env });
+    let stdout = '';
+    let stderr = '';
+    child.stdout.on('data', (chunk: Buffer) => (stdout += chunk.toString()));
+    child.stderr.on('data', (chunk: Buffer) => (stderr += chunk.toString()));
+    child.stdin.on('error', () => undefined); // a program may end without reading its input
+    child.stdin.end(options.input ?? '');
+    const timer =
+      options.timeoutMilliseconds === undefined
+        ? undefined
+        : setTimeout(() => child.kill('SIGKILL'), options.timeoutMilliseconds);
+    child.on('error', (error) => {
+      clearTimeout(timer);
+      reject(error);
+    });
+    child.on('close', (code) => {
+      clearTimeout(timer);
+      resolve({ code, stdout, stderr });
+    });
+  });
+}
+
+/** Runs a program that must succeed and returns what it printed. */
+export async function run(program: string, args: readonly string[], options: RunOptions = {}): Promise<string> {
+  const { code, stdout, stderr } = await attempt(program, args, options);
+  if (code === 0) return stdout;
+  throw new Error(`${program} ${args.join(' ')} ended with ${String(code)}:\n${stderr.trim()}\n${stdout.trim()}`);
+}
+
+/** SIGTERM, and SIGKILL when that did not end it within `graceMilliseconds`. */
+export async function endProcess(child: ChildProcess, graceMilliseconds = 20_000): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return;
+  const closed = once(child, 'exit');
+  child.kill('SIGTERM');
+  const timer = setTimeout(() => child.kill('SIGKILL'), graceMilliseconds);
+  await closed;
+  clearTimeout(timer);
+}
+
+export function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** A TCP port of 127.0.0.1 that nobody listens on, with `following - 1` free ones behind it. */
+export async function freePort(following = 1): Promise<number> {
+  for (let tries = 0; tries < 200; tries++) {
+    const first = 20_000 + Math.floor(Math.random() * 12_000);
+    const free = await Promise.all(
+      Array.from({ length: following }, async (_, i) => {
+        const server = createServer();
+        const outcome = Promise.race([
+          once(server, 'listening').then(() => true),
+          once(server, 'error').then(() => false),
+        ]);
+        server.listen(first + i, '127.0.0.1');
+        const listened = await outcome;
+        server.close();
+        return listened;
+      }),
+    );
+    if (free.every(Boolean)) return first;
+  }
+  throw new Error('no free TCP ports on 127.0.0.1');
+}
+
+/** Polls until `probe` gives something, or throws what `what` names after the deadline. */
+export async function until<T>(
+  what: string,
+  milliseconds: number,
+  probe: () => Promise<T | undefined | false> | T | undefined | false,
+): Promise<T> {
+  const deadline = Date.now() + milliseconds;
+  for (;;) {
+    const value = await probe();
+    if (value !== undefined && value !== false) return value;
+    if (Date.now() > deadline) throw new Error(`${what}: not within ${milliseconds} ms`);
+    await sleep(50);
+  }
+}
+
+export async function portAnswers(port: number, host = '127.0.0.1'): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = createConnection({ host, port });
+    socket.once('connect', () => {
+      socket.destroy();
+      resolve(true);
+    });
+    socket.once('error', () => {
+      resolve(false);
+    });
+  });
+}
