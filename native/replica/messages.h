@@ -104,7 +104,7 @@ struct AppendRequest {
 struct AppendResponse {
   Seq journalled;
   std::uint64_t flushed_id = 0;
-  Seq rebuilt;  // 0: not (yet)
+  std::optional<Seq> rebuilt;  // the rebuild finished, complete as of here (0 for a volume without entries)
   std::optional<RebuildProgress> rebuild;
 };
 

@@ -201,7 +201,7 @@ void encode(BufferPool& pool, const AppendResponse& response, SliceList& out) {
   FixedWriter& writer = header.writer();
   put(writer, kAppendResponse_journalled_seq, response.journalled.value());
   put(writer, kAppendResponse_flushed_id, response.flushed_id);
-  put(writer, kAppendResponse_rebuilt_seq, response.rebuilt.value());
+  if (response.rebuilt) writer.add_uint64(kAppendResponse_rebuilt_seq, response.rebuilt->value());
   if (response.rebuild) {
     std::string progress;
     protozero::pbf_writer progress_writer(progress);
