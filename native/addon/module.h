@@ -1,0 +1,11 @@
+// The addon's exports, one function per handle kind.
+#pragma once
+
+#include <napi.h>
+
+namespace holdfast::addon {
+
+void export_replica_process(Napi::Env env, Napi::Object exports);
+void export_target_process(Napi::Env env, Napi::Object exports);
+
+}  // namespace holdfast::addon

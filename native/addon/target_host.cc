@@ -1,0 +1,213 @@
+#include "addon/target_host.h"
+
+#include <utility>
+
+#include "base/log.h"
+
+namespace holdfast::addon {
+
+Status parse_addresses(const std::vector<std::string>& texts, std::vector<engine::ReplicaConfig>& replicas) {
+  CHECK(texts.size() == replicas.size());
+  for (std::size_t i = 0; i < texts.size(); ++i) {
+    ASSIGN_OR_RETURN(replicas[i].address, Address::parse(texts[i]));
+  }
+  return {};
+}
+
+TargetHost::TargetHost(Env& env, TargetEvents& events)
+    : env_(env), events_(events), channels_(env), target_(iscsi::Target::create(env, *this)) {}
+
+TargetHost::~TargetHost() = default;
+
+Result<std::string> TargetHost::open(const std::string& portal) {
+  ASSIGN_OR_RETURN(Address address, Address::parse(portal));
+  ASSIGN_OR_RETURN(Address bound, target_->listen(address));
+  portal_ = bound.to_string();
+  return portal_;
+}
+
+TargetHost::Volume* TargetHost::find(VolumeId volume) {
+  auto found = volumes_.find(volume);
+  return found == volumes_.end() ? nullptr : found->second.get();
+}
+
+// ---- attach ----
+
+void TargetHost::attach(AttachRequest request, Callback<void(Result<AttachOutcome>)> done) {
+  VolumeId id = request.volume.volume;
+  if (closed_ || find(id)) {
+    done(
+        Error(ErrorCode::kFailedPrecondition,
+              "volume " + request.volume.name + (closed_ ? ": this target is stopping" : " is attached here already")));
+    return;
+  }
+  if (Status status = parse_addresses(request.replica_addresses, request.volume.replicas); !status.ok()) {
+    done(std::move(status).error());
+    return;
+  }
+  auto volume = std::make_unique<Volume>();
+  volume->id = id;
+  volume->epoch = request.volume.epoch;
+  volume->iqn = request.target.iqn;
+  Volume* opening = volume.get();
+  volumes_.emplace(id, std::move(volume));
+  spawn(run_attach(this, opening, std::move(request), std::move(done)));
+}
+
+Task<void> TargetHost::run_attach(TargetHost* host, Volume* volume, AttachRequest request,
+                                  Callback<void(Result<AttachOutcome>)> done) {
+  engine::Membership& membership = *host;
+  Result<std::unique_ptr<engine::Engine>> opened =
+      co_await engine::Engine::open(host->env_, std::move(request.volume), membership, host->channels_);
+  if (!opened.ok()) {
+    host->forget(volume->id);
+    done(std::move(opened).error());
+    co_return;
+  }
+  volume->engine = std::move(opened).value();
+  Status exported = volume->abandoned ? Status(Error(ErrorCode::kCancelled, "this target is stopping"))
+                                      : host->export_volume(*volume, std::move(request.target));
+  if (exported.ok()) {
+    done(AttachOutcome{host->portal_, volume->engine->size_bytes()});
+    co_return;
+  }
+  co_await suspend<Status>([&](StatusCallback closed) { host->close_engine(volume, std::move(closed)); });
+  done(std::move(exported).error());
+}
+
+Status TargetHost::export_volume(Volume& volume, iscsi::TargetConfig config) {
+  config.device = volume.engine.get();
+  return target_->add_target(std::move(config));
+}
+
+// ---- detach ----
+
+void TargetHost::detach(VolumeId id, StatusCallback done) {
+  Volume* volume = find(id);
+  if (!volume) {
+    done({});
+    return;
+  }
+  if (!volume->engine) {
+    done(Error(ErrorCode::kFailedPrecondition, "the volume is still being attached"));
+    return;
+  }
+  auto shared = std::make_shared<StatusCallback>(std::move(done));
+  target_->remove_target(volume->iqn, [this, volume, shared] { close_engine(volume, std::move(*shared)); });
+}
+
+void TargetHost::close_engine(Volume* volume, StatusCallback done) {
+  auto shared = std::make_shared<StatusCallback>(std::move(done));
+  volume->engine->close([this, id = volume->id, shared] {
+    // Not from inside a call of the engine itself.
+    env_.post([this, id, shared] {
+      forget(id);
+      (*shared)({});
+    });
+  });
+}
+
+void TargetHost::forget(VolumeId volume) {
+  volumes_.erase(volume);
+  if (closed_ && volumes_.empty()) env_.post(std::exchange(closed_, nullptr));
+}
+
+void TargetHost::close(Callback<void()> done) {
+  closed_ = std::move(done);
+  if (volumes_.empty()) {
+    env_.post(std::exchange(closed_, nullptr));
+    return;
+  }
+  std::vector<VolumeId> attached;
+  for (auto& [id, volume] : volumes_) {
+    if (volume->engine) {
+      attached.push_back(id);
+    } else {
+      volume->abandoned = true;
+    }
+  }
+  for (VolumeId id : attached) detach(id, [](Status) {});
+}
+
+// ---- while attached ----
+
+Status TargetHost::configure(VolumeId id, std::vector<engine::ReplicaConfig> replicas,
+                             std::uint64_t rebuild_bytes_per_second) {
+  Volume* volume = find(id);
+  if (!volume || !volume->engine)
+    return Error(ErrorCode::kNotFound, "volume " + to_hex(id.value()) + " is not attached");
+  volume->engine->set_rebuild_rate(rebuild_bytes_per_second);
+  volume->engine->set_replicas(std::move(replicas));
+  return {};
+}
+
+void TargetHost::resize(VolumeId id, std::uint64_t size_bytes, StatusCallback done) {
+  Volume* volume = find(id);
+  if (!volume || !volume->engine) {
+    done(Error(ErrorCode::kNotFound, "volume " + to_hex(id.value()) + " is not attached"));
+    return;
+  }
+  volume->engine->resize(size_bytes, std::move(done));
+}
+
+Status TargetHost::set_redirects(const std::vector<std::pair<std::string, std::string>>& iqn_and_portal) {
+  std::vector<std::pair<std::string, Address>> redirects;
+  for (const auto& [iqn, portal] : iqn_and_portal) {
+    ASSIGN_OR_RETURN(Address address, Address::parse(portal));
+    redirects.emplace_back(iqn, std::move(address));
+  }
+  target_->set_redirects(std::move(redirects));
+  return {};
+}
+
+std::vector<VolumeStatus> TargetHost::status() const {
+  std::vector<VolumeStatus> out;
+  std::vector<iscsi::SessionInfo> sessions = target_->sessions();
+  for (const auto& [id, volume] : volumes_) {
+    if (!volume->engine) continue;
+    VolumeStatus row{id, volume->engine->status(), {}};
+    for (const iscsi::SessionInfo& session : sessions) {
+      if (session.iqn == volume->iqn) row.sessions.push_back(session);
+    }
+    out.push_back(std::move(row));
+  }
+  return out;
+}
+
+// ---- questions to the control plane ----
+
+void TargetHost::change(VolumeId volume, Epoch epoch, std::vector<ReplicaId> in_sync, std::string reason,
+                        StatusCallback done) {
+  std::uint64_t id = ++last_request_;
+  unanswered_.emplace(id, std::move(done));
+  events_.change_in_sync_set(id, volume, epoch, std::move(in_sync), std::move(reason));
+}
+
+void TargetHost::fenced(VolumeId volume, Epoch epoch) {
+  log_warn("target", "volume " + to_hex(volume.value()) + ", epoch " + std::to_string(epoch.value()) +
+                         ": fenced, another engine owns the volume now");
+  events_.fenced(volume, epoch);
+}
+
+void TargetHost::save(const std::string& iqn, std::string reservations, StatusCallback done) {
+  for (auto& [volume, state] : volumes_) {
+    if (state->iqn != iqn) continue;
+    std::uint64_t id = ++last_request_;
+    unanswered_.emplace(id, std::move(done));
+    events_.save_reservations(id, volume, state->epoch, std::move(reservations));
+    return;
+  }
+  env_.post([shared = std::make_shared<StatusCallback>(std::move(done)), iqn = std::string(iqn)] {
+    (*shared)(Error(ErrorCode::kNotFound, "no volume is attached as " + iqn));
+  });
+}
+
+void TargetHost::answer(std::uint64_t id, Status status) {
+  auto found = unanswered_.find(id);
+  if (found == unanswered_.end()) return;  // answered before
+  StatusCallback done = std::move(found->second);
+  unanswered_.erase(found);
+  done(std::move(status));
+}
+
+}  // namespace holdfast::addon

@@ -1,0 +1,108 @@
+// TargetHost: what a target process runs on its reactor: the iSCSI target of a node and the engines of the volumes
+// attached there. What it cannot decide itself (membership, reservations) it asks through TargetEvents.
+//
+// Calls for one volume come one after the other (the TypeScript side keeps them in order); calls for different volumes
+// overlap. Thread: everything on the reactor, from construction to destruction.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "base/result.h"
+#include "base/types.h"
+#include "engine/engine.h"
+#include "io/env.h"
+#include "iscsi/target.h"
+
+namespace holdfast::addon {
+
+struct AttachRequest {
+  engine::VolumeConfig volume;
+  std::vector<std::string> replica_addresses;  // parsed here: one per volume.replicas
+  iscsi::TargetConfig target;                  // `device` is filled in here
+};
+
+struct AttachOutcome {
+  std::string portal;
+  std::uint64_t size_bytes = 0;
+};
+
+struct VolumeStatus {
+  VolumeId volume;
+  engine::EngineStatus engine;
+  std::vector<iscsi::SessionInfo> sessions;
+};
+
+// Asks the control plane. `id` is answered by TargetHost::answer(); it is never 0 and never used twice.
+class TargetEvents {
+ public:
+  virtual ~TargetEvents() = default;
+  virtual void change_in_sync_set(std::uint64_t id, VolumeId volume, Epoch epoch, std::vector<ReplicaId> in_sync,
+                                  std::string reason) = 0;
+  virtual void save_reservations(std::uint64_t id, VolumeId volume, Epoch epoch, std::string reservations) = 0;
+  // To be told, not to be answered.
+  virtual void fenced(VolumeId volume, Epoch epoch) = 0;
+};
+
+class TargetHost final : private engine::Membership, private iscsi::ReservationStore {
+ public:
+  TargetHost(Env& env, TargetEvents& events);
+  ~TargetHost() override;
+  TargetHost(const TargetHost&) = delete;
+  TargetHost& operator=(const TargetHost&) = delete;
+
+  // Listens. Returns the portal as bound.
+  Result<std::string> open(const std::string& portal);
+  // Opens the engine, exports the volume. The volume must not be attached.
+  void attach(AttachRequest request, Callback<void(Result<AttachOutcome>)> done);
+  // Ends sessions, finishes and flushes I/O, closes the engine. Not attached: ok.
+  void detach(VolumeId volume, StatusCallback done);
+  Status configure(VolumeId volume, std::vector<engine::ReplicaConfig> replicas,
+                   std::uint64_t rebuild_bytes_per_second);
+  void resize(VolumeId volume, std::uint64_t size_bytes, StatusCallback done);
+  Status set_redirects(const std::vector<std::pair<std::string, std::string>>& iqn_and_portal);
+  std::vector<VolumeStatus> status() const;
+  void answer(std::uint64_t id, Status status);
+  // Detaches every volume.
+  void close(Callback<void()> done);
+
+ private:
+  struct Volume {
+    VolumeId id;
+    Epoch epoch;
+    std::string iqn;
+    std::unique_ptr<engine::Engine> engine;  // nullptr while it opens
+    bool abandoned = false;                  // close() came while the engine opened
+  };
+
+  static Task<void> run_attach(TargetHost* host, Volume* volume, AttachRequest request,
+                               Callback<void(Result<AttachOutcome>)> done);
+  Volume* find(VolumeId volume);
+  Status export_volume(Volume& volume, iscsi::TargetConfig config);
+  void close_engine(Volume* volume, StatusCallback done);
+  void forget(VolumeId volume);
+
+  void change(VolumeId volume, Epoch epoch, std::vector<ReplicaId> in_sync, std::string reason,
+              StatusCallback done) override;
+  void fenced(VolumeId volume, Epoch epoch) override;
+  void save(const std::string& iqn, std::string reservations, StatusCallback done) override;
+
+  Env& env_;
+  TargetEvents& events_;
+  std::uint64_t last_request_ = 0;
+  std::unordered_map<std::uint64_t, StatusCallback> unanswered_;
+  std::string portal_;
+  engine::ChannelPool channels_;
+  std::unordered_map<VolumeId, std::unique_ptr<Volume>> volumes_;
+  std::unique_ptr<iscsi::Target> target_;
+  Callback<void()> closed_;
+};
+
+// Parses the addresses of `replicas` in order. INVALID_ARGUMENT names the one that is not an address.
+Status parse_addresses(const std::vector<std::string>& texts, std::vector<engine::ReplicaConfig>& replicas);
+
+}  // namespace holdfast::addon
