@@ -1,0 +1,156 @@
+// Giving a volume its engine and taking it away. The caller holds the volume's lock.
+import { sleep } from '../async/wait.js';
+import { HoldfastError, isHoldfastError } from '../errors/holdfast-error.js';
+import type { ManagerContext } from './context.js';
+import { endpointsKey } from './data-plane.js';
+import type { VolumeStatus } from './data-plane.js';
+import { runningTarget } from './observed.js';
+import type { RunningTarget } from './observed.js';
+import { diskKey, endpointsOf, iqnOf } from './reconcile.js';
+import type { VolumeRecord } from './records.js';
+
+export type EngineAt = { readonly epoch: number; readonly node: string; readonly portal: string };
+
+/**
+ * Makes the target process of the volume's node serve it; nothing to do when it does. Every new engine gets an epoch of its
+ * own, stored before the target hears of it: an epoch is never used by two engines.
+ */
+export async function ensureAttached(context: ManagerContext, volumeId: string): Promise<EngineAt> {
+  const record = await requireVolume(context, volumeId);
+  if (record.attachment === null) throw new HoldfastError('VOLUME_DETACHED', `volume "${record.name}" is not attached`);
+  const { node } = record.attachment;
+  const target = await waitForTarget(context, node);
+  const engine = await settledEngine(context, node, target, record);
+  if (engine !== null) return { epoch: record.epoch, node, portal: target.portal };
+  return await startEngine(context, record, node, target);
+}
+
+/** After it the target process does not serve the volume, or there is none: CONNECTION_LOST when that cannot be known. */
+export async function ensureDetached(context: ManagerContext, record: VolumeRecord, node: string): Promise<void> {
+  const { observed, dataPlane, patienceMs } = context;
+  const deadline = performance.now() + patienceMs;
+  let last: unknown = null;
+  do {
+    const target = await observed.waitFor(
+      () => runningTarget(observed.node(node)),
+      Math.max(0, deadline - performance.now()),
+    );
+    if (target === null) break;
+    try {
+      await dataPlane.detach(target.control, record.id);
+      observed.removeServedVolume(node, record.id);
+      return;
+    } catch (error) {
+      // The process died: its successor does not have the volume, and says so when asked.
+      if (!isHoldfastError(error, 'CONNECTION_LOST')) throw error;
+      last = error;
+      await sleep(50);
+    }
+  } while (performance.now() < deadline);
+  throw new HoldfastError(
+    'CONNECTION_LOST',
+    `the target process of ${node} does not answer, so it is unknown whether volume "${record.name}" is still served there: ` +
+      `start the node and try again, or detach with --force (the next attach takes the volume away from that node)`,
+    { cause: last },
+  );
+}
+
+async function startEngine(
+  context: ManagerContext,
+  former: VolumeRecord,
+  node: string,
+  target: RunningTarget,
+): Promise<EngineAt> {
+  const { repository, observed, dataPlane } = context;
+  const record = await repository.updateVolume(former.id, (current) => ({
+    ...current,
+    epoch: current.epoch + 1,
+    inSyncSequence: 0,
+  }));
+  const disks = await repository.listDisks();
+  const lastAddresses = new Map(disks.map((disk) => [diskKey(disk.node, disk.name), disk.address]));
+  const endpoints = endpointsOf(record, node, observed.nodes, lastAddresses);
+  const reservations = await repository.reservations(record.id);
+  const { sizeBytes } = await dataPlane.attach(target.control, {
+    volumeId: record.id,
+    name: record.name,
+    epoch: record.epoch,
+    sizeBytes: record.size,
+    blockSize: record.blockSize,
+    endpoints,
+    iqn: iqnOf(record.name),
+    reservations: Buffer.from(reservations?.state ?? '', 'base64'),
+  });
+  observed.setServedVolume(node, target.instanceId, {
+    volumeId: record.id,
+    epoch: record.epoch,
+    state: 'serving',
+    endpointsKey: endpointsKey(endpoints),
+  });
+  await meetSizes(context, record, target, sizeBytes);
+  return { epoch: record.epoch, node, portal: target.portal };
+}
+
+// The log may be ahead of the record (the manager died between the two), or behind (resized while detached).
+async function meetSizes(
+  { repository, dataPlane }: ManagerContext,
+  record: VolumeRecord,
+  target: RunningTarget,
+  logSize: number,
+): Promise<void> {
+  if (logSize < record.size) await dataPlane.resize(target.control, record.id, record.size);
+  if (logSize > record.size) {
+    await repository.updateVolume(record.id, (current) => (current.size < logSize ? { ...current, size: logSize } : null));
+  }
+}
+
+// The engine that already serves the volume with its current epoch, once it has finished opening. Null: there is none;
+// one of an older epoch, or one that was fenced, has been stopped.
+async function settledEngine(
+  context: ManagerContext,
+  node: string,
+  target: RunningTarget,
+  record: VolumeRecord,
+): Promise<VolumeStatus | null> {
+  const { observed, dataPlane } = context;
+  const deadline = performance.now() + 30_000;
+  for (;;) {
+    const { instanceId, volumes } = await dataPlane.targetStatus(target.control);
+    observed.setServed(node, instanceId, volumes);
+    const engine = volumes.find(({ volumeId }) => volumeId === record.id);
+    if (engine === undefined) return null;
+    if (engine.epoch === record.epoch) {
+      if (engine.state === 'serving' || engine.state === 'waiting') return engine;
+      if (engine.state === 'failed') throw engineFailed(record, node, engine);
+      if (engine.state === 'opening' && performance.now() < deadline) {
+        await sleep(100);
+        continue;
+      }
+    }
+    await dataPlane.detach(target.control, record.id);
+    observed.removeServedVolume(node, record.id);
+    return null;
+  }
+}
+
+// It stopped on purpose, to not serve wrong data: a new engine must not be started over it unasked.
+function engineFailed(record: VolumeRecord, node: string, engine: VolumeStatus): HoldfastError {
+  return new HoldfastError(
+    'FAILED_PRECONDITION',
+    `volume "${record.name}" has stopped on ${node}: ${engine.failure}. Detach it, and attach it again once the cause is gone`,
+  );
+}
+
+async function waitForTarget({ observed, patienceMs }: ManagerContext, node: string): Promise<RunningTarget> {
+  const target = await observed.waitFor(() => runningTarget(observed.node(node)), patienceMs);
+  if (target !== null) return target;
+  const process = observed.node(node)?.processes.find(({ role }) => role === 'target');
+  const why = process?.failure?.message ?? (observed.node(node) === undefined ? 'no agent has reported' : 'it is being started');
+  throw new HoldfastError('CONNECTION_LOST', `the target process of ${node} does not run: ${why}`);
+}
+
+async function requireVolume({ repository }: ManagerContext, volumeId: string): Promise<VolumeRecord> {
+  const found = await repository.findVolumeById(volumeId);
+  if (found === null) throw new HoldfastError('NOT_FOUND', `volume ${volumeId} does not exist any more`);
+  return found.record;
+}

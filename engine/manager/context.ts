@@ -1,0 +1,23 @@
+// What the parts of the manager share. Everything that is not pure comes in here.
+import type { KeyedMutex } from '../async/keyed-mutex.js';
+import type { Logger } from '../log/logger.js';
+import type { DataPlane } from './data-plane.js';
+import type { RandomBytes } from './ids.js';
+import type { Observed } from './observed.js';
+import type { ClusterRecord } from './records.js';
+import type { Repository } from './repository.js';
+
+export type ManagerContext = {
+  readonly cluster: ClusterRecord;
+  readonly repository: Repository;
+  readonly observed: Observed;
+  readonly dataPlane: DataPlane;
+  readonly logger: Logger;
+  readonly random: RandomBytes;
+  /** Wall clock, for records. */
+  readonly now: () => Date;
+  /** Keys: volume ids, and "create". Serializes what changes an attachment; never held by service Membership. */
+  readonly locks: KeyedMutex;
+  /** How long an operation waits for a process that is being started, ms. */
+  readonly patienceMs: number;
+};

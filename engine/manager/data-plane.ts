@@ -1,0 +1,85 @@
+// What the manager asks of target and replica processes. grpc-data-plane.ts is the real one; tests bring their own.
+// Every call has a deadline and throws a HoldfastError: CONNECTION_LOST when the process cannot be reached.
+
+export type Endpoint = {
+  readonly replicaId: string;
+  readonly address: string;
+  readonly local: boolean;
+  readonly inSync: boolean;
+};
+
+export type AttachRequest = {
+  readonly volumeId: string;
+  readonly name: string;
+  readonly epoch: number;
+  readonly sizeBytes: number;
+  readonly blockSize: number;
+  readonly endpoints: readonly Endpoint[];
+  readonly iqn: string;
+  readonly reservations: Uint8Array;
+};
+
+export type ReplicaStatus = {
+  readonly replicaId: string;
+  readonly phase: 'in-sync' | 'rebuilding' | 'failed';
+  readonly reason: string;
+  readonly chunksTotal: number;
+  readonly chunksExamined: number;
+  readonly bytesCopied: number;
+  readonly bytesPerSecond: number;
+};
+
+export type VolumeStatus = {
+  readonly volumeId: string;
+  readonly epoch: number;
+  /** "opening", "serving", "waiting", "fenced", "failed". */
+  readonly state: string;
+  readonly failure: string;
+  readonly sizeBytes: number;
+  readonly replicas: readonly ReplicaStatus[];
+};
+
+export type TargetStatus = { readonly instanceId: string; readonly volumes: readonly VolumeStatus[] };
+
+export type DiskStatus = {
+  readonly diskId: string;
+  readonly totalBytes: number;
+  readonly usedBytes: number;
+  readonly reserveBytes: number;
+  readonly freeBytes: number;
+  readonly failure: string;
+};
+
+export type NewReplica = { readonly replicaId: string; readonly volumeId: string; readonly sizeBytes: number };
+
+export type DataPlane = {
+  readonly attach: (control: string, request: AttachRequest) => Promise<{ portal: string; sizeBytes: number }>;
+  readonly detach: (control: string, volumeId: string) => Promise<void>;
+  readonly configure: (control: string, volumeId: string, endpoints: readonly Endpoint[]) => Promise<void>;
+  readonly resize: (control: string, volumeId: string, sizeBytes: number) => Promise<void>;
+  readonly setRedirects: (control: string, redirects: readonly Redirect[]) => Promise<void>;
+  readonly targetStatus: (control: string) => Promise<TargetStatus>;
+  readonly createReplica: (address: string, replica: NewReplica) => Promise<void>;
+  readonly deleteReplica: (address: string, replicaId: string) => Promise<void>;
+  readonly disk: (address: string) => Promise<DiskStatus>;
+  /** Bytes that each replica of the disk holds, by replica id. */
+  readonly replicaUsage: (address: string) => Promise<ReadonlyMap<string, number>>;
+  readonly close: () => void;
+};
+
+export type Redirect = { readonly iqn: string; readonly portal: string };
+
+/** Equal for equal sets of endpoints, whatever their in-sync state: that belongs to the engine. */
+export function endpointsKey(endpoints: readonly Endpoint[]): string {
+  return endpoints
+    .map(({ replicaId, address, local }) => `${replicaId} ${address} ${local}`)
+    .sort()
+    .join('\n');
+}
+
+export function redirectsKey(redirects: readonly Redirect[]): string {
+  return redirects
+    .map(({ iqn, portal }) => `${iqn} ${portal}`)
+    .sort()
+    .join('\n');
+}

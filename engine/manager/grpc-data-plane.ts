@@ -1,0 +1,222 @@
+// DataPlane over gRPC: clients are kept per address, and made anew after a connection was lost, so that a process that was
+// just restarted is reached at once instead of after the channel's back-off.
+import { credentials } from '@grpc/grpc-js';
+import type { Client, ServiceError } from '@grpc/grpc-js';
+import { fromServiceError } from '../errors/grpc-errors.js';
+import { isHoldfastError } from '../errors/holdfast-error.js';
+import { ReplicaClient } from '../generated/holdfast/v1/replica.js';
+import { TargetClient } from '../generated/holdfast/v1/target.js';
+import type { AttachedReplica, AttachedVolume } from '../generated/holdfast/v1/target.js';
+import { idFromBigint, idToBigint } from './ids.js';
+import type { DataPlane, Endpoint, ReplicaStatus, VolumeStatus } from './data-plane.js';
+
+const blockBytes = 4096n;
+
+const deadlineMs = {
+  status: 2_000,
+  configure: 5_000,
+  create: 20_000,
+  delete: 30_000,
+  // Opening replicas takes up to some seconds, and a take-over waits for the lease of the former engine.
+  attach: 30_000,
+  // Everything in flight is finished and flushed.
+  detach: 30_000,
+  resize: 15_000,
+} as const;
+
+type Callback<T> = (error: ServiceError | null, response: T) => void;
+type Options = { readonly deadline: number };
+
+class ClientPool<C extends Client> {
+  readonly #clients = new Map<string, C>();
+  readonly #make: (address: string) => C;
+  readonly #peer: string;
+
+  constructor(peer: string, make: (address: string) => C) {
+    this.#peer = peer;
+    this.#make = make;
+  }
+
+  async call<T>(
+    address: string,
+    timeoutMs: number,
+    start: (client: C, options: Options, done: Callback<T>) => void,
+  ): Promise<T> {
+    const client = this.#clients.get(address) ?? this.#make(address);
+    this.#clients.set(address, client);
+    try {
+      return await new Promise<T>((resolve, reject) => {
+        start(client, { deadline: Date.now() + timeoutMs }, (error, response) => {
+          if (error === null) resolve(response);
+          else reject(fromServiceError(error, `${this.#peer} at ${address}`));
+        });
+      });
+    } catch (error) {
+      if (isHoldfastError(error, 'CONNECTION_LOST') && this.#clients.get(address) === client) {
+        this.#clients.delete(address);
+        client.close();
+      }
+      throw error;
+    }
+  }
+
+  close(): void {
+    for (const client of this.#clients.values()) client.close();
+    this.#clients.clear();
+  }
+}
+
+const channelOptions = { 'grpc.initial_reconnect_backoff_ms': 100, 'grpc.max_reconnect_backoff_ms': 1_000 };
+
+export function createGrpcDataPlane(): DataPlane {
+  const targets = new ClientPool(
+    'target process',
+    (address) => new TargetClient(address, credentials.createInsecure(), channelOptions),
+  );
+  const replicas = new ClientPool(
+    'replica process',
+    (address) => new ReplicaClient(address, credentials.createInsecure(), channelOptions),
+  );
+  return { ...targetCalls(targets), ...replicaCalls(replicas), close };
+
+  function close(): void {
+    targets.close();
+    replicas.close();
+  }
+}
+
+type TargetCalls = Pick<DataPlane, 'attach' | 'detach' | 'configure' | 'resize' | 'setRedirects' | 'targetStatus'>;
+type ReplicaCalls = Pick<DataPlane, 'createReplica' | 'deleteReplica' | 'disk' | 'replicaUsage'>;
+
+function targetCalls(pool: ClientPool<TargetClient>): TargetCalls {
+  return {
+    attach: async (control, request) => {
+      const message = {
+        volumeId: idToBigint(request.volumeId),
+        name: request.name,
+        epoch: BigInt(request.epoch),
+        sizeBytes: BigInt(request.sizeBytes),
+        logicalBlockSize: request.blockSize,
+        replicas: request.endpoints.map(toEndpoint),
+        iqn: request.iqn,
+        chap: undefined,
+        mutualChap: undefined,
+        initiatorAllowList: [],
+        reservations: Buffer.from(request.reservations),
+        rebuildBytesPerSecond: 0n,
+      };
+      const response = await pool.call<{ portal: string; sizeBytes: bigint }>(
+        control,
+        deadlineMs.attach,
+        (client, options, done) => client.attach(message, options, done),
+      );
+      return { portal: response.portal, sizeBytes: Number(response.sizeBytes) };
+    },
+    detach: async (control, volumeId) => {
+      const message = { volumeId: idToBigint(volumeId) };
+      await pool.call(control, deadlineMs.detach, (client, options, done) => client.detach(message, options, done));
+    },
+    configure: async (control, volumeId, endpoints) => {
+      const message = {
+        volumeId: idToBigint(volumeId),
+        replicas: endpoints.map(toEndpoint),
+        rebuildBytesPerSecond: 0n,
+      };
+      await pool.call(control, deadlineMs.configure, (client, options, done) => client.configure(message, options, done));
+    },
+    resize: async (control, volumeId, sizeBytes) => {
+      const message = { volumeId: idToBigint(volumeId), sizeBytes: BigInt(sizeBytes) };
+      await pool.call(control, deadlineMs.resize, (client, options, done) => client.resize(message, options, done));
+    },
+    setRedirects: async (control, redirects) => {
+      const message = { redirects: redirects.map(({ iqn, portal }) => ({ iqn, portal })) };
+      await pool.call(control, deadlineMs.configure, (client, options, done) =>
+        client.setRedirects(message, options, done),
+      );
+    },
+    targetStatus: async (control) => {
+      const status = await pool.call<{ instanceId: string; volumes: AttachedVolume[] }>(
+        control,
+        deadlineMs.status,
+        (client, options, done) => client.getStatus({}, options, done),
+      );
+      return { instanceId: status.instanceId, volumes: status.volumes.map(toVolumeStatus) };
+    },
+  };
+}
+
+function replicaCalls(pool: ClientPool<ReplicaClient>): ReplicaCalls {
+  return {
+    createReplica: async (address, { replicaId, volumeId, sizeBytes }) => {
+      const message = {
+        replicaId: idToBigint(replicaId),
+        volumeId: idToBigint(volumeId),
+        sizeBlocks: BigInt(sizeBytes) / blockBytes,
+        complete: true,
+      };
+      await pool.call(address, deadlineMs.create, (client, options, done) =>
+        client.createReplica(message, options, done),
+      );
+    },
+    deleteReplica: async (address, replicaId) => {
+      const message = { replicaId: idToBigint(replicaId), force: true };
+      await pool.call(address, deadlineMs.delete, (client, options, done) =>
+        client.deleteReplica(message, options, done),
+      );
+    },
+    disk: async (address) => {
+      const disk = await pool.call<{
+        diskId: string;
+        totalBytes: bigint;
+        usedBytes: bigint;
+        reserveBytes: bigint;
+        freeBytes: bigint;
+        failure: string;
+      }>(address, deadlineMs.status, (client, options, done) => client.getDisk({}, options, done));
+      return {
+        diskId: disk.diskId,
+        totalBytes: Number(disk.totalBytes),
+        usedBytes: Number(disk.usedBytes),
+        reserveBytes: Number(disk.reserveBytes),
+        freeBytes: Number(disk.freeBytes),
+        failure: disk.failure,
+      };
+    },
+    replicaUsage: async (address) => {
+      const { replicas } = await pool.call<{ replicas: { replicaId: bigint; usedBytes: bigint }[] }>(
+        address,
+        deadlineMs.status,
+        (client, options, done) => client.listReplicas({}, options, done),
+      );
+      return new Map(replicas.map(({ replicaId, usedBytes }) => [idFromBigint(replicaId), Number(usedBytes)]));
+    },
+  };
+}
+
+function toEndpoint({ replicaId, address, local, inSync }: Endpoint) {
+  return { replicaId: idToBigint(replicaId), address, local, inSync };
+}
+
+function toVolumeStatus(volume: AttachedVolume): VolumeStatus {
+  return {
+    volumeId: idFromBigint(volume.volumeId),
+    epoch: Number(volume.epoch),
+    state: volume.state,
+    failure: volume.failure,
+    sizeBytes: Number(volume.sizeBytes),
+    replicas: volume.replicas.map(toReplicaStatus),
+  };
+}
+
+function toReplicaStatus(replica: AttachedReplica): ReplicaStatus {
+  const phase = replica.phase === 'in-sync' || replica.phase === 'rebuilding' ? replica.phase : 'failed';
+  return {
+    replicaId: idFromBigint(replica.replicaId),
+    phase,
+    reason: replica.reason,
+    chunksTotal: Number(replica.chunksTotal),
+    chunksExamined: Number(replica.chunksExamined),
+    bytesCopied: Number(replica.bytesCopied),
+    bytesPerSecond: Number(replica.bytesPerSecond),
+  };
+}

@@ -1,0 +1,41 @@
+// Service Membership: what engines ask of the metadata store while they do I/O. Takes no lock of the manager: an engine asks in
+// the middle of being attached or detached, while that operation holds the volume.
+import { HoldfastError } from '../errors/holdfast-error.js';
+import type { VolumeRecord } from './records.js';
+import { requireEpoch } from './repository.js';
+import type { Repository } from './repository.js';
+
+export type InSyncChange = {
+  readonly volumeId: string;
+  readonly epoch: number;
+  readonly inSync: readonly string[];
+  readonly reason: string;
+  /** Rises with every new change of an epoch; 0: unchecked. */
+  readonly sequence: number;
+};
+
+/** The record after the change; throws EPOCH_SUPERSEDED, CONFLICT (delayed duplicate) or INVALID_ARGUMENT. */
+export function applyInSyncChange(record: VolumeRecord, change: InSyncChange): VolumeRecord {
+  requireEpoch(record, change.volumeId, change.epoch);
+  const known = new Set(record.replicas.map(({ id }) => id));
+  const inSync = [...new Set(change.inSync)];
+  const stranger = inSync.find((id) => !known.has(id));
+  if (stranger !== undefined) {
+    throw new HoldfastError('INVALID_ARGUMENT', `replica ${stranger} does not belong to volume "${record.name}"`);
+  }
+  if (inSync.length === 0) {
+    throw new HoldfastError('INVALID_ARGUMENT', `the in-sync set of volume "${record.name}" must not become empty`);
+  }
+  if (change.sequence !== 0 && change.sequence < record.inSyncSequence) {
+    throw new HoldfastError(
+      'CONFLICT',
+      `a change of volume "${record.name}" arrived after a later one (${change.sequence} after ${record.inSyncSequence})`,
+    );
+  }
+  return { ...record, inSync, inSyncSequence: Math.max(record.inSyncSequence, change.sequence) };
+}
+
+export async function changeInSyncSet(repository: Repository, change: InSyncChange): Promise<VolumeRecord> {
+  if ((await repository.findVolumeById(change.volumeId)) === null) requireEpoch(null, change.volumeId, change.epoch);
+  return await repository.updateVolume(change.volumeId, (record) => applyInSyncChange(record, change));
+}

@@ -1,0 +1,178 @@
+// What the manager has been told about the world: agents' reports and what targets serve. In memory only; rebuilt within
+// moments after a restart, because every agent reconnects and reports everything.
+//
+// An agent that disconnects says nothing about the processes it supervised: they outlive it, so what they last were stays.
+import type { ErrorCode } from '../errors/error-codes.js';
+
+export type Failure = { readonly code: ErrorCode; readonly message: string };
+
+export type ObservedProcess = {
+  readonly role: 'target' | 'replica';
+  /** Replica processes: the name of the disk. */
+  readonly disk: string | null;
+  readonly state: 'starting' | 'running' | 'failed';
+  readonly pid: number | null;
+  readonly failure: Failure | null;
+  readonly instanceId: string | null;
+  readonly address: string | null;
+  readonly portal: string | null;
+  readonly directory: string | null;
+  readonly diskId: string | null;
+};
+
+export type AgentReport = {
+  readonly node: string;
+  readonly pid: number;
+  readonly processes: readonly ObservedProcess[];
+};
+
+/** A volume that a target process serves, or tries to. */
+export type ServedVolume = {
+  readonly volumeId: string;
+  readonly epoch: number;
+  readonly state: string;
+  /** The replicas it was last configured with (see endpointsKey); null when another manager did that. */
+  readonly endpointsKey: string | null;
+};
+
+export type ObservedNode = {
+  readonly name: string;
+  /** Null while no agent is connected. */
+  readonly agentPid: number | null;
+  readonly processes: readonly ObservedProcess[];
+  /** Of the target instance `servedBy`; null while unknown. */
+  readonly served: readonly ServedVolume[] | null;
+  readonly servedBy: string | null;
+  /** The redirect table that this target instance was last given; null: none yet. */
+  readonly redirectsKey: string | null;
+};
+
+export type RunningTarget = { readonly instanceId: string; readonly control: string; readonly portal: string };
+
+export function runningTarget(node: ObservedNode | undefined): RunningTarget | null {
+  const process = node?.processes.find(({ role }) => role === 'target');
+  if (process?.state !== 'running') return null;
+  const { instanceId, address, portal } = process;
+  return instanceId === null || address === null || portal === null ? null : { instanceId, control: address, portal };
+}
+
+export function replicaProcess(node: ObservedNode | undefined, disk: string): ObservedProcess | null {
+  return node?.processes.find((process) => process.role === 'replica' && process.disk === disk) ?? null;
+}
+
+/** The address of a disk's replica process while that runs. */
+export function replicaAddress(node: ObservedNode | undefined, disk: string): string | null {
+  const process = replicaProcess(node, disk);
+  return process?.state === 'running' ? process.address : null;
+}
+
+export class Observed {
+  readonly #nodes = new Map<string, ObservedNode>();
+  // Which connection spoke last for a node: the end of an older one must not declare a newer one gone.
+  readonly #connections = new Map<string, symbol>();
+  readonly #listeners = new Set<() => void>();
+
+  get nodes(): ReadonlyMap<string, ObservedNode> {
+    return this.#nodes;
+  }
+
+  node(name: string): ObservedNode | undefined {
+    return this.#nodes.get(name);
+  }
+
+  onChange(listener: () => void): void {
+    this.#listeners.add(listener);
+  }
+
+  report(connection: symbol, report: AgentReport): void {
+    const former = this.#nodes.get(report.node);
+    this.#connections.set(report.node, connection);
+    const next: ObservedNode = {
+      name: report.node,
+      agentPid: report.pid,
+      processes: report.processes,
+      served: former?.served ?? null,
+      servedBy: former?.servedBy ?? null,
+      redirectsKey: former?.redirectsKey ?? null,
+    };
+    const instance = runningTarget(next)?.instanceId ?? null;
+    const sameInstance = instance !== null && instance === next.servedBy;
+    this.#set(sameInstance ? next : { ...next, served: null, servedBy: null, redirectsKey: null });
+  }
+
+  disconnected(connection: symbol, node: string): void {
+    if (this.#connections.get(node) !== connection) return;
+    this.#edit(node, (former) => ({ ...former, agentPid: null }));
+  }
+
+  /** What `instanceId` answered to GetStatus. Ignored when another instance runs by now. */
+  setServed(node: string, instanceId: string, served: readonly Omit<ServedVolume, 'endpointsKey'>[]): void {
+    this.#edit(node, (former) => {
+      if (runningTarget(former)?.instanceId !== instanceId) return former;
+      const keyOf = (volumeId: string) =>
+        former.served?.find((volume) => volume.volumeId === volumeId)?.endpointsKey ?? null;
+      return {
+        ...former,
+        servedBy: instanceId,
+        served: served.map((volume) => ({ ...volume, endpointsKey: keyOf(volume.volumeId) })),
+      };
+    });
+  }
+
+  setServedVolume(node: string, instanceId: string, volume: ServedVolume): void {
+    this.#edit(node, (former) =>
+      former.servedBy === instanceId && former.served !== null
+        ? { ...former, served: [...former.served.filter(({ volumeId }) => volumeId !== volume.volumeId), volume] }
+        : former,
+    );
+  }
+
+  removeServedVolume(node: string, volumeId: string): void {
+    this.#edit(node, (former) => ({
+      ...former,
+      served: former.served?.filter((volume) => volume.volumeId !== volumeId) ?? null,
+    }));
+  }
+
+  /** The target did not answer as it should: ask it again before relying on what is known of it. */
+  forgetServed(node: string): void {
+    this.#edit(node, (former) => ({ ...former, served: null }));
+  }
+
+  setRedirectsKey(node: string, instanceId: string, redirectsKey: string): void {
+    this.#edit(node, (former) => (former.servedBy === instanceId ? { ...former, redirectsKey } : former));
+  }
+
+  /** The first non-null answer of `look`, now or after some change; null after `timeoutMs`. */
+  async waitFor<T>(look: () => T | null, timeoutMs: number): Promise<T | null> {
+    const now = look();
+    if (now !== null || timeoutMs <= 0) return now;
+    return await new Promise((resolve) => {
+      const finish = (value: T | null) => {
+        clearTimeout(timer);
+        this.#listeners.delete(listener);
+        resolve(value);
+      };
+      const listener = () => {
+        const value = look();
+        if (value !== null) finish(value);
+      };
+      const timer = setTimeout(() => {
+        finish(null);
+      }, timeoutMs);
+      this.#listeners.add(listener);
+    });
+  }
+
+  #edit(name: string, edit: (former: ObservedNode) => ObservedNode): void {
+    const former = this.#nodes.get(name);
+    if (former === undefined) return;
+    const next = edit(former);
+    if (next !== former) this.#set(next);
+  }
+
+  #set(node: ObservedNode): void {
+    this.#nodes.set(node.name, node);
+    for (const listener of [...this.#listeners]) listener();
+  }
+}

@@ -1,0 +1,76 @@
+// Performs the reconciler's actions. Each looks at the records again under the volume's lock: what was planned may have been
+// overtaken by somebody's request.
+import type { ManagerContext } from './context.js';
+import { endpointsKey, redirectsKey } from './data-plane.js';
+import { ensureAttached } from './attachment.js';
+import { runningTarget } from './observed.js';
+import type { Action, Desired } from './reconcile.js';
+
+export async function readDesired({ repository }: ManagerContext): Promise<Desired> {
+  const [volumes, disks, doomed] = await Promise.all([
+    repository.listVolumes(),
+    repository.listDisks(),
+    repository.listDoomedReplicas(),
+  ]);
+  return { volumes, disks, doomed };
+}
+
+export async function perform(context: ManagerContext, action: Action): Promise<void> {
+  const { observed, dataPlane, repository, locks } = context;
+  switch (action.kind) {
+    case 'observe-target': {
+      const { instanceId, volumes } = await dataPlane.targetStatus(action.control);
+      observed.setServed(action.node, instanceId, volumes);
+      return;
+    }
+    case 'attach':
+      await locks.run(action.volumeId, async () => {
+        const found = await repository.findVolumeById(action.volumeId);
+        if (found?.record.attachment?.node === action.node) await ensureAttached(context, action.volumeId);
+      });
+      return;
+    case 'detach':
+      await locks.run(action.volumeId, async () => {
+        const found = await repository.findVolumeById(action.volumeId);
+        if (found?.record.attachment?.node === action.node) return;
+        await dataPlane.detach(action.control, action.volumeId);
+        observed.removeServedVolume(action.node, action.volumeId);
+      });
+      return;
+    case 'configure':
+      await configure(context, action);
+      return;
+    case 'set-redirects':
+      await dataPlane.setRedirects(action.control, action.redirects);
+      observed.setRedirectsKey(action.node, action.instanceId, redirectsKey(action.redirects));
+      return;
+    case 'delete-replica':
+      await dataPlane.deleteReplica(action.address, action.replica.id);
+      await repository.removeDoomedReplica(action.replica.id);
+      return;
+    case 'abandon-creation':
+      // The lock "create" is held while a volume is being created: whoever gets here meets only what a crash left.
+      await locks.run('create', async () => {
+        const found = await repository.findVolumeById(action.volumeId);
+        if (found?.record.phase === 'creating') await repository.removeVolume(found);
+      });
+      return;
+  }
+}
+
+async function configure(
+  { observed, dataPlane, locks }: ManagerContext,
+  action: Extract<Action, { kind: 'configure' }>,
+): Promise<void> {
+  await locks.run(action.volumeId, async () => {
+    const node = observed.node(action.node);
+    if (runningTarget(node)?.instanceId !== action.instanceId) return;
+    const engine = node?.served?.find(({ volumeId }) => volumeId === action.volumeId);
+    if (engine === undefined) return;
+    await dataPlane.configure(action.control, action.volumeId, action.endpoints);
+    observed.setServedVolume(action.node, action.instanceId, {
+      ...engine,
+      endpointsKey: endpointsKey(action.endpoints),
+    });
+  });
+}
