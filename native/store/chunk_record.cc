@@ -1,0 +1,190 @@
+#include "store/chunk_record.h"
+
+#include <bit>
+
+#include "base/crc32c.h"
+#include "store/bytes.h"
+
+namespace holdfast::store {
+
+namespace {
+
+constexpr std::uint32_t kRecordFormat = 1;
+
+struct ChunkRecordHeader {
+  std::uint32_t format;
+  std::uint32_t reserved;
+  std::uint64_t slot;
+  std::uint64_t data;
+  std::uint64_t zero;
+  std::uint64_t fresh;
+  std::uint64_t fresh_generation;
+  std::uint64_t epoch;
+  std::uint64_t seq;
+};
+static_assert(sizeof(ChunkRecordHeader) == 64);
+static_assert(offsetof(ChunkRecordHeader, data) == 16);
+static_assert(offsetof(ChunkRecordHeader, epoch) == 48);
+
+Error malformed(std::string_view what) {
+  return Error(ErrorCode::kCorrupt, "the metadata has a malformed " + std::string(what) + " record");
+}
+Error too_new() {
+  return Error(ErrorCode::kFormatTooNew, "the metadata was written by a newer version; upgrade this node");
+}
+
+// The CRCs of stored blocks in order, without gaps.
+std::size_t packed_crcs(const ChunkRecord& record, std::array<std::uint32_t, kBlocksPerChunk>& out) {
+  std::size_t count = 0;
+  for (std::uint64_t left = record.data; left != 0; left &= left - 1) {
+    out[count++] = record.crc[static_cast<std::size_t>(std::countr_zero(left))];
+  }
+  return count;
+}
+
+}  // namespace
+
+std::string encode_chunk_record(const ChunkRecord& record) {
+  CHECK((record.data & record.zero) == 0);
+  CHECK((record.data != 0) == (record.slot != kNoSlot), "a chunk record owns a slot exactly when it has data");
+  ChunkRecordHeader header{kRecordFormat,
+                           0,
+                           record.slot,
+                           record.data,
+                           record.zero,
+                           record.fresh,
+                           record.fresh_generation,
+                           record.version.epoch.value(),
+                           record.version.seq.value()};
+  std::array<std::uint32_t, kBlocksPerChunk> crcs;
+  std::size_t count = packed_crcs(record, crcs);
+  std::string out;
+  out.reserve(sizeof header + count * 4);
+  out.append(reinterpret_cast<const char*>(&header), sizeof header);
+  out.append(reinterpret_cast<const char*>(crcs.data()), count * 4);
+  return out;
+}
+
+Result<ChunkRecord> decode_chunk_record(std::string_view bytes) {
+  ChunkRecordHeader header;
+  if (bytes.size() < sizeof header) return malformed("chunk");
+  std::memcpy(&header, bytes.data(), sizeof header);
+  if (header.format > kRecordFormat) return too_new();
+  auto count = static_cast<std::size_t>(std::popcount(header.data));
+  if (header.format != kRecordFormat || header.reserved != 0 || bytes.size() != sizeof header + count * 4 ||
+      (header.data & header.zero) != 0 || (header.data != 0) != (header.slot != kNoSlot)) {
+    return malformed("chunk");
+  }
+  ChunkRecord record;
+  record.slot = header.slot;
+  record.data = header.data;
+  record.zero = header.zero;
+  record.fresh = header.fresh;
+  record.fresh_generation = header.fresh_generation;
+  record.version = {Epoch(header.epoch), Seq(header.seq)};
+  const char* at = bytes.data() + sizeof header;
+  for (std::uint64_t left = record.data; left != 0; left &= left - 1, at += 4) {
+    std::memcpy(&record.crc[static_cast<std::size_t>(std::countr_zero(left))], at, 4);
+  }
+  return record;
+}
+
+std::uint32_t chunk_digest(const ChunkRecord& record) {
+  std::array<std::uint32_t, kBlocksPerChunk> crcs;
+  std::size_t count = packed_crcs(record, crcs);
+  std::uint32_t digest = crc32c(std::as_bytes(std::span(&record.data, 1)));
+  digest = crc32c_extend(digest, std::as_bytes(std::span(crcs.data(), count)));
+  return digest == 0 ? 1 : digest;
+}
+
+std::string chunk_key(ReplicaId replica, std::uint64_t layer, ChunkIndex chunk) {
+  std::string key;
+  key.reserve(25);
+  key.push_back(kChunkTable);
+  put_u64_big_endian(key, replica.value());
+  put_u64_big_endian(key, layer);
+  put_u64_big_endian(key, chunk.value());
+  return key;
+}
+
+ChunkIndex chunk_of_key(std::string_view key) {
+  CHECK(key.size() == 25 && key[0] == kChunkTable);
+  return ChunkIndex(ByteReader(key.substr(17)).u64_big_endian());
+}
+
+ReplicaId replica_of_key(std::string_view key) {
+  CHECK(key.size() >= 9);
+  return ReplicaId(ByteReader(key.substr(1)).u64_big_endian());
+}
+
+std::string replica_key(char table, ReplicaId replica) {
+  std::string key(1, table);
+  put_u64_big_endian(key, replica.value());
+  return key;
+}
+
+std::string table_begin(char table) { return std::string(1, table); }
+std::string table_end(char table) { return std::string(1, static_cast<char>(table + 1)); }
+
+std::string encode_identity(const ReplicaIdentity& identity) {
+  std::string out;
+  put_u32(out, kRecordFormat);
+  put_u32(out, identity.complete ? 1 : 0);
+  put_u64(out, identity.volume.value());
+  put_u64(out, identity.promised.value());
+  put_u64(out, identity.log_generation);
+  put_u64(out, identity.base.value());
+  put_u64(out, identity.head_layer);
+  return out;
+}
+
+Result<ReplicaIdentity> decode_identity(std::string_view bytes) {
+  ByteReader in(bytes);
+  ReplicaIdentity identity;
+  std::uint32_t format = in.u32();
+  if (in.ok() && format > kRecordFormat) return too_new();
+  std::uint32_t flags = in.u32();
+  identity.complete = flags == 1;
+  identity.volume = VolumeId(in.u64());
+  identity.promised = Epoch(in.u64());
+  identity.log_generation = in.u64();
+  identity.base = Seq(in.u64());
+  identity.head_layer = in.u64();
+  if (!in.at_end() || format != kRecordFormat || flags > 1) return malformed("replica");
+  return identity;
+}
+
+std::string encode_applied(const ReplicaApplied& applied) {
+  std::string out;
+  put_u32(out, kRecordFormat);
+  put_u32(out, static_cast<std::uint32_t>(applied.history.size()));
+  put_u64(out, applied.applied.epoch.value());
+  put_u64(out, applied.applied.seq.value());
+  put_u64(out, applied.committed.value());
+  put_u64(out, applied.size_blocks);
+  for (const EpochStart& start : applied.history) {
+    put_u64(out, start.epoch.value());
+    put_u64(out, start.first.value());
+  }
+  return out;
+}
+
+Result<ReplicaApplied> decode_applied(std::string_view bytes) {
+  ByteReader in(bytes);
+  ReplicaApplied applied;
+  std::uint32_t format = in.u32();
+  if (in.ok() && format > kRecordFormat) return too_new();
+  std::uint32_t count = in.u32();
+  Epoch epoch(in.u64());
+  applied.applied = {epoch, Seq(in.u64())};
+  applied.committed = Seq(in.u64());
+  applied.size_blocks = in.u64();
+  if (!in.ok() || format != kRecordFormat || in.left() != std::size_t{count} * 16) return malformed("replica");
+  for (std::uint32_t i = 0; i < count; ++i) {
+    Epoch start(in.u64());
+    applied.history.push_back({start, Seq(in.u64())});
+  }
+  return applied;
+}
+
+}  // namespace holdfast::store

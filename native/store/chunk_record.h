@@ -1,0 +1,80 @@
+// Chunk and replica records: what the metadata knows, as values and as bytes. docs/on-disk-format.md, "Metadata".
+// Pure functions, any thread.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "base/types.h"
+#include "store/store.h"
+
+namespace holdfast::store {
+
+inline constexpr std::uint64_t kNoSlot = std::numeric_limits<std::uint64_t>::max();
+inline constexpr std::uint64_t kAllBlocks = std::numeric_limits<std::uint64_t>::max();
+// Layers are numbered from 1; the greatest is the head.
+inline constexpr std::uint64_t kFirstLayer = 1;
+
+// Where the blocks of one chunk of one layer are. Invariants: data & zero == 0; there is a slot exactly when data != 0.
+struct ChunkRecord {
+  std::uint64_t slot = kNoSlot;
+  std::uint64_t data = 0;                            // bit per block: stored in the slot
+  std::uint64_t zero = 0;                            // explicitly zero
+  std::uint64_t fresh = 0;                           // written by live entries since the join `fresh_generation`
+  std::uint64_t fresh_generation = 0;                // log generation of that join
+  LogPosition version;                               // last entry that changed the chunk
+  std::array<std::uint32_t, kBlocksPerChunk> crc{};  // of the blocks in `data`
+
+  // Nothing that a reader or a rebuild would miss if the record were gone.
+  bool vanished() const { return data == 0 && zero == 0 && fresh == 0 && version.seq.value() == 0; }
+};
+
+constexpr std::uint64_t block_mask(std::uint32_t first, std::uint32_t count) {
+  return (count >= 64 ? kAllBlocks : (std::uint64_t{1} << count) - 1) << first;
+}
+
+std::string encode_chunk_record(const ChunkRecord& record);
+Result<ChunkRecord> decode_chunk_record(std::string_view bytes);
+// CRC32C over the mask of stored blocks and their CRCs; never 0.
+std::uint32_t chunk_digest(const ChunkRecord& record);
+
+std::string chunk_key(ReplicaId replica, std::uint64_t layer, ChunkIndex chunk);
+ChunkIndex chunk_of_key(std::string_view key);
+ReplicaId replica_of_key(std::string_view key);  // of any key of a replica
+std::string replica_key(char table, ReplicaId replica);
+// [first, end) of a table.
+std::string table_begin(char table);
+std::string table_end(char table);
+
+inline constexpr char kChunkTable = 'C';
+inline constexpr char kIdentityTable = 'R';
+inline constexpr char kAppliedTable = 'A';
+inline constexpr std::string_view kJournalKey = "J";
+
+// What changes by promise, join and rebuild.
+struct ReplicaIdentity {
+  VolumeId volume;
+  Epoch promised;
+  std::uint64_t log_generation = 0;  // rises with every join
+  bool complete = false;
+  Seq base;
+  std::uint64_t head_layer = kFirstLayer;
+};
+// What changes with destaging, in the same batch as the chunk records.
+struct ReplicaApplied {
+  LogPosition applied;
+  Seq committed;
+  std::uint64_t size_blocks = 0;
+  std::vector<EpochStart> history;  // up to `applied`
+};
+std::string encode_identity(const ReplicaIdentity& identity);
+Result<ReplicaIdentity> decode_identity(std::string_view bytes);
+std::string encode_applied(const ReplicaApplied& applied);
+Result<ReplicaApplied> decode_applied(std::string_view bytes);
+
+}  // namespace holdfast::store

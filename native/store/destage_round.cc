@@ -1,0 +1,364 @@
+#include "store/destage_round.h"
+
+#include <algorithm>
+#include <bit>
+
+#include "store/disk.h"
+
+namespace holdfast::store {
+
+namespace {
+
+constexpr std::size_t kLoadsInFlightMax = 64;
+constexpr std::size_t kWritesInFlightMax = 32;
+constexpr std::size_t kBlocksPerWriteMax = 256;  // also the number of parts of the write
+constexpr std::size_t kFillsMax = 128;
+
+}  // namespace
+
+// ---- choosing ----
+
+bool Round::choose() {
+  for (const auto& [id, replica] : disk_.replicas()) {
+    if (replica->deleted()) continue;
+    choose_entries(*replica);
+  }
+  list_changes();
+  journal_state_ = {};
+  return !parts_.empty() || disk_.journal().has_releasable();
+}
+
+void Round::choose_entries(Replica& replica) {
+  if (!replica.has_work()) return;
+  Part part{&replica, nullptr, 0, {}};
+  for (const LogEntry& log : replica.log()) {
+    bool full = bytes_ >= Destager::kRoundBytesMax || entries_ >= Destager::kRoundEntriesMax;
+    // At least one entry of every replica, so that none holds the journal's oldest batch for ever.
+    if (!replica.may_apply(log) || (full && part.entries > 0)) break;
+    part.through = &log;
+    ++part.entries;
+    ++entries_;
+    bytes_ += log.written_bytes;
+    ticket_ = std::max(ticket_, log.ticket);
+  }
+  part.applied = replica.applied_at(part.through);
+  parts_.push_back(std::move(part));
+}
+
+// The chunks that entries and fills touch, each once, in order of replica and chunk.
+void Round::list_changes() {
+  for (std::size_t i = 0; i < parts_.size(); ++i) {
+    std::vector<ChunkIndex> chunks;
+    std::size_t left = parts_[i].entries;
+    for (const LogEntry& log : parts_[i].replica->log()) {
+      if (left-- == 0) break;
+      if (log.entry.op == Op::kResize) continue;
+      for_each_chunk(log.entry.blocks, [&](ChunkIndex chunk, std::uint32_t, std::uint32_t, std::uint32_t) {
+        if (chunks.empty() || chunks.back() != chunk) chunks.push_back(chunk);
+      });
+    }
+    std::sort(chunks.begin(), chunks.end());
+    chunks.erase(std::unique(chunks.begin(), chunks.end()), chunks.end());
+    for (ChunkIndex chunk : chunks) changes_.push_back({i, chunk, std::nullopt, std::nullopt, {}, {}});
+    choose_fills(*parts_[i].replica, i);
+  }
+}
+
+// One fill per chunk and round; each needs a slot of its own.
+void Round::choose_fills(Replica& replica, std::size_t part) {
+  std::size_t first = 0;
+  while (first < changes_.size() && changes_[first].part != part) ++first;
+  std::size_t taken = 0;
+  auto& fills = replica.fills();
+  for (auto at = fills.begin(); at != fills.end() && taken < kFillsMax;) {
+    Disk::Room room = disk_.room_for({1, 0});
+    if (room == Disk::Room::kGrowing) break;
+    Replica::Fill fill = std::move(at->second.front());
+    at->second.pop_front();
+    ChunkIndex chunk = at->first;
+    at = at->second.empty() ? fills.erase(at) : std::next(at);
+    if (room == Disk::Room::kNo) {
+      disk_.deferred().call(std::move(fill.done),
+                            Error(ErrorCode::kNoSpace, "disk " + disk_.disk_id() + " is full; free space on it"));
+      continue;
+    }
+    disk_.reserve(1);
+    ++taken;
+    auto begin = changes_.begin() + static_cast<std::ptrdiff_t>(first);
+    auto place = std::lower_bound(begin, changes_.end(), chunk,
+                                  [](const Change& change, ChunkIndex wanted) { return change.chunk < wanted; });
+    if (place == changes_.end() || place->chunk != chunk) {
+      place = changes_.insert(place, {part, chunk, std::nullopt, std::nullopt, {}, {}});
+    }
+    place->fill = std::move(fill);
+  }
+}
+
+// ---- applying ----
+
+Task<void> Round::run() {
+  Status outcome = co_await apply();
+  if (!outcome.ok()) {
+    disk_.fail(outcome.error());
+    for (Change& change : changes_) {
+      if (change.fill) disk_.deferred().call(std::move(change.fill->done), outcome);
+    }
+    co_return;
+  }
+  co_await free_slots();
+}
+
+Task<Status> Round::apply() {
+  Status status = co_await wait_until_safe();
+  if (!status.ok()) co_return std::move(status).error();
+  status = co_await load_records();
+  if (!status.ok()) co_return std::move(status).error();
+  CO_TRY(make_plans());
+  status = co_await copy_blocks();
+  if (!status.ok()) co_return std::move(status).error();
+  list_writes();
+  status = co_await write_blocks();
+  if (!status.ok()) co_return std::move(status).error();
+  if (!runs_.empty()) {
+    Disk* disk = &disk_;
+    status = co_await suspend<Status>([disk](StatusCallback done) { disk->data().sync(std::move(done)); });
+    if (!status.ok()) co_return std::move(status).error();
+  }
+  status = co_await store_metadata();
+  if (!status.ok()) co_return std::move(status).error();
+  commit();
+  co_return Status();
+}
+
+// The journal must be durable up to the chosen entries before anything is written over chunks in use: if a power loss
+// tears such a write, replay repairs it. Reads that began before may still need what is overwritten.
+Task<Status> Round::wait_until_safe() {
+  Disk* disk = &disk_;
+  std::uint64_t ticket = ticket_;
+  Status flushed = co_await suspend<Status>(
+      [disk, ticket](StatusCallback done) { disk->journal().flush_to(ticket, std::move(done)); });
+  if (!flushed.ok()) co_return std::move(flushed).error();
+  (void)co_await suspend<bool>([disk](Callback<void(bool)> done) {
+    auto* waiting = new Callback<void(bool)>(std::move(done));
+    disk->reads().after_current([waiting] {
+      std::unique_ptr<Callback<void(bool)>> owned(waiting);
+      (*owned)(true);
+    });
+  });
+  co_return Status();
+}
+
+Task<Status> Round::load_records() {
+  Round* self = this;
+  Status status = co_await suspend<Status>([self](StatusCallback done) {
+    self->next_ = self->in_flight_ = 0;
+    self->load_next(new StatusCallback(std::move(done)));
+  });
+  co_return status;
+}
+
+// Loads records until enough fetches are in flight; goes on when one ends; owns `done` until the last.
+void Round::load_next(StatusCallback* done) {
+  while (next_ < changes_.size() && in_flight_ < kLoadsInFlightMax && status_.ok()) {
+    Change& change = changes_[next_];
+    Replica* replica = parts_[change.part].replica;
+    if (const RecordCache::Record* record = disk_.record_if_cached(*replica, change.chunk)) {
+      change.old = *record;
+      ++next_;
+      continue;
+    }
+    ++in_flight_;
+    std::size_t index = next_++;
+    disk_.fetch_record(*replica, change.chunk, [this, index, done](Status status) {
+      --in_flight_;
+      if (status.ok()) {
+        // It was brought in by this very call; nothing changes records while a round runs.
+        Change& loaded = changes_[index];
+        const RecordCache::Record* record = disk_.records().find(parts_[loaded.part].replica->id(), loaded.chunk);
+        CHECK(record != nullptr);
+        loaded.old = *record;
+      } else {
+        status_ = std::move(status);
+      }
+      load_next(done);
+    });
+  }
+  if (in_flight_ > 0 || (next_ < changes_.size() && status_.ok())) return;
+  std::unique_ptr<StatusCallback> owned(done);
+  (*owned)(status_);
+}
+
+Status Round::make_plans() {
+  std::optional<std::uint64_t> near;  // slot of the chunk before: files that are read in order should lie in order
+  for (Change& change : changes_) {
+    const Part& part = parts_[change.part];
+    Replica& replica = *part.replica;
+    std::span<const Piece> pieces;
+    ChunkOverlay* overlay = replica.overlay().find(change.chunk);
+    if (overlay) {
+      auto end = std::find_if(overlay->pieces.begin(), overlay->pieces.end(),
+                              [&](const Piece& piece) { return piece.seq() > part.applied.applied.seq; });
+      pieces = {overlay->pieces.data(), static_cast<std::size_t>(end - overlay->pieces.begin())};
+    }
+    std::optional<std::uint64_t> generation;
+    if (!replica.identity().complete) generation = replica.identity().log_generation;
+    change.plan = plan_chunk(change.old, pieces, change.fill ? &change.fill->content : nullptr, generation);
+    if (change.fill) disk_.unreserve(1);
+    if (change.plan.needs_slot) {
+      if (!change.fill && overlay && overlay->reserved) {
+        overlay->reserved = false;
+        disk_.unreserve(1);
+      }
+      std::optional<SlotAllocator::Run> run = disk_.slots().allocate(1, near);
+      if (!run) return Error(ErrorCode::kNoSpace, "no slot is free although one was set aside");
+      change.plan.next.slot = run->first;
+      replica.add_used(1);
+    }
+    if (change.plan.next.slot != kNoSlot) near = change.plan.next.slot;
+  }
+  return Status();
+}
+
+Task<Status> Round::copy_blocks() {
+  for (Change& change : changes_) {
+    for (std::uint64_t left = change.plan.copies; left != 0; left &= left - 1) {
+      auto block = static_cast<std::uint32_t>(std::countr_zero(left));
+      Slice copy = disk_.env().buffers().allocate(kBlockSize);
+      File* data = &disk_.data();
+      std::uint64_t offset = change.old->slot * kChunkSize + std::uint64_t{block} * kBlockSize;
+      std::span<std::byte> into = copy.bytes();
+      Status status = co_await suspend<Status>(
+          [data, offset, into](StatusCallback done) { data->read(offset, into, std::move(done)); });
+      if (!status.ok()) co_return std::move(status).error();
+      change.plan.writes[block] = copy.data();
+      change.copied.push_back(std::move(copy));
+    }
+  }
+  co_return Status();
+}
+
+// ---- writing ----
+
+void Round::list_writes() {
+  for (const Change& change : changes_) {
+    for (std::uint32_t block = 0; block < kBlocksPerChunk; ++block) {
+      const std::byte* bytes = change.plan.writes[block];
+      if (bytes) writes_.push_back({change.plan.next.slot * kBlocksPerChunk + block, bytes});
+    }
+  }
+  std::sort(writes_.begin(), writes_.end(),
+            [](const BlockWrite& a, const BlockWrite& b) { return a.file_block < b.file_block; });
+  for (std::size_t i = 0; i < writes_.size(); ++i) {
+    bool joins = !runs_.empty() && runs_.back().file_block + runs_.back().count == writes_[i].file_block &&
+                 runs_.back().count < kBlocksPerWriteMax;
+    if (joins) {
+      ++runs_.back().count;
+    } else {
+      runs_.push_back({writes_[i].file_block, i, 1});
+    }
+  }
+}
+
+Task<Status> Round::write_blocks() {
+  if (runs_.empty()) co_return Status();
+  Round* self = this;
+  Status status = co_await suspend<Status>([self](StatusCallback done) {
+    self->next_ = self->in_flight_ = 0;
+    self->write_next(new StatusCallback(std::move(done)));
+  });
+  co_return status;
+}
+
+void Round::write_next(StatusCallback* done) {
+  while (next_ < runs_.size() && in_flight_ < kWritesInFlightMax && status_.ok()) {
+    const BlockRun& run = runs_[next_++];
+    // Parts that follow each other in memory become one.
+    auto* parts = new std::vector<std::span<const std::byte>>;
+    for (std::size_t i = run.first; i < run.first + run.count; ++i) {
+      const std::byte* bytes = writes_[i].bytes;
+      if (!parts->empty() && parts->back().data() + parts->back().size() == bytes) {
+        parts->back() = {parts->back().data(), parts->back().size() + kBlockSize};
+      } else {
+        parts->push_back({bytes, kBlockSize});
+      }
+    }
+    ++in_flight_;
+    disk_.data().write(run.file_block * kBlockSize, *parts, [this, parts, done](Status status) {
+      delete parts;
+      --in_flight_;
+      if (!status.ok()) status_ = std::move(status);
+      write_next(done);
+    });
+  }
+  if (in_flight_ > 0) return;
+  std::unique_ptr<StatusCallback> owned(done);
+  (*owned)(status_);
+}
+
+// ---- committing ----
+
+Task<Status> Round::store_metadata() {
+  KvBatch batch;
+  for (const Change& change : changes_) {
+    const Replica& replica = *parts_[change.part].replica;
+    std::string key = chunk_key(replica.id(), replica.identity().head_layer, change.chunk);
+    if (change.plan.remove) {
+      if (change.old) batch.remove(std::move(key));
+    } else {
+      batch.put(std::move(key), encode_chunk_record(change.plan.next));
+    }
+  }
+  for (const Part& part : parts_) {
+    std::size_t left = part.entries;
+    for (const LogEntry& log : part.replica->log()) {
+      if (left-- == 0) break;
+      disk_.journal().retire(log.batch);
+    }
+    batch.put(replica_key(kAppliedTable, part.replica->id()), encode_applied(part.applied));
+  }
+  journal_state_ = disk_.journal().releasable();
+  batch.put(std::string(kJournalKey), encode_journal_state(journal_state_));
+  Disk* disk = &disk_;
+  Status status = co_await suspend<Status>(
+      [disk, &batch](StatusCallback done) { disk->kv().write(std::move(batch), true, std::move(done)); });
+  co_return status;
+}
+
+void Round::commit() {
+  disk_.note_records_changed();
+  for (Change& change : changes_) {
+    RecordCache::Record record;
+    if (!change.plan.remove) record = change.plan.next;
+    disk_.records().put(parts_[change.part].replica->id(), change.chunk, std::move(record));
+  }
+  for (Part& part : parts_) part.replica->on_applied(part.applied);
+  for (Change& change : changes_) {
+    // Entries that came meanwhile must find a slot if this chunk has none any more.
+    ChunkOverlay* overlay = parts_[change.part].replica->overlay().find(change.chunk);
+    if (overlay && !overlay->reserved && change.plan.next.slot == kNoSlot && overlay->has(Piece::Kind::kData)) {
+      overlay->reserved = true;
+      disk_.reserve(1);
+    }
+    if (change.fill) disk_.deferred().call(std::move(change.fill->done), Status());
+  }
+  disk_.journal().release(journal_state_);
+}
+
+Task<void> Round::free_slots() {
+  std::vector<std::uint64_t> slots;
+  for (Change& change : changes_) {
+    slots.insert(slots.end(), change.plan.freed.begin(), change.plan.freed.end());
+    parts_[change.part].replica->add_used(-static_cast<std::int64_t>(change.plan.freed.size()));
+  }
+  if (slots.empty()) co_return;
+  Disk* disk = &disk_;
+  (void)co_await suspend<bool>([disk, &slots](Callback<void(bool)> done) {
+    auto* waiting = new Callback<void(bool)>(std::move(done));
+    disk->free_slots_later(std::move(slots), [waiting] {
+      std::unique_ptr<Callback<void(bool)>> owned(waiting);
+      (*owned)(true);
+    });
+  });
+}
+
+}  // namespace holdfast::store

@@ -1,0 +1,81 @@
+// Round: one pass of the destager (destager.h lists its steps). Thread: reactor of the store.
+#pragma once
+
+#include <vector>
+
+#include "base/task.h"
+#include "store/chunk_plan.h"
+#include "store/journal_format.h"
+#include "store/replica.h"
+
+namespace holdfast::store {
+
+class Disk;
+
+class Round {
+ public:
+  explicit Round(Disk& disk) : disk_(disk) {}
+
+  // What to apply; false when there is nothing. Called once, first.
+  bool choose();
+  // Applies it. On failure the disk has failed.
+  Task<void> run();
+
+ private:
+  // The entries of one replica up to `through` (perhaps none, only fills).
+  struct Part {
+    Replica* replica;
+    const LogEntry* through;
+    std::size_t entries;
+    ReplicaApplied applied;
+  };
+  // One chunk to change.
+  struct Change {
+    std::size_t part;
+    ChunkIndex chunk;
+    std::optional<Replica::Fill> fill;
+    RecordCache::Record old;
+    ChunkPlan plan;
+    std::vector<Slice> copied;
+  };
+  struct BlockWrite {
+    std::uint64_t file_block;
+    const std::byte* bytes;
+  };
+  struct BlockRun {
+    std::uint64_t file_block;
+    std::size_t first;  // index of its first block in writes_
+    std::size_t count;
+  };
+
+  void choose_entries(Replica& replica);
+  void choose_fills(Replica& replica, std::size_t part);
+  void list_changes();
+  Task<Status> apply();
+  Task<Status> wait_until_safe();
+  Task<Status> load_records();
+  void load_next(StatusCallback* done);
+  Status make_plans();
+  Task<Status> copy_blocks();
+  void list_writes();
+  Task<Status> write_blocks();
+  void write_next(StatusCallback* done);
+  Task<Status> store_metadata();
+  void commit();
+  Task<void> free_slots();
+
+  Disk& disk_;
+  std::vector<Part> parts_;
+  std::vector<Change> changes_;
+  std::vector<BlockWrite> writes_;
+  std::vector<BlockRun> runs_;
+  JournalState journal_state_;
+  std::uint64_t bytes_ = 0;
+  std::uint64_t entries_ = 0;
+  std::uint64_t ticket_ = 0;  // greatest of the chosen entries
+  std::size_t next_ = 0;
+  std::size_t in_flight_ = 0;
+  Status status_;
+};
+
+}  // namespace holdfast::store

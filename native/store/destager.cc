@@ -1,0 +1,84 @@
+#include "store/destager.h"
+
+#include "store/destage_round.h"
+#include "store/disk.h"
+
+namespace holdfast::store {
+
+bool Destager::any_work() const {
+  for (const auto& [id, replica] : disk_.replicas()) {
+    if (!replica->deleted() && replica->has_work()) return true;
+  }
+  return disk_.journal().has_releasable();
+}
+
+void Destager::note_work(bool urgent) {
+  work_pending_ = true;
+  if (running_ || start_posted_ || paused_ > 0 || disk_.failed()) return;
+  if (!urgent && drain_waiters_.empty()) {
+    if (!timer_.armed()) timer_.arm_after(kIdleDelay, [this] { note_work(true); });
+    return;
+  }
+  timer_.cancel();
+  start_posted_ = true;
+  env_.post([this] {
+    start_posted_ = false;
+    if (!running_ && paused_ == 0 && !disk_.failed()) start();
+  });
+}
+
+namespace {
+
+Task<void> run_round(std::unique_ptr<Round> round, Callback<void()> ended) {
+  co_await round->run();
+  ended();
+}
+
+}  // namespace
+
+void Destager::start() {
+  running_ = true;
+  work_pending_ = false;
+  auto round = std::make_unique<Round>(disk_);
+  chosen_something_ = round->choose();
+  spawn(run_round(std::move(round), [this] { on_round_ended(); }));
+}
+
+void Destager::on_round_ended() {
+  running_ = false;
+  for (Callback<void()>& paused : std::exchange(pause_waiters_, {})) paused();
+  bool work = !disk_.failed() && any_work();
+  if (work && chosen_something_) note_work(disk_.above_low_marks());
+  if (!work || disk_.failed()) {
+    for (Callback<void()>& drained : std::exchange(drain_waiters_, {})) drained();
+  }
+  disk_.wake_writers();
+}
+
+void Destager::pause(Callback<void()> paused) {
+  ++paused_;
+  timer_.cancel();
+  if (running_) {
+    pause_waiters_.push_back(std::move(paused));
+  } else {
+    paused();
+  }
+}
+
+void Destager::resume() {
+  CHECK(paused_ > 0);
+  if (--paused_ == 0 && (work_pending_ || !drain_waiters_.empty() || any_work())) note_work(disk_.above_low_marks());
+}
+
+void Destager::drain(Callback<void()> drained) {
+  drain_waiters_.push_back(std::move(drained));
+  if (disk_.failed()) {
+    env_.post([this] {
+      for (Callback<void()>& waiter : std::exchange(drain_waiters_, {})) waiter();
+    });
+    return;
+  }
+  note_work(true);
+}
+
+}  // namespace holdfast::store

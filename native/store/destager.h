@@ -1,0 +1,61 @@
+// Destager: moves committed entries from the logs into chunks, one round at a time:
+//   1. choose entries (oldest first, up to kRoundBytesMax); wait until their journal batches are durable, so that a
+//   torn
+//      or early chunk write can always be replayed, and until reads that may use the slots have ended;
+//   2. load the records of the touched chunks, work out new records and which blocks to write where;
+//   3. write them, sorted and merged; sync the data file;
+//   4. store records, applied positions and the journal's new oldest batch in one synced metadata batch;
+//   5. drop the entries, free replaced slots once no read uses them, let the journal reuse the space.
+// Content that a rebuild fetched (fills) goes the same way, always into a fresh slot.
+// When nothing is left to do there is no timer. Thread: reactor of the store.
+#pragma once
+
+#include <vector>
+
+#include "base/task.h"
+#include "io/env.h"
+
+namespace holdfast::store {
+
+class Disk;
+class Replica;
+class Round;
+
+class Destager {
+ public:
+  static constexpr std::uint64_t kRoundBytesMax = 32u << 20;
+  static constexpr std::uint64_t kRoundEntriesMax = 16'384;
+  static constexpr Nanos kIdleDelay = 500ms;
+
+  explicit Destager(Disk& disk, Env& env) : disk_(disk), env_(env), timer_(env) {}
+
+  // There may be something to do: at once when `urgent`, else after kIdleDelay.
+  void note_work(bool urgent);
+  // Whether entries are being or could be applied, so that waiting for room makes sense.
+  bool busy() const { return running_ || work_pending_; }
+  bool running() const { return running_; }
+  // Calls back in turn when no round is running; rounds do not start until resume().
+  void pause(Callback<void()> paused);
+  void resume();
+  // Calls back when everything that may be applied is, or the disk has failed.
+  void drain(Callback<void()> drained);
+
+ private:
+  friend class DiskOpener;
+  void start();
+  void on_round_ended();
+  bool any_work() const;
+
+  Disk& disk_;
+  Env& env_;
+  Timer timer_;
+  bool running_ = false;
+  bool start_posted_ = false;
+  bool work_pending_ = false;
+  bool chosen_something_ = false;
+  int paused_ = 0;
+  std::vector<Callback<void()>> pause_waiters_;
+  std::vector<Callback<void()>> drain_waiters_;
+};
+
+}  // namespace holdfast::store

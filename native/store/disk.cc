@@ -1,0 +1,328 @@
+#include "store/disk.h"
+
+#include <algorithm>
+
+namespace holdfast::store {
+
+namespace {
+constexpr std::size_t kCachedRecordsMax = 32'768;  // about 12 MB; covers 8 GiB of chunks
+constexpr std::size_t kDeletePageRecords = 4'096;
+}  // namespace
+
+Disk::Disk(Env& env, StoreOptions options)
+    : env_(env), options_(std::move(options)), records_(kCachedRecordsMax), deferred_(env), destager_(*this, env) {}
+
+Disk::~Disk() = default;
+
+SpaceInfo Disk::space() const {
+  SpaceInfo info;
+  info.total_bytes = total_slots_ * kChunkSize;
+  info.used_bytes = slots_.used() * kChunkSize;
+  info.reserve_bytes = reserve_slots_ * kChunkSize;
+  std::uint64_t taken = slots_.used() + reserved_ + reserve_slots_;
+  info.free_bytes = taken < total_slots_ ? (total_slots_ - taken) * kChunkSize : 0;
+  info.journal_bytes = journal_->size_blocks() * kBlockSize;
+  info.journal_used_bytes = journal_->used_blocks() * kBlockSize;
+  info.cached_bytes = cached_bytes_;
+  return info;
+}
+
+Status Disk::refusal() const {
+  if (failure_) return *failure_;
+  if (closing_) return Error(ErrorCode::kCancelled, "disk " + label_.id + " is being closed");
+  return Status();
+}
+
+void Disk::fail(const Error& error) {
+  if (failure_) return;
+  failure_ = Error(ErrorCode::kDiskIo, "disk " + label_.id + " has failed: " + error.message());
+  journal_->fail(*failure_);
+  for (const auto& [id, replica] : replicas_) replica->fail_waiting(*failure_);
+  if (!destager_.running()) destager_.drain([] {});
+}
+
+// ---- records ----
+
+const RecordCache::Record* Disk::record_if_cached(const Replica& replica, ChunkIndex chunk) {
+  if (const RecordCache::Record* record = records_.find(replica.id(), chunk)) return record;
+  std::optional<std::optional<std::string>> value =
+      kv_->get_if_cached(chunk_key(replica.id(), replica.identity().head_layer, chunk));
+  if (!value) return nullptr;
+  RecordCache::Record record;
+  if (*value) {
+    Result<ChunkRecord> decoded = decode_chunk_record(**value);
+    if (!decoded.ok()) return nullptr;  // fetching it reports the error
+    record = std::move(decoded).value();
+  }
+  return records_.put(replica.id(), chunk, std::move(record));
+}
+
+void Disk::fetch_record(const Replica& replica, ChunkIndex chunk, StatusCallback done) {
+  struct Fetch {
+    const Replica* replica;
+    ChunkIndex chunk;
+    std::uint64_t changes;
+    StatusCallback done;
+  };
+  auto* fetch = new Fetch{&replica, chunk, record_changes_, std::move(done)};
+  kv_->get(chunk_key(replica.id(), replica.identity().head_layer, chunk),
+           [this, fetch](Result<std::optional<std::string>> value) {
+             std::unique_ptr<Fetch> owned(fetch);
+             if (!value.ok()) return owned->done(std::move(value).error());
+             // A value from before the last change may be out of date.
+             if (fetch->changes != record_changes_) {
+               if (records_.find(fetch->replica->id(), fetch->chunk)) return owned->done(Status());
+               return fetch_record(*fetch->replica, fetch->chunk, std::move(owned->done));
+             }
+             RecordCache::Record record;
+             if (*value) {
+               Result<ChunkRecord> decoded = decode_chunk_record(**value);
+               if (!decoded.ok()) return owned->done(std::move(decoded).error());
+               record = std::move(decoded).value();
+             }
+             records_.put(fetch->replica->id(), fetch->chunk, std::move(record));
+             owned->done(Status());
+           });
+}
+
+// ---- space ----
+
+Disk::Room Disk::room_for(Need need) {
+  std::uint64_t wanted = need.certain + need.possible;
+  if (wanted == 0) return Room::kYes;
+  std::uint64_t taken = slots_.used() + reserved_;
+  std::uint64_t hard = total_slots_ > taken ? total_slots_ - taken : 0;
+  std::uint64_t soft = hard > reserve_slots_ ? hard - reserve_slots_ : 0;
+  if (need.certain > soft || wanted > hard) return Room::kNo;
+  if (taken + wanted <= slots_.size()) return Room::kYes;
+  grow_if_needed();
+  return Room::kGrowing;
+}
+
+void Disk::grow_if_needed() {
+  std::uint64_t taken = slots_.used() + reserved_;
+  if (growing_ || failure_ || slots_.size() >= total_slots_ || taken + grow_step_ / 2 < slots_.size()) return;
+  growing_ = true;
+  std::uint64_t slots = std::min(grow_step_, total_slots_ - slots_.size());
+  data_->allocate(slots_.size() * kChunkSize, slots * kChunkSize, [this, slots](Status status) {
+    if (!status.ok()) return on_grown(slots, std::move(status));
+    // Durable before anything relies on it: after a power loss the reserved slots must still exist.
+    data_->sync([this, slots](Status synced) { on_grown(slots, std::move(synced)); });
+  });
+}
+
+void Disk::on_grown(std::uint64_t slots, Status status) {
+  growing_ = false;
+  if (status.ok()) {
+    slots_.set_size(slots_.size() + slots);
+  } else if (status.error().code() == ErrorCode::kNoSpace) {
+    // The file system has less than expected. What exists is all there is until the next start.
+    total_slots_ = slots_.size();
+  } else {
+    fail(status.error());
+  }
+  wake_writers();
+  for (const auto& [id, replica] : replicas_) {
+    if (!replica->fills().empty()) destager_.note_work(true);
+  }
+}
+
+void Disk::free_slots_later(std::vector<std::uint64_t> slots, Callback<void()> done) {
+  struct Freeing {
+    std::vector<std::uint64_t> slots;
+    Callback<void()> done;
+  };
+  auto* freeing = new Freeing{std::move(slots), std::move(done)};
+  reads_.after_current([this, freeing] {
+    std::unique_ptr<Freeing> owned(freeing);
+    for (std::uint64_t slot : owned->slots) slots_.give_back(slot);
+    owned->done();
+  });
+}
+
+// ---- backpressure ----
+
+bool Disk::above_limits() const {
+  std::uint64_t ring = journal_->size_blocks();
+  if (above_) {
+    above_ = cached_bytes_ > options_.cache_bytes / 4 * 3 || journal_->used_blocks() > ring / 10 * 6;
+  } else {
+    above_ = cached_bytes_ > options_.cache_bytes || journal_->used_blocks() > ring / 4 * 3;
+  }
+  return above_;
+}
+
+bool Disk::above_low_marks() const {
+  return cached_bytes_ > options_.cache_bytes / 4 || unapplied_bytes_ > 4 * options_.cache_bytes ||
+         journal_->used_blocks() > journal_->size_blocks() / 4 || journal_->waiting_for_room();
+}
+
+void Disk::on_journalled(LogEntry& log) { log.owner->on_journalled(log); }
+
+void Disk::wake_writers() {
+  if (waking_) return;
+  waking_ = true;
+  env_.post([this] {
+    waking_ = false;
+    if (failure_) return;
+    for (const auto& [id, replica] : replicas_) replica->try_waiting();
+    for (const auto& [id, replica] : replicas_) replica->tell_ready();
+  });
+}
+
+// ---- replicas ----
+
+ReplicaStore* Disk::find(ReplicaId id) {
+  auto at = replicas_.find(id);
+  return at == replicas_.end() || at->second->deleted() ? nullptr : at->second.get();
+}
+
+std::vector<ReplicaId> Disk::list() const {
+  std::vector<ReplicaId> ids;
+  for (const auto& [id, replica] : replicas_) {
+    if (!replica->deleted()) ids.push_back(id);
+  }
+  return ids;
+}
+
+void Disk::create_replica(ReplicaId id, VolumeId volume, std::uint64_t size_blocks, bool complete,
+                          StatusCallback done) {
+  Status usable = refusal();
+  if (usable.ok() && (replicas_.contains(id) || creating_.contains(id))) {
+    usable = Error(ErrorCode::kAlreadyExists, "replica " + to_hex(id.value()) + " exists on disk " + label_.id);
+  }
+  if (!usable.ok()) return deferred_.call(std::move(done), std::move(usable));
+  creating_.insert(id);
+  ReplicaIdentity identity;
+  identity.volume = volume;
+  identity.complete = complete;
+  // Never that of a former replica with the same id: its entries may still be in the journal.
+  identity.log_generation = env_.random() >> 1 | 1;
+  ReplicaApplied applied;
+  applied.size_blocks = size_blocks;
+  spawn(run_create(id, identity, applied, std::move(done)));
+}
+
+Task<void> Disk::run_create(ReplicaId id, ReplicaIdentity identity, ReplicaApplied applied, StatusCallback done) {
+  KvBatch batch;
+  batch.put(replica_key(kIdentityTable, id), encode_identity(identity));
+  batch.put(replica_key(kAppliedTable, id), encode_applied(applied));
+  Kv* kv = kv_.get();
+  Status outcome = co_await suspend<Status>(
+      [kv, &batch](StatusCallback next) { kv->write(std::move(batch), true, std::move(next)); });
+  creating_.erase(id);
+  if (outcome.ok()) {
+    replicas_.emplace(id, std::make_unique<Replica>(*this, id, std::move(identity), std::move(applied)));
+  } else {
+    fail(outcome.error());
+  }
+  done(std::move(outcome));
+}
+
+void Disk::delete_replica(ReplicaId id, StatusCallback done) {
+  Status usable = refusal();
+  if (usable.ok() && !find(id)) {
+    usable = Error(ErrorCode::kNotFound, "no replica " + to_hex(id.value()) + " on disk " + label_.id);
+  }
+  if (!usable.ok()) return deferred_.call(std::move(done), std::move(usable));
+  Replica* replica = replicas_.find(id)->second.get();
+  replica->mark_deleted();
+  replica->fail_waiting(Error(ErrorCode::kNotFound, "replica " + to_hex(id.value()) + " was deleted"));
+  spawn(run_delete(replica, std::move(done)));
+}
+
+// The slots are collected first; then one batch removes everything, so that a crash leaves all or nothing.
+Task<void> Disk::run_delete(Replica* replica, StatusCallback done) {
+  Disk* self = this;
+  Status outcome =
+      co_await suspend<Status>([self](StatusCallback next) { self->journal_->after_completion(std::move(next)); });
+  (void)co_await suspend<bool>([self](Callback<void(bool)> next) {
+    auto* waiting = new Callback<void(bool)>(std::move(next));
+    self->destager_.pause([waiting] {
+      std::unique_ptr<Callback<void(bool)>> owned(waiting);
+      (*owned)(true);
+    });
+  });
+  std::vector<std::uint64_t> slots;
+  std::string from = chunk_key(replica->id(), 0, ChunkIndex(0));
+  std::string to = chunk_key(replica->id(), ~std::uint64_t{0}, ChunkIndex(~std::uint64_t{0}));
+  for (std::string at = from; outcome.ok();) {
+    Kv* kv = kv_.get();
+    Result<KvPairs> page = co_await suspend<Result<KvPairs>>([kv, &at, &to](Callback<void(Result<KvPairs>)> next) {
+      kv->range(at, to, kDeletePageRecords, std::move(next));
+    });
+    outcome = page.status();
+    if (!outcome.ok()) break;
+    for (const auto& [key, value] : *page) {
+      Result<ChunkRecord> record = decode_chunk_record(value);
+      if (record.ok() && record->slot != kNoSlot) slots.push_back(record->slot);
+    }
+    if (page->size() < kDeletePageRecords) break;
+    at = page->back().first + std::string(1, '\0');
+  }
+  JournalState state;
+  if (outcome.ok()) {
+    std::vector<std::uint64_t> direct = replica->discard_log();
+    slots.insert(slots.end(), direct.begin(), direct.end());
+    KvBatch batch;
+    batch.remove_range(from, to);
+    batch.remove(replica_key(kIdentityTable, replica->id()));
+    batch.remove(replica_key(kAppliedTable, replica->id()));
+    state = journal_->releasable();
+    batch.put(std::string(kJournalKey), encode_journal_state(state));
+    Kv* kv = kv_.get();
+    outcome = co_await suspend<Status>(
+        [kv, &batch](StatusCallback next) { kv->write(std::move(batch), true, std::move(next)); });
+  }
+  if (outcome.ok()) {
+    journal_->release(state);
+    records_.forget(replica->id());
+    note_records_changed();
+    (void)co_await suspend<bool>([self, &slots](Callback<void(bool)> next) {
+      auto* waiting = new Callback<void(bool)>(std::move(next));
+      self->free_slots_later(std::move(slots), [waiting] {
+        std::unique_ptr<Callback<void(bool)>> owned(waiting);
+        (*owned)(true);
+      });
+    });
+    auto node = replicas_.extract(replica->id());
+    deleted_.push_back(std::move(node.mapped()));
+  } else {
+    fail(outcome.error());
+  }
+  destager_.resume();
+  done(std::move(outcome));
+  wake_writers();
+}
+
+// ---- closing ----
+
+void Disk::close(Callback<void()> done) {
+  closing_ = true;
+  for (const auto& [id, replica] : replicas_) {
+    replica->fail_waiting(Error(ErrorCode::kCancelled, "disk " + label_.id + " is being closed"));
+  }
+  spawn(run_close(std::move(done)));
+}
+
+Task<void> Disk::run_close(Callback<void()> done) {
+  Disk* self = this;
+  Status completed =
+      co_await suspend<Status>([self](StatusCallback next) { self->journal_->after_completion(std::move(next)); });
+  if (completed.ok()) {
+    (void)co_await suspend<bool>([self](Callback<void(bool)> next) {
+      auto* waiting = new Callback<void(bool)>(std::move(next));
+      self->destager_.drain([waiting] {
+        std::unique_ptr<Callback<void(bool)>> owned(waiting);
+        (*owned)(true);
+      });
+    });
+    Status flushed = co_await suspend<Status>([self](StatusCallback next) { self->journal_->flush(std::move(next)); });
+    (void)flushed;
+  }
+  // Let callbacks that are due run first.
+  (void)co_await suspend<Status>([self](StatusCallback next) { self->deferred_.call(std::move(next), Status()); });
+  done();
+}
+
+}  // namespace holdfast::store

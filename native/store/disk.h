@@ -1,0 +1,140 @@
+// Disk: the DiskStore. Owns the files, the metadata, the journal, the slots and the replicas, and decides about space
+// and backpressure. Opening and recovery: disk_open.cc. Destaging: destager.h. One replica: replica.h.
+//
+// Space invariant: slots taken + slots reserved <= slots that exist in the data file. Every chunk that the log may have
+// to give a slot has one reserved, so destaging never runs out. Thread: reactor of the Env.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "store/deferred.h"
+#include "store/destager.h"
+#include "store/disk_label.h"
+#include "store/journal.h"
+#include "store/read_tracker.h"
+#include "store/record_cache.h"
+#include "store/replica.h"
+#include "store/slot_allocator.h"
+#include "store/store.h"
+
+namespace holdfast::store {
+
+class Disk final : public DiskStore {
+ public:
+  Disk(Env& env, StoreOptions options);
+  ~Disk() override;
+
+  // ---- DiskStore ----
+  const std::string& disk_id() const override { return label_.id; }
+  SpaceInfo space() const override;
+  std::string failure() const override { return failure_ ? failure_->message() : std::string(); }
+  void create_replica(ReplicaId id, VolumeId volume, std::uint64_t size_blocks, bool complete,
+                      StatusCallback done) override;
+  void delete_replica(ReplicaId id, StatusCallback done) override;
+  ReplicaStore* find(ReplicaId id) override;
+  std::vector<ReplicaId> list() const override;
+  void close(Callback<void()> done) override;
+
+  // ---- for replicas and the destager ----
+  Env& env() { return env_; }
+  Kv& kv() { return *kv_; }
+  File& data() { return *data_; }
+  Journal& journal() { return *journal_; }
+  SlotAllocator& slots() { return slots_; }
+  RecordCache& records() { return records_; }
+  ReadTracker& reads() { return reads_; }
+  Destager& destager() { return destager_; }
+  Deferred& deferred() { return deferred_; }
+  const std::map<ReplicaId, std::unique_ptr<Replica>>& replicas() const { return replicas_; }
+
+  bool failed() const { return failure_.has_value(); }
+  const std::optional<Error>& failure_error() const { return failure_; }
+  // Every operation from now on fails with DISK_IO.
+  void fail(const Error& error);
+  // Why new work is refused: failed or closing.
+  Status refusal() const;
+
+  // The record if it is in memory; nullptr when it must be fetched.
+  const RecordCache::Record* record_if_cached(const Replica& replica, ChunkIndex chunk);
+  // Brings the record into memory.
+  void fetch_record(const Replica& replica, ChunkIndex chunk, StatusCallback done);
+  // A batch that changed records was stored; fetches begun before it may have old values.
+  void note_records_changed() { ++record_changes_; }
+
+  // ---- space, in slots ----
+  struct Need {
+    std::uint64_t certain = 0;   // chunks that have no slot for sure
+    std::uint64_t possible = 0;  // chunks whose record was not in memory: may dip into the reserve
+  };
+  enum class Room { kYes, kGrowing, kNo };
+  Room room_for(Need need);
+  void reserve(std::uint64_t slots) { reserved_ += slots; }
+  void unreserve(std::uint64_t slots) {
+    CHECK(reserved_ >= slots);
+    reserved_ -= slots;
+  }
+  // Grows the data file when little is left.
+  void grow_if_needed();
+  // Ends the use of a slot once no read that has begun can see it.
+  void free_slots_later(std::vector<std::uint64_t> slots, Callback<void()> done);
+
+  // ---- cache budget and backpressure ----
+  void add_unapplied(const LogEntry& log) {
+    cached_bytes_ += log.cached_bytes;
+    unapplied_bytes_ += log.written_bytes;
+  }
+  void remove_unapplied(const LogEntry& log) {
+    CHECK(cached_bytes_ >= log.cached_bytes && unapplied_bytes_ >= log.written_bytes);
+    cached_bytes_ -= log.cached_bytes;
+    unapplied_bytes_ -= log.written_bytes;
+  }
+  bool above_limits() const;
+  bool above_low_marks() const;
+  void on_journalled(LogEntry& log);
+  // Something that writers may wait for has changed: tries waiting appends, tells those who were told to wait.
+  void wake_writers();
+
+ private:
+  friend class DiskOpener;
+
+  Task<void> run_delete(Replica* replica, StatusCallback done);
+  Task<void> run_create(ReplicaId id, ReplicaIdentity identity, ReplicaApplied applied, StatusCallback done);
+  Task<void> run_close(Callback<void()> done);
+  void on_grown(std::uint64_t slots, Status status);
+
+  Env& env_;
+  StoreOptions options_;
+  DiskLabel label_;
+  std::unique_ptr<File> label_file_;  // holds the lock
+  std::unique_ptr<File> data_;
+  std::unique_ptr<File> journal_file_;
+  std::unique_ptr<Kv> kv_;
+  std::unique_ptr<Journal> journal_;
+  SlotAllocator slots_;
+  RecordCache records_;
+  ReadTracker reads_;
+  Deferred deferred_;
+  Destager destager_;
+  std::map<ReplicaId, std::unique_ptr<Replica>> replicas_;
+  std::set<ReplicaId> creating_;
+  std::vector<std::unique_ptr<Replica>> deleted_;  // kept: callbacks may still name them
+
+  std::uint64_t total_slots_ = 0;
+  std::uint64_t reserve_slots_ = 0;
+  std::uint64_t reserved_ = 0;
+  std::uint64_t grow_step_ = 0;
+  bool growing_ = false;
+  std::uint64_t record_changes_ = 0;
+  std::uint64_t cached_bytes_ = 0;
+  std::uint64_t unapplied_bytes_ = 0;  // of data in the logs, direct writes too
+  mutable bool above_ = false;         // with hysteresis
+  bool waking_ = false;
+  bool closing_ = false;
+  std::optional<Error> failure_;
+};
+
+}  // namespace holdfast::store

@@ -1,0 +1,309 @@
+#include "store/journal_recovery.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/crc32c.h"
+#include "store/chunk_record.h"
+
+namespace holdfast::store {
+
+namespace {
+
+constexpr std::uint64_t kWindowBlocks = 1024;
+
+std::uint32_t crc_at(std::span<const std::byte> crcs, std::uint32_t block) {
+  std::uint32_t crc;
+  std::memcpy(&crc, crcs.data() + std::size_t{block} * 4, 4);
+  return crc;
+}
+
+// Reads the ring in large pieces and gives out parts of them.
+class RingReader {
+ public:
+  RingReader(Env& env, File& file, std::uint64_t blocks) : env_(env), file_(file), blocks_(blocks) {}
+
+  // `count` blocks from ring block `first`; INVALID_ARGUMENT if they pass the end of the ring.
+  Task<Result<Slice>> read(std::uint64_t first, std::uint64_t count) {
+    if (first + count > blocks_) co_return Error(ErrorCode::kInvalidArgument, "a batch passes the end of the ring");
+    if (first < window_first_ || first + count > window_first_ + window_blocks_) {
+      std::uint64_t wanted = std::min(std::max(count, kWindowBlocks), blocks_ - first);
+      window_ = env_.buffers().allocate(wanted * kBlockSize);
+      window_first_ = first;
+      window_blocks_ = wanted;
+      Status status = co_await suspend<Status>(
+          [this](StatusCallback done) { file_.read(window_first_ * kBlockSize, window_.bytes(), std::move(done)); });
+      if (!status.ok()) {
+        window_blocks_ = 0;
+        co_return Error(ErrorCode::kDiskIo, "reading the journal failed: " + status.error().message());
+      }
+    }
+    co_return window_.sub((first - window_first_) * kBlockSize, count * kBlockSize);
+  }
+
+ private:
+  Env& env_;
+  File& file_;
+  std::uint64_t blocks_;
+  Slice window_;
+  std::uint64_t window_first_ = 0;
+  std::uint64_t window_blocks_ = 0;
+};
+
+class Recovery {
+ public:
+  Recovery(Env& env, File& journal, File& data, JournalGeometry geometry, JournalState state,
+           std::function<bool(const EntryHeader&)> needed)
+      : env_(env),
+        data_(data),
+        geometry_(geometry),
+        state_(std::move(state)),
+        needed_(std::move(needed)),
+        ring_(env, journal, geometry.blocks) {}
+
+  Task<Result<RecoveredJournal>> run() {
+    Status walked = co_await walk();
+    if (!walked.ok()) co_return std::move(walked).error();
+    Status scanned = co_await scan_rest();
+    if (!scanned.ok()) co_return std::move(scanned).error();
+    Status verified = co_await verify_direct();
+    if (!verified.ok()) co_return std::move(verified).error();
+    std::uint64_t cut = first_incomplete();
+    if (cut < state_.runs.back().first_number) co_return damaged(cut);
+    if (cut <= flushed_number_) co_return damaged(cut);
+    out_.lost_acknowledged = cut <= completed_number_;
+    while (!out_.batches.empty() && out_.batches.back().number >= cut) out_.batches.pop_back();
+    out_.next_number = cut;
+    out_.next_position =
+        out_.batches.empty() ? state_.oldest_position : out_.batches.back().position + out_.batches.back().blocks;
+    co_return std::move(out_);
+  }
+
+ private:
+  struct DirectCheck {
+    std::uint64_t batch;
+    ReplicaId replica;
+    std::uint64_t order;  // of the entry over the whole run
+    std::uint64_t chunk;
+    std::uint64_t slot;
+    Slice crc;
+    std::uint32_t first;    // block within the entry
+    std::uint64_t bad = 0;  // blocks that the slot does not hold
+  };
+
+  Error damaged(std::uint64_t number) const {
+    return Error(ErrorCode::kJournalDamaged,
+                 "batch " + std::to_string(number) +
+                     " of the journal was durable and cannot be read back; the replicas on this disk must be rebuilt: "
+                     "remove the disk, format it, and add it again");
+  }
+
+  // Follows the batches from the oldest on until one is missing.
+  Task<Status> walk() {
+    next_number_ = state_.oldest_number;
+    next_position_ = state_.oldest_position;
+    for (;;) {
+      std::uint64_t skip = (geometry_.blocks - next_position_ % geometry_.blocks) % geometry_.blocks;
+      Result<bool> found = co_await take_batch(next_position_);
+      if (!found.ok()) co_return std::move(found).error();
+      if (!*found && skip > 0) {
+        found = co_await take_batch(next_position_ + skip);
+        if (!found.ok()) co_return std::move(found).error();
+      }
+      if (!*found) co_return Status();
+    }
+  }
+
+  // Takes the batch with the next number if it is at this position and whole.
+  Task<Result<bool>> take_batch(std::uint64_t position) {
+    if (position >= state_.oldest_position + geometry_.blocks) co_return false;
+    std::uint64_t first = position % geometry_.blocks;
+    Result<Slice> block = co_await ring_.read(first, 1);
+    if (!block.ok()) co_return std::move(block).error();
+    std::optional<BatchHeader> header = peek_batch(block->bytes(), geometry_.key);
+    if (!header || header->number != next_number_ || header->position != position ||
+        header->generation != state_.generation_of(next_number_)) {
+      co_return false;
+    }
+    std::uint32_t blocks = header->header_blocks + header->payload_blocks;
+    if (first + blocks > geometry_.blocks) co_return false;
+    Result<Slice> bytes = co_await ring_.read(first, blocks);
+    if (!bytes.ok()) co_return std::move(bytes).error();
+    std::size_t header_bytes = std::size_t{header->header_blocks} * kBlockSize;
+    if (!batch_crc_ok(bytes->bytes().first(header_bytes))) co_return false;
+    note_watermarks(*header);
+    RecoveredBatch batch{next_number_, position, blocks, {}};
+    if (!take_entries(*bytes, header_bytes, batch)) co_return false;
+    out_.batches.push_back(std::move(batch));
+    ++next_number_;
+    next_position_ = position + blocks;
+    co_return true;
+  }
+
+  // False when the payload of a needed entry is torn.
+  bool take_entries(const Slice& bytes, std::size_t header_bytes, RecoveredBatch& batch) {
+    Result<std::vector<ParsedEntry>> parsed = parse_entries(bytes.bytes().first(header_bytes));
+    if (!parsed.ok()) return false;
+    for (ParsedEntry& entry : *parsed) {
+      if (!needed_(entry.header)) continue;
+      RecoveredEntry recovered;
+      recovered.header = entry.header;
+      recovered.direct = std::move(entry.direct);
+      if (static_cast<Op>(entry.header.op) == Op::kWrite) {
+        recovered.crc = env_.buffers().copy_of(entry.crc);
+        std::size_t at = header_bytes + std::size_t{entry.payload_first} * kBlockSize;
+        if (!take_payload(recovered, bytes.bytes().subspan(at))) return false;
+      }
+      batch.entries.push_back(std::move(recovered));
+    }
+    return true;
+  }
+
+  bool take_payload(RecoveredEntry& entry, std::span<const std::byte> payload) {
+    std::uint32_t count = entry.header.block_count;
+    if (entry.direct.size() * kBlocksPerChunk == count) return true;
+    entry.data = env_.buffers().allocate(std::size_t{count} * kBlockSize);
+    auto direct = entry.direct.begin();
+    for (std::uint32_t block = 0; block < count;) {
+      if (direct != entry.direct.end() && direct->first == block) {
+        block += kBlocksPerChunk;
+        ++direct;
+        continue;
+      }
+      std::span<const std::byte> bytes = payload.first(kBlockSize);
+      payload = payload.subspan(kBlockSize);
+      if (crc32c(bytes) != crc_at(entry.crc.bytes(), block)) return false;
+      std::memcpy(entry.data.data() + std::size_t{block} * kBlockSize, bytes.data(), kBlockSize);
+      ++block;
+    }
+    return true;
+  }
+
+  // Of genuine batches of the last run, whole or not: how far it was durable, and written.
+  void note_watermarks(const BatchHeader& header) {
+    if (header.generation != state_.runs.back().generation) return;
+    flushed_number_ = std::max(flushed_number_, header.flushed_number);
+    completed_number_ = std::max(completed_number_, header.completed_number);
+  }
+
+  // Looks for batches beyond the first missing one.
+  Task<Status> scan_rest() {
+    std::uint64_t end = state_.oldest_position + geometry_.blocks;
+    for (std::uint64_t position = next_position_; position < end; ++position) {
+      std::uint64_t first = position % geometry_.blocks;
+      Result<Slice> block = co_await ring_.read(first, 1);
+      if (!block.ok()) co_return std::move(block).error();
+      std::optional<BatchHeader> header = peek_batch(block->bytes(), geometry_.key);
+      if (!header || header->position % geometry_.blocks != first) continue;
+      if (first + header->header_blocks > geometry_.blocks) continue;
+      Result<Slice> blocks = co_await ring_.read(first, header->header_blocks);
+      if (!blocks.ok()) co_return std::move(blocks).error();
+      if (!batch_crc_ok(blocks->bytes())) continue;
+      if (header->generation > state_.runs.back().generation || header->oldest_number > state_.oldest_number) {
+        co_return Error(ErrorCode::kJournalDamaged,
+                        "the journal is newer than the metadata: synced metadata was lost; the replicas on this disk "
+                        "must be rebuilt: remove the disk, format it, and add it again");
+      }
+      if (header->number >= next_number_) note_watermarks(*header);
+    }
+    co_return Status();
+  }
+
+  // Reads what direct writes left in their slots.
+  Task<Status> verify_direct() {
+    std::uint64_t order = 0;
+    for (const RecoveredBatch& batch : out_.batches) {
+      for (const RecoveredEntry& entry : batch.entries) {
+        ++order;
+        for (const DirectPiece& piece : entry.direct) {
+          DirectCheck check{batch.number, ReplicaId(entry.header.replica),
+                            order,        (entry.header.first_block + piece.first) / kBlocksPerChunk,
+                            piece.slot,   entry.crc,
+                            piece.first};
+          Status status = co_await read_direct(&check);
+          if (!status.ok()) co_return std::move(status).error();
+          if (check.bad != 0) failed_checks_.push_back(std::move(check));
+        }
+      }
+    }
+    co_return Status();
+  }
+
+  Task<Status> read_direct(DirectCheck* check) {
+    check->bad = kAllBlocks;
+    if (check->slot >= data_.size() / kChunkSize) co_return Status();  // the growth of the file was lost
+    Slice content = env_.buffers().allocate(kChunkSize);
+    File* data = &data_;
+    std::uint64_t offset = check->slot * kChunkSize;
+    std::span<std::byte> into = content.bytes();
+    Status status = co_await suspend<Status>(
+        [data, offset, into](StatusCallback done) { data->read(offset, into, std::move(done)); });
+    if (!status.ok()) co_return Error(ErrorCode::kDiskIo, "reading chunk data failed: " + status.error().message());
+    for (std::uint32_t block = 0; block < kBlocksPerChunk; ++block) {
+      std::span<const std::byte> bytes = content.bytes().subspan(std::size_t{block} * kBlockSize, kBlockSize);
+      if (crc32c(bytes) == crc_at(check->crc.bytes(), check->first + block)) {
+        check->bad &= ~(std::uint64_t{1} << block);
+      }
+    }
+    co_return Status();
+  }
+
+  // Blocks of the chunk that entries after `check` and before batch `cut` change: destaging may have written those
+  // over the slot already (it syncs the journal first, so these entries cannot be missing then).
+  std::uint64_t changed_later(const DirectCheck& check, std::uint64_t cut) const {
+    std::uint64_t changed = 0;
+    std::uint64_t order = 0;
+    std::uint64_t first = check.chunk * kBlocksPerChunk;
+    for (const RecoveredBatch& batch : out_.batches) {
+      if (batch.number >= cut) break;
+      for (const RecoveredEntry& entry : batch.entries) {
+        if (++order <= check.order || entry.header.replica != check.replica.value()) continue;
+        std::uint64_t begin = std::max(first, entry.header.first_block);
+        std::uint64_t end = std::min(first + kBlocksPerChunk, entry.header.first_block + entry.header.block_count);
+        if (begin < end) {
+          changed |= block_mask(static_cast<std::uint32_t>(begin - first), static_cast<std::uint32_t>(end - begin));
+        }
+      }
+    }
+    return changed;
+  }
+
+  std::uint64_t first_incomplete() const {
+    std::uint64_t cut = next_number_;
+    for (bool changed = true; changed;) {
+      changed = false;
+      for (const DirectCheck& check : failed_checks_) {
+        if (check.batch < cut && (check.bad & ~changed_later(check, cut)) != 0) {
+          cut = check.batch;
+          changed = true;
+        }
+      }
+    }
+    return cut;
+  }
+
+  Env& env_;
+  File& data_;
+  JournalGeometry geometry_;
+  JournalState state_;
+  std::function<bool(const EntryHeader&)> needed_;
+  RingReader ring_;
+  RecoveredJournal out_;
+  std::uint64_t next_number_ = 1;
+  std::uint64_t next_position_ = 0;
+  std::uint64_t flushed_number_ = 0;
+  std::uint64_t completed_number_ = 0;
+  std::vector<DirectCheck> failed_checks_;
+};
+
+}  // namespace
+
+Task<Result<RecoveredJournal>> recover_journal(Env* env, File* journal, File* data, JournalGeometry geometry,
+                                               JournalState state, std::function<bool(const EntryHeader&)> needed) {
+  CHECK(!state.runs.empty());
+  Recovery recovery(*env, *journal, *data, geometry, std::move(state), std::move(needed));
+  Result<RecoveredJournal> outcome = co_await recovery.run();
+  co_return outcome;
+}
+
+}  // namespace holdfast::store

@@ -1,0 +1,72 @@
+// RecordCache: the most recently used chunk records in memory, also the knowledge that there is none.
+// Thread: reactor of the store.
+#pragma once
+
+#include <list>
+#include <optional>
+#include <unordered_map>
+
+#include "store/chunk_record.h"
+
+namespace holdfast::store {
+
+class RecordCache {
+ public:
+  using Record = std::optional<ChunkRecord>;
+
+  explicit RecordCache(std::size_t records_max) : records_max_(records_max) {}
+
+  // Valid until the next put() or forget().
+  const Record* find(ReplicaId replica, ChunkIndex chunk) {
+    auto at = index_.find({replica.value(), chunk.value()});
+    if (at == index_.end()) return nullptr;
+    order_.splice(order_.begin(), order_, at->second);
+    return &at->second->record;
+  }
+  const Record* put(ReplicaId replica, ChunkIndex chunk, Record record) {
+    Key key{replica.value(), chunk.value()};
+    auto at = index_.find(key);
+    if (at != index_.end()) {
+      at->second->record = std::move(record);
+      order_.splice(order_.begin(), order_, at->second);
+      return &order_.front().record;
+    }
+    if (index_.size() >= records_max_) {
+      index_.erase(order_.back().key);
+      order_.pop_back();
+    }
+    order_.push_front({key, std::move(record)});
+    index_.emplace(key, order_.begin());
+    return &order_.front().record;
+  }
+  void forget(ReplicaId replica) {
+    for (auto at = order_.begin(); at != order_.end();) {
+      if (at->key.replica == replica.value()) {
+        index_.erase(at->key);
+        at = order_.erase(at);
+      } else {
+        ++at;
+      }
+    }
+  }
+
+ private:
+  struct Key {
+    std::uint64_t replica, chunk;
+    bool operator==(const Key&) const = default;
+  };
+  struct Hash {
+    std::size_t operator()(const Key& key) const {
+      return (key.replica ^ (key.chunk + 0x9E3779B97F4A7C15ull)) * 0xD6E8FEB86659FD93ull >> 7;
+    }
+  };
+  struct Node {
+    Key key;
+    Record record;
+  };
+  std::size_t records_max_;
+  std::list<Node> order_;  // most recent first
+  std::unordered_map<Key, std::list<Node>::iterator, Hash> index_;
+};
+
+}  // namespace holdfast::store

@@ -1,0 +1,143 @@
+// Replica: the ReplicaStore. Its log since `applied`, and what that changes (the overlay).
+// Reading: replica_read.cc. Rebuild: replica_rebuild.cc. Thread: reactor of the store.
+#pragma once
+
+#include <deque>
+#include <map>
+#include <optional>
+#include <vector>
+
+#include "base/task.h"
+#include "store/chunk_record.h"
+#include "store/log_entry.h"
+#include "store/overlay.h"
+#include "store/store.h"
+
+namespace holdfast::store {
+
+class Disk;
+
+// Epoch starts kept per replica; older ones are forgotten.
+inline constexpr std::size_t kHistoryMax = 1'000;
+
+class Replica final : public ReplicaStore {
+ public:
+  Replica(Disk& disk, ReplicaId id, ReplicaIdentity identity, ReplicaApplied applied);
+
+  // ---- ReplicaStore ----
+  ReplicaInfo info() const override;
+  void promise(Epoch epoch, StatusCallback done) override;
+  void append(Entry entry, StatusCallback done) override;
+  void flush(StatusCallback done) override;
+  bool accepts_more() const override;
+  void on_ready(Callback<void()> ready) override { ready_ = std::move(ready); }
+  void set_committed(Seq seq) override;
+  void read(BlockRange blocks, Callback<void(Result<ReadOutcome>)> done) override;
+  void map(BlockRange blocks, Callback<void(Result<ReadOutcome>)> done) override;
+  void read_log(Seq first, Seq last, Callback<void(Result<std::vector<Entry>>)> done) override;
+  void list_chunks(ChunkIndex first, ChunkIndex end, Seq after, std::size_t max,
+                   Callback<void(Result<std::vector<ChunkVersion>>)> done) override;
+  void read_chunk(ChunkIndex chunk, Callback<void(Result<ChunkContent>)> done) override;
+  void join(JoinRequest request, StatusCallback done) override;
+  void unknown_chunks(ChunkIndex first, ChunkIndex end, std::vector<ChunkVersion> source,
+                      Callback<void(Result<std::vector<ChunkIndex>>)> done) override;
+  void fill_chunk(ChunkIndex chunk, ChunkContent content, StatusCallback done) override;
+  void finish_rebuild(StatusCallback done) override;
+
+  // ---- for the disk and the destager ----
+  struct Fill {
+    ChunkContent content;
+    StatusCallback done;
+  };
+
+  ReplicaId id() const { return id_; }
+  const ReplicaIdentity& identity() const { return identity_; }
+  bool complete() const { return complete_; }
+  bool deleted() const { return deleted_; }
+  Overlay& overlay() { return overlay_; }
+  std::deque<LogEntry>& log() { return log_; }
+  std::map<ChunkIndex, std::deque<Fill>>& fills() { return fills_; }
+  LogPosition last() const { return last_; }
+  // Whether the oldest entry of the log may be applied now.
+  bool may_apply(const LogEntry& log) const {
+    return log.journalled && (apply_all_ || log.entry.position.seq <= committed_);
+  }
+  bool has_work() const { return !fills_.empty() || (!log_.empty() && may_apply(log_.front())); }
+  // What will be stored once entries up to `through` are applied.
+  ReplicaApplied applied_at(const LogEntry* through) const;
+  // The entries up to applied.applied are in records now.
+  void on_applied(const ReplicaApplied& applied);
+  void add_used(std::int64_t slots) { used_slots_ += static_cast<std::uint64_t>(slots); }
+  std::uint64_t used_slots() const { return used_slots_; }
+
+  void on_journalled(const LogEntry& log);
+  // Recovery: an entry that was in the journal. JOURNAL_DAMAGED when it does not follow.
+  Status recover(LogEntry log);
+  void try_waiting();
+  // Fails what waits here.
+  void fail_waiting(const Error& error);
+  void tell_ready();
+  void mark_deleted() { deleted_ = true; }
+  // Deletion: forgets the log and gives back what it held; returns the slots of direct writes.
+  std::vector<std::uint64_t> discard_log();
+
+ private:
+  struct Waiting {
+    Entry entry;
+    StatusCallback done;
+  };
+  enum class Admission { kYes, kNo, kWait };
+  // A direct piece that read_log has to fetch from its slot.
+  struct LogPiece {
+    std::size_t entry;
+    DirectPiece piece;
+  };
+
+  Status check_usable() const;
+  Status check_range(BlockRange blocks) const;
+  Status check_entry(const Entry& entry) const;
+  bool try_append(Entry& entry, StatusCallback& done);
+  bool has_slot_for_sure(ChunkIndex chunk);
+  bool room_with_direct(BlockRange blocks, Admission& admission);
+  Admission room_in_place(BlockRange blocks);
+  void add_to_log(Entry entry, StatusCallback done, bool direct);
+  void take_direct_slots(LogEntry& log);
+  void write_direct(LogEntry& log);
+  void note_position(LogPosition position);
+  void store_identity(StatusCallback done);
+  Epoch epoch_of(Seq seq) const;
+  Task<void> run_join(JoinRequest request, StatusCallback done);
+  Task<void> run_finish(StatusCallback done);
+  Task<Result<std::vector<ChunkVersion>>> collect_versions(ChunkIndex first, ChunkIndex end, Seq after,
+                                                           std::size_t max);
+  Task<void> run_list(ChunkIndex first, ChunkIndex end, Seq after, std::size_t max,
+                      Callback<void(Result<std::vector<ChunkVersion>>)> done);
+  Task<void> run_unknown(ChunkIndex first, ChunkIndex end, std::vector<ChunkVersion> source,
+                         Callback<void(Result<std::vector<ChunkIndex>>)> done);
+  Task<void> run_read_log(std::vector<Entry> entries, std::vector<LogPiece> pieces, std::uint64_t token,
+                          Callback<void(Result<std::vector<Entry>>)> done);
+
+  Disk& disk_;
+  ReplicaId id_;
+  ReplicaIdentity identity_;  // as last handed to the metadata
+  bool complete_;             // as durable
+  Epoch promised_;            // as durable
+  ReplicaApplied applied_;    // as durable
+  LogPosition last_;
+  Seq committed_;
+  std::uint64_t size_blocks_;
+  std::vector<EpochStart> history_;
+  std::deque<LogEntry> log_;  // (applied, last]
+  Overlay overlay_;
+  std::map<ChunkIndex, std::deque<Fill>> fills_;
+  std::deque<Waiting> waiting_;             // appends that wait for room or for a join
+  std::optional<std::uint64_t> last_slot_;  // of the last direct write, to go on behind it
+  std::uint64_t used_slots_ = 0;
+  bool joining_ = false;
+  bool apply_all_ = false;
+  bool deleted_ = false;
+  mutable bool refused_ = false;  // accepts_more() said false
+  Callback<void()> ready_;
+};
+
+}  // namespace holdfast::store

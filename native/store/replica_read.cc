@@ -1,0 +1,292 @@
+// Reading a replica: newest pieces of the log over chunk records, contiguous blocks of the device in one read.
+// What a read returns is decided in one go, when all records it needs are in memory; until it ends, the tracker keeps
+// the slots it uses from being changed.
+#include <algorithm>
+
+#include "store/disk.h"
+#include "store/replica.h"
+
+namespace holdfast::store {
+
+namespace {
+
+enum class Purpose : std::uint8_t { kRead, kMap, kChunk };
+
+class ReadOperation {
+ public:
+  ReadOperation(Disk& disk, Replica& replica, BlockRange blocks, Purpose purpose)
+      : disk_(disk), replica_(replica), blocks_(blocks), purpose_(purpose), token_(disk.reads().begin()) {}
+
+  Callback<void(Result<ReadOutcome>)> on_read;
+  Callback<void(Result<ChunkContent>)> on_chunk;
+
+  void start() {
+    missing_.clear();
+    resolve();
+    if (!missing_.empty()) return fetch_missing();
+    if (purpose_ == Purpose::kMap) segments_.clear();
+    read_device();
+  }
+
+ private:
+  // Part of the answer: bytes in memory, or blocks of the data file.
+  struct Segment {
+    Slice memory;
+    std::uint64_t file_block = 0;
+    std::uint32_t count = 0;
+  };
+  // Where one block of a chunk comes from.
+  struct Source {
+    const Piece* piece = nullptr;
+    std::uint64_t file_block = 0;
+    std::uint32_t crc = 0;
+  };
+
+  void resolve() {
+    present_.assign((blocks_.count + 7) / 8, 0);
+    crc_.clear();
+    segments_.clear();
+    version_ = {};
+    for_each_chunk(blocks_, [&](ChunkIndex chunk, std::uint32_t first, std::uint32_t count, std::uint32_t at) {
+      resolve_chunk(chunk, first, count, at);
+    });
+    last_ = replica_.last().seq;
+  }
+
+  void resolve_chunk(ChunkIndex chunk, std::uint32_t first, std::uint32_t count, std::uint32_t at) {
+    Source sources[kBlocksPerChunk];
+    std::uint64_t left = block_mask(first, count);
+    std::uint64_t found = 0;
+    if (const ChunkOverlay* overlay = replica_.overlay().find(chunk)) {
+      for (auto piece = overlay->pieces.rbegin(); piece != overlay->pieces.rend() && left != 0; ++piece) {
+        std::uint64_t taken = piece->mask() & left;
+        left &= ~taken;
+        if (piece->kind == Piece::Kind::kZero) continue;
+        found |= taken;
+        for (; taken != 0; taken &= taken - 1) {
+          auto block = static_cast<std::uint32_t>(std::countr_zero(taken));
+          sources[block] = {piece->in_memory() ? &*piece : nullptr, piece->slot * kBlocksPerChunk + block,
+                            piece->crc_of(block)};
+        }
+      }
+      if (!overlay->pieces.empty()) version_ = overlay->pieces.back().log->entry.position;
+    }
+    if (left != 0 || purpose_ == Purpose::kChunk) {
+      const RecordCache::Record* record = disk_.record_if_cached(replica_, chunk);
+      if (!record) return missing_.push_back(chunk);
+      if (*record) {
+        version_ = std::max(version_, (*record)->version);
+        std::uint64_t taken = (*record)->data & left;
+        found |= taken;
+        for (; taken != 0; taken &= taken - 1) {
+          auto block = static_cast<std::uint32_t>(std::countr_zero(taken));
+          sources[block] = {nullptr, (*record)->slot * kBlocksPerChunk + block, (*record)->crc[block]};
+        }
+      }
+    }
+    for (std::uint64_t rest = found; rest != 0; rest &= rest - 1) {
+      auto block = static_cast<std::uint32_t>(std::countr_zero(rest));
+      std::uint32_t index = at + block - first;
+      present_[index / 8] = static_cast<std::uint8_t>(present_[index / 8] | 1u << index % 8);
+      crc_.push_back(sources[block].crc);
+      add_block(sources[block], block);
+    }
+  }
+
+  // Appends a block to the answer, joined to the last segment where possible.
+  void add_block(const Source& source, std::uint32_t block) {
+    Segment* last = segments_.empty() ? nullptr : &segments_.back();
+    if (source.piece) {
+      const Slice& data = source.piece->log->entry.data;
+      std::size_t offset = source.piece->data_offset(block);
+      std::byte* end = last && !last->memory.empty() ? last->memory.data() + last->memory.size() : nullptr;
+      if (end == data.data() + offset && last->memory.data() >= data.data()) {
+        auto start = static_cast<std::size_t>(last->memory.data() - data.data());
+        last->memory = data.sub(start, last->memory.size() + kBlockSize);
+      } else {
+        segments_.push_back({data.sub(offset, kBlockSize), 0, 1});
+      }
+      return;
+    }
+    if (last && last->memory.empty() && last->file_block + last->count == source.file_block) {
+      ++last->count;
+    } else {
+      segments_.push_back({Slice(), source.file_block, 1});
+    }
+  }
+
+  void fetch_missing() {
+    pending_ = missing_.size();
+    for (ChunkIndex chunk : std::exchange(missing_, {})) {
+      disk_.fetch_record(replica_, chunk, [this](Status status) {
+        if (!status.ok()) status_ = std::move(status);
+        if (--pending_ > 0) return;
+        if (!status_.ok()) return finish();
+        start();
+      });
+    }
+  }
+
+  void read_device() {
+    pending_ = 1;
+    for (Segment& segment : segments_) {
+      if (!segment.memory.empty()) continue;
+      segment.memory = disk_.env().buffers().allocate(std::size_t{segment.count} * kBlockSize);
+      ++pending_;
+      disk_.data().read(segment.file_block * kBlockSize, segment.memory.bytes(), [this](Status status) {
+        if (!status.ok()) {
+          status_ = Error(ErrorCode::kDiskIo,
+                          "reading replica " + to_hex(replica_.id().value()) + " failed: " + status.error().message());
+        }
+        if (--pending_ == 0) finish();
+      });
+    }
+    if (--pending_ == 0) disk_.env().post([this] { finish(); });
+  }
+
+  void finish() {
+    std::unique_ptr<ReadOperation> owned(this);
+    disk_.reads().end(token_);
+    if (purpose_ == Purpose::kChunk) {
+      if (!status_.ok()) return on_chunk(std::move(status_).error());
+      ChunkContent content;
+      content.version = version_;
+      content.source_last = last_;
+      for (std::uint32_t block = 0; block < kBlocksPerChunk; ++block) {
+        if (present_[block / 8] >> (block % 8) & 1) content.present |= std::uint64_t{1} << block;
+      }
+      content.crc = std::move(crc_);
+      for (Segment& segment : segments_) content.data.push_back(std::move(segment.memory));
+      return on_chunk(std::move(content));
+    }
+    if (!status_.ok()) return on_read(std::move(status_).error());
+    ReadOutcome outcome;
+    outcome.present = std::move(present_);
+    if (purpose_ == Purpose::kRead) outcome.crc = std::move(crc_);
+    for (Segment& segment : segments_) outcome.data.push_back(std::move(segment.memory));
+    on_read(std::move(outcome));
+  }
+
+  Disk& disk_;
+  Replica& replica_;
+  BlockRange blocks_;
+  Purpose purpose_;
+  std::uint64_t token_;
+  std::vector<ChunkIndex> missing_;
+  std::size_t pending_ = 0;
+  Status status_;
+  std::vector<std::uint8_t> present_;
+  std::vector<std::uint32_t> crc_;
+  std::vector<Segment> segments_;
+  LogPosition version_;
+  Seq last_;
+};
+
+// Gives a refusal in a later turn.
+template <typename T>
+void refuse(Disk& disk, Callback<void(Result<T>)> done, Error error) {
+  auto* waiting = new Callback<void(Result<T>)>(std::move(done));
+  disk.deferred().call(
+      [waiting](Status status) {
+        std::unique_ptr<Callback<void(Result<T>)>> owned(waiting);
+        (*owned)(std::move(status).error());
+      },
+      std::move(error));
+}
+
+}  // namespace
+
+namespace {
+
+Status check_readable(const Replica& replica, Status usable, Status range) {
+  TRY(std::move(usable));
+  if (!replica.complete()) {
+    return Error(ErrorCode::kReplicaIncomplete,
+                 "replica " + to_hex(replica.id().value()) + " is being rebuilt and cannot be read yet");
+  }
+  return range;
+}
+
+}  // namespace
+
+void Replica::read(BlockRange blocks, Callback<void(Result<ReadOutcome>)> done) {
+  Status readable = check_readable(*this, check_usable(), check_range(blocks));
+  if (readable.ok() && blocks.count > kWriteBlocksMax) {
+    readable = Error(ErrorCode::kInvalidArgument, "a read has at most 256 blocks");
+  }
+  if (!readable.ok()) return refuse(disk_, std::move(done), std::move(readable).error());
+  auto* operation = new ReadOperation(disk_, *this, blocks, Purpose::kRead);
+  operation->on_read = std::move(done);
+  operation->start();
+}
+
+void Replica::map(BlockRange blocks, Callback<void(Result<ReadOutcome>)> done) {
+  Status readable = check_readable(*this, check_usable(), check_range(blocks));
+  if (!readable.ok()) return refuse(disk_, std::move(done), std::move(readable).error());
+  auto* operation = new ReadOperation(disk_, *this, blocks, Purpose::kMap);
+  operation->on_read = std::move(done);
+  operation->start();
+}
+
+void Replica::read_chunk(ChunkIndex chunk, Callback<void(Result<ChunkContent>)> done) {
+  Status readable = check_readable(*this, check_usable(), Status());
+  if (!readable.ok()) return refuse(disk_, std::move(done), std::move(readable).error());
+  auto* operation = new ReadOperation(disk_, *this, {first_block_of(chunk), kBlocksPerChunk}, Purpose::kChunk);
+  operation->on_chunk = std::move(done);
+  operation->start();
+}
+
+// ---- the log ----
+
+void Replica::read_log(Seq first, Seq last, Callback<void(Result<std::vector<Entry>>)> done) {
+  Status usable = check_usable();
+  if (!usable.ok()) return refuse(disk_, std::move(done), std::move(usable).error());
+  if (first > last || log_.empty() || first < log_.front().entry.position.seq || last > last_.seq) {
+    return refuse(disk_, std::move(done),
+                  Error(ErrorCode::kNotFound, "entries " + std::to_string(first.value()) + " to " +
+                                                  std::to_string(last.value()) + " are not all in the journal"));
+  }
+  std::vector<Entry> entries;
+  std::vector<LogPiece> pieces;
+  std::uint64_t from = first.value() - log_.front().entry.position.seq.value();
+  for (std::uint64_t i = 0; i <= last.value() - first.value(); ++i) {
+    LogEntry& log = log_[from + i];
+    const Entry& entry = log.entry;
+    entries.push_back({entry.position, entry.op, entry.blocks, entry.deallocate, entry.snapshot, entry.size_blocks,
+                       entry.crc, entry.data});
+    if (!log.journalled || log.direct_count == 0) continue;
+    // What is in slots is put together with what is in memory.
+    Slice whole = disk_.env().buffers().allocate(std::size_t{entry.blocks.count} * kBlockSize);
+    if (!entry.data.empty()) std::memcpy(whole.data(), entry.data.data(), whole.size());
+    entries.back().data = std::move(whole);
+    for (const DirectPiece& piece : log.direct_pieces()) pieces.push_back({entries.size() - 1, piece});
+  }
+  spawn(run_read_log(std::move(entries), std::move(pieces), disk_.reads().begin(), std::move(done)));
+}
+
+Task<void> Replica::run_read_log(std::vector<Entry> entries, std::vector<LogPiece> pieces, std::uint64_t token,
+                                 Callback<void(Result<std::vector<Entry>>)> done) {
+  Status outcome;
+  for (const LogPiece& piece : pieces) {
+    std::span<std::byte> into =
+        entries[piece.entry].data.bytes().subspan(std::size_t{piece.piece.first} * kBlockSize, kChunkSize);
+    std::uint64_t offset = piece.piece.slot * kChunkSize;
+    Disk* disk = &disk_;
+    outcome = co_await suspend<Status>(
+        [disk, offset, into](StatusCallback read) { disk->data().read(offset, into, std::move(read)); });
+    if (!outcome.ok()) break;
+  }
+  if (pieces.empty()) {
+    Disk* disk = &disk_;
+    outcome =
+        co_await suspend<Status>([disk](StatusCallback later) { disk->deferred().call(std::move(later), Status()); });
+  }
+  disk_.reads().end(token);
+  if (outcome.ok()) {
+    done(std::move(entries));
+  } else {
+    done(Error(ErrorCode::kDiskIo, "reading the log failed: " + outcome.error().message()));
+  }
+}
+
+}  // namespace holdfast::store
