@@ -1,0 +1,270 @@
+// Random operations on several replicas, with stops of every kind at any point, equal flat arrays of blocks.
+#include <map>
+
+#include "store/test_machine.h"
+
+namespace holdfast::store {
+namespace {
+
+// What one replica should hold: its log since the beginning, and the content that follows from a prefix of it.
+struct ModelReplica {
+  struct Step {
+    Op op;
+    BlockRange blocks;
+    std::uint64_t tag = 0;
+    std::uint64_t size_blocks = 0;
+  };
+  ReplicaId id;
+  std::uint64_t size_blocks = 0;
+  std::uint64_t initial_blocks = 0;
+  std::vector<Step> steps;  // entry of seq i + 1
+  std::uint64_t acknowledged = 0;
+  std::uint64_t flushed = 0;
+  std::uint64_t committed = 0;
+  Epoch epoch{1};
+
+  // As of the first `entries` entries.
+  std::vector<std::uint64_t> content(std::size_t entries) const {
+    std::vector<std::uint64_t> blocks(initial_blocks);
+    for (const Step& step : std::span(steps).first(entries)) {
+      if (step.op == Op::kResize) blocks.resize(step.size_blocks);
+      for (std::uint32_t i = 0; step.op != Op::kResize && i < step.blocks.count; ++i) {
+        blocks[step.blocks.begin() + i] = step.op == Op::kWrite ? step.tag + i : 0;
+      }
+    }
+    return blocks;
+  }
+};
+
+class Model {
+ public:
+  explicit Model(std::uint64_t seed) : machine_(seed), random_(seed * 77 + 5) {}
+
+  void run(int steps) {
+    EXPECT_TRUE(machine_.open().ok());
+    for (std::uint64_t i = 1; i <= 3; ++i) {
+      ModelReplica replica;
+      replica.id = ReplicaId(i);
+      replica.size_blocks = replica.initial_blocks = random_.between(40, 900);
+      ASSERT_TRUE(machine_.create(replica.id, replica.size_blocks).ok());
+      replicas_.push_back(std::move(replica));
+    }
+    for (int i = 0; i < steps && !testing::Test::HasFailure(); ++i) step();
+    machine_.settle();
+    verify_all();
+  }
+
+ private:
+  ModelReplica& any() { return replicas_[random_.below(replicas_.size())]; }
+  ReplicaStore& store(const ModelReplica& replica) { return *machine_.disk->find(replica.id); }
+
+  void step() {
+    switch (random_.below(24)) {
+      default:
+        return append(any());
+      case 12:
+      case 13:
+      case 14: {
+        ModelReplica& replica = any();
+        replica.committed = random_.between(replica.committed, replica.acknowledged);
+        return store(replica).set_committed(Seq(replica.committed));
+      }
+      case 15:
+      case 16:
+        return verify_range(any());
+      case 17:
+        return flush(any());
+      case 18:
+        machine_.world.run_for(Nanos(random_.below(3'000'000)));
+        return;
+      case 19:
+        if (random_.chance(1, 4)) machine_.world.run_for(1s);
+        return;
+      case 20:
+        if (random_.chance(1, 6)) restart();
+        return;
+      case 21:
+        if (random_.chance(1, 20)) verify_all();
+        return;
+      case 22:
+        next_epoch(any());
+        return;
+    }
+  }
+
+  static void next_epoch(ModelReplica& replica) { replica.epoch = replica.epoch.next(); }
+
+  BlockRange random_range(const ModelReplica& replica, std::uint32_t longest) {
+    std::uint64_t size = replica.size_blocks;
+    std::uint64_t first = random_.below(size);
+    auto count = static_cast<std::uint32_t>(random_.chance(1, 2) ? random_.between(1, 4) : random_.between(1, longest));
+    if (random_.chance(1, 4)) {
+      first = first / kBlocksPerChunk * kBlocksPerChunk;
+      count = kBlocksPerChunk * static_cast<std::uint32_t>(random_.between(1, 4));
+    }
+    count = static_cast<std::uint32_t>(std::min<std::uint64_t>(count, size - first));
+    return {BlockIndex(first), count};
+  }
+
+  void append(ModelReplica& replica) {
+    LogPosition position{replica.epoch, Seq(replica.steps.size() + 1)};
+    ModelReplica::Step step{Op::kWrite, {}, 0, 0};
+    Entry entry;
+    std::uint64_t kind = random_.below(10);
+    if (kind < 7) {
+      step.blocks = random_range(replica, kWriteBlocksMax);
+      step.tag = next_tag_;
+      next_tag_ += step.blocks.count;
+      entry = write_entry(machine_.env(), position, step.blocks, step.tag);
+    } else if (kind < 9 || replica.size_blocks > 1500) {
+      step.op = Op::kZero;
+      step.blocks = random_range(replica, 600);
+      entry = zero_entry(position, step.blocks);
+    } else {
+      step.op = Op::kResize;
+      step.size_blocks = replica.size_blocks + random_.below(100);
+      replica.size_blocks = step.size_blocks;
+      entry = resize_entry(position, step.size_blocks);
+    }
+    replica.steps.push_back(step);
+    ModelReplica* acknowledging = &replica;
+    store(replica).append(std::move(entry), [acknowledging, seq = position.seq.value()](Status status) {
+      EXPECT_TRUE(status.ok()) << status.error().to_string();
+      EXPECT_EQ(acknowledging->acknowledged + 1, seq) << "acknowledged out of order";
+      acknowledging->acknowledged = seq;
+    });
+    if (random_.chance(1, 3)) machine_.world.run_for(Nanos(random_.below(400'000)));
+  }
+
+  void flush(ModelReplica& replica) {
+    ModelReplica* flushing = &replica;
+    store(replica).flush([flushing, seq = replica.acknowledged](Status status) {
+      EXPECT_TRUE(status.ok());
+      flushing->flushed = std::max(flushing->flushed, seq);
+    });
+  }
+
+  // A read with appends, destaging and time passing around it: each block has what it had at the call or got since.
+  void verify_range(ModelReplica& replica) {
+    BlockRange blocks = random_range(replica, kWriteBlocksMax);
+    if (blocks.end() > store(replica).info().size_blocks) return;
+    // Entries that wait for room are not part of the log yet.
+    std::size_t steps_before = store(replica).info().last.seq.value();
+    std::vector<std::uint64_t> before = replica.content(steps_before);
+    before.resize(replica.size_blocks);
+    std::optional<Result<ReadOutcome>> outcome;
+    store(replica).read(blocks, [&](Result<ReadOutcome> read) { outcome.emplace(std::move(read)); });
+    for (std::uint64_t i = random_.below(3); i > 0; --i) append(replica);
+    ASSERT_TRUE(machine_.world.run_until([&] { return outcome.has_value(); }, 60s));
+    ASSERT_TRUE(outcome->ok()) << outcome->error().to_string();
+    ReadOutcome& read = **outcome;
+    std::vector<std::uint64_t> tags = tags_of(read.present, blocks.count, read.crc, read.data);
+    for (std::uint32_t i = 0; i < blocks.count; ++i) {
+      std::uint64_t block = blocks.begin() + i;
+      bool right = tags[i] == before[block];
+      for (std::size_t s = steps_before; s < replica.steps.size() && !right; ++s) {
+        const ModelReplica::Step& step = replica.steps[s];
+        if (step.op == Op::kResize || block < step.blocks.begin() || block >= step.blocks.end()) continue;
+        right = tags[i] == (step.op == Op::kWrite ? step.tag + (block - step.blocks.begin()) : 0);
+      }
+      ASSERT_TRUE(right) << "replica " << replica.id.value() << " block " << block << " has " << tags[i] << ", not "
+                         << before[block];
+    }
+  }
+
+  // A small journal may be full of what is not committed; the engine commits what was acknowledged.
+  void acknowledge_all() {
+    auto done = [&] {
+      bool all = true;
+      for (ModelReplica& replica : replicas_) {
+        replica.committed = replica.acknowledged;
+        store(replica).set_committed(Seq(replica.committed));
+        all = all && replica.acknowledged == replica.steps.size();
+      }
+      return all;
+    };
+    ASSERT_TRUE(machine_.world.run_until(done, 60s));
+  }
+
+  void verify_all() {
+    acknowledge_all();
+    for (ModelReplica& replica : replicas_) {
+      std::vector<std::uint64_t> expected = replica.content(replica.steps.size());
+      for (std::uint64_t first = 0; first < replica.size_blocks; first += kWriteBlocksMax) {
+        BlockRange blocks{BlockIndex(first), static_cast<std::uint32_t>(std::min<std::uint64_t>(
+                                                 kWriteBlocksMax, replica.size_blocks - first))};
+        auto read = machine_.wait<Result<ReadOutcome>>(
+            [&](Callback<void(Result<ReadOutcome>)> done) { store(replica).read(blocks, std::move(done)); });
+        ASSERT_TRUE(read.ok()) << read.error().to_string();
+        std::vector<std::uint64_t> tags = tags_of(read->present, blocks.count, read->crc, read->data);
+        for (std::uint32_t i = 0; i < blocks.count; ++i) {
+          ASSERT_EQ(tags[i], expected[first + i])
+              << "replica " << replica.id.value() << " block " << first + i << " of " << replica.size_blocks;
+        }
+      }
+    }
+    verify_space();
+  }
+
+  // Every slot in use belongs to a replica.
+  void verify_space() {
+    std::uint64_t used = 0;
+    for (ModelReplica& replica : replicas_) used += store(replica).info().used_bytes;
+    SpaceInfo space = machine_.disk->space();
+    ASSERT_EQ(space.used_bytes, used);
+    ASSERT_LE(space.used_bytes + space.free_bytes + space.reserve_bytes, space.total_bytes);
+  }
+
+  void restart() {
+    std::uint64_t kind = random_.below(3);
+    if (kind == 0) {
+      acknowledge_all();
+      machine_.close();
+      for (ModelReplica& replica : replicas_) ASSERT_EQ(replica.acknowledged, replica.steps.size());
+    } else if (kind == 1) {
+      machine_.kill();
+    } else {
+      machine_.power_off();
+    }
+    Status opened = machine_.open();
+    ASSERT_TRUE(opened.ok()) << opened.error().to_string();
+    for (ModelReplica& replica : replicas_) {
+      ReplicaInfo info = store(replica).info();
+      std::uint64_t last = info.last.seq.value();
+      std::uint64_t least = kind == 2 ? replica.flushed : replica.acknowledged;
+      ASSERT_GE(last, least) << "replica " << replica.id.value() << " lost entries, stop of kind " << kind;
+      ASSERT_LE(last, replica.steps.size());
+      ASSERT_LE(info.applied, info.last.seq);
+      ASSERT_LE(info.applied.value(), std::max(replica.committed, replica.flushed));
+      replica.steps.resize(last);
+      replica.acknowledged = last;
+      replica.committed = std::min(replica.committed, last);
+      replica.flushed = std::min(replica.flushed, last);
+      replica.size_blocks = info.size_blocks;
+      replica.epoch = std::max(replica.epoch, info.last.epoch);
+      ASSERT_EQ(replica.content(last).size(), info.size_blocks);
+    }
+    if (random_.chance(1, 2)) verify_all();
+  }
+
+  TestMachine machine_;
+  sim::Random random_;
+  std::vector<ModelReplica> replicas_;
+  std::uint64_t next_tag_ = 1;
+};
+
+TEST(StoreModel, EqualsFlatArraysThroughStopsOfEveryKind) {
+  std::uint64_t seeds = 60;
+  std::uint64_t first = 1;
+  if (const char* text = std::getenv("HOLDFAST_STORE_SEEDS")) seeds = std::strtoull(text, nullptr, 10);
+  if (const char* text = std::getenv("HOLDFAST_STORE_SEED")) first = std::strtoull(text, nullptr, 10), seeds = 1;
+  for (std::uint64_t seed = first; seed < first + seeds; ++seed) {
+    SCOPED_TRACE("HOLDFAST_STORE_SEED=" + std::to_string(seed));
+    Model model(seed);
+    model.run(600);
+    if (testing::Test::HasFailure()) return;
+  }
+}
+
+}  // namespace
+}  // namespace holdfast::store
