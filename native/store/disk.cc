@@ -101,7 +101,8 @@ Disk::Room Disk::room_for(Need need) {
 
 void Disk::grow_if_needed() {
   std::uint64_t taken = slots_.used() + reserved_;
-  if (growing_ || failure_ || slots_.size() >= total_slots_ || taken + grow_step_ / 2 < slots_.size()) return;
+  if (growing_ || failure_ || slots_.size() >= total_slots_ || taken + grow_step_ / 2 < slots_.size() || closing_)
+    return;
   growing_ = true;
   std::uint64_t slots = std::min(grow_step_, total_slots_ - slots_.size());
   data_->allocate(slots_.size() * kChunkSize, slots * kChunkSize, [this, slots](Status status) {
@@ -113,6 +114,7 @@ void Disk::grow_if_needed() {
 
 void Disk::on_grown(std::uint64_t slots, Status status) {
   growing_ = false;
+  if (grown_) std::exchange(grown_, nullptr)(true);
   if (status.ok()) {
     slots_.set_size(slots_.size() + slots);
   } else if (status.error().code() == ErrorCode::kNoSpace) {
@@ -320,7 +322,20 @@ Task<void> Disk::run_close(Callback<void()> done) {
     Status flushed = co_await suspend<Status>([self](StatusCallback next) { self->journal_->flush(std::move(next)); });
     (void)flushed;
   }
-  // Let callbacks that are due run first.
+  // What else may be under way: reads, growing the file, metadata writes, callbacks that are due.
+  (void)co_await suspend<bool>([self](Callback<void(bool)> next) {
+    auto* waiting = new Callback<void(bool)>(std::move(next));
+    self->reads_.after_current([waiting] {
+      std::unique_ptr<Callback<void(bool)>> owned(waiting);
+      (*owned)(true);
+    });
+  });
+  if (growing_) {
+    (void)co_await suspend<bool>([self](Callback<void(bool)> next) { self->grown_ = std::move(next); });
+  }
+  Status written =
+      co_await suspend<Status>([self](StatusCallback next) { self->kv_->write(KvBatch(), false, std::move(next)); });
+  (void)written;
   (void)co_await suspend<Status>([self](StatusCallback next) { self->deferred_.call(std::move(next), Status()); });
   done();
 }

@@ -128,6 +128,7 @@ class Disk final : public DiskStore {
   std::uint64_t reserved_ = 0;
   std::uint64_t grow_step_ = 0;
   bool growing_ = false;
+  Callback<void(bool)> grown_;  // close() waits for this
   std::uint64_t record_changes_ = 0;
   std::uint64_t cached_bytes_ = 0;
   std::uint64_t unapplied_bytes_ = 0;  // of data in the logs, direct writes too

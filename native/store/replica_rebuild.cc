@@ -55,7 +55,9 @@ Task<void> Replica::run_list(ChunkIndex first, ChunkIndex end, Seq after, std::s
   Result<std::vector<ChunkVersion>> versions(std::vector<ChunkVersion>{});
   Status usable = check_usable();
   if (usable.ok()) {
+    std::uint64_t token = disk_.reads().begin();  // close() waits for it
     versions = co_await collect_versions(first, end, after, max);
+    disk_.reads().end(token);
   } else {
     versions = usable.error();
   }
@@ -69,7 +71,9 @@ void Replica::list_chunks(ChunkIndex first, ChunkIndex end, Seq after, std::size
 
 Task<void> Replica::run_unknown(ChunkIndex first, ChunkIndex end, std::vector<ChunkVersion> source,
                                 Callback<void(Result<std::vector<ChunkIndex>>)> done) {
+  std::uint64_t token = disk_.reads().begin();
   Result<std::vector<ChunkVersion>> own = co_await collect_versions(first, end, identity_.base, SIZE_MAX);
+  disk_.reads().end(token);
   if (!own.ok()) {
     done(std::move(own).error());
     co_return;
