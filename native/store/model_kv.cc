@@ -2,6 +2,8 @@
 
 #include <deque>
 
+#include "store/bytes.h"
+
 namespace holdfast::store {
 
 namespace {
@@ -133,6 +135,31 @@ void ModelKvDisk::power_loss(const std::function<std::uint64_t(std::uint64_t)>& 
     database.unsynced.clear();
     database.current = database.synced;
   }
+}
+
+std::string ModelKvDisk::dump(const std::string& directory) const {
+  std::string out;
+  auto found = databases_.find(directory);
+  if (found == databases_.end()) return out;
+  for (const auto& [key, value] : found->second.current) {
+    put_u32(out, static_cast<std::uint32_t>(key.size()));
+    put_u32(out, static_cast<std::uint32_t>(value.size()));
+    out += key + value;
+  }
+  return out;
+}
+
+void ModelKvDisk::load(const std::string& directory, std::string_view bytes) {
+  Database& database = databases_[directory];
+  while (bytes.size() >= 8) {
+    ByteReader sizes(bytes);
+    std::size_t key = sizes.u32();
+    std::size_t value = sizes.u32();
+    CHECK(bytes.size() >= 8 + key + value);
+    database.current[std::string(bytes.substr(8, key))] = std::string(bytes.substr(8 + key, value));
+    bytes.remove_prefix(8 + key + value);
+  }
+  database.synced = database.current;
 }
 
 namespace {

@@ -22,6 +22,9 @@ class ModelKvDisk {
   void power_loss(const std::function<std::uint64_t(std::uint64_t)>& random);
   // From now on every write fails; 0 heals.
   void set_failing(bool failing) { failing_ = failing; }
+  // The content of one database as bytes, and back: for images of whole disks.
+  std::string dump(const std::string& directory) const;
+  void load(const std::string& directory, std::string_view bytes);
 
  private:
   friend class ModelKv;
