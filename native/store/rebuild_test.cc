@@ -147,52 +147,56 @@ class Rebuild {
   std::uint64_t next_tag_ = 1;
 };
 
+void rebuild_with_interruptions(std::uint64_t seed) {
+  Rebuild rebuild(seed);
+  for (int i = 0; i < 30; ++i) rebuild.write(false);
+  ASSERT_TRUE(rebuild.machine().create(kTarget, kBlocks, false).ok());
+  rebuild.live_ = true;
+  for (int tries = 0;; ++tries) {
+    ASSERT_TRUE(rebuild.join(Seq(0)).ok());
+    if (rebuild.pull(tries < 5)) break;
+    rebuild.stop_and_open();
+  }
+  for (int i = 0; i < 10; ++i) rebuild.write(true);
+  rebuild.expect_identical();
+}
+
+void rebuild_from_base(std::uint64_t seed) {
+  Rebuild rebuild(seed);
+  ASSERT_TRUE(rebuild.machine().create(kTarget, kBlocks).ok());
+  for (int i = 0; i < 30; ++i) rebuild.write(true);
+  rebuild.commit_all();
+  Seq base = rebuild.source().info().last.seq;
+  // The target goes its own way for an entry that the volume never has, in an epoch of its own.
+  if (seed % 2 == 0) {
+    Entry stray = write_entry(rebuild.machine().env(), at(1, base.value() + 1), {BlockIndex(70), 5}, 900'000);
+    ASSERT_TRUE(
+        rebuild.machine()
+            .wait<Status>([&](StatusCallback done) { rebuild.target().append(std::move(stray), std::move(done)); })
+            .ok());
+    if (seed % 4 == 0) rebuild.target().set_committed(base.next());
+    rebuild.machine().settle();
+  }
+  rebuild.epoch_ = 2;
+  rebuild.write(false);
+  rebuild.stop_and_open();
+  rebuild.epoch_ = 3;
+  ASSERT_TRUE(rebuild.join(base).ok());
+  std::optional<std::size_t> copied = rebuild.pull(false);
+  ASSERT_TRUE(copied.has_value());
+  EXPECT_LE(*copied, 4u);
+  rebuild.expect_identical();
+}
+
 TEST(StoreRebuild, CopiesEverythingUnderLiveWritesThroughInterruptions) {
   for (std::uint64_t seed = 1; seed <= 60; ++seed) {
-    SCOPED_TRACE("seed " + std::to_string(seed));
-    Rebuild rebuild(seed);
-    for (int i = 0; i < 30; ++i) rebuild.write(false);
-    ASSERT_TRUE(rebuild.machine().create(kTarget, kBlocks, false).ok());
-    rebuild.live_ = true;
-    for (int tries = 0;; ++tries) {
-      ASSERT_TRUE(rebuild.join(Seq(0)).ok());
-      if (rebuild.pull(tries < 5)) break;
-      rebuild.stop_and_open();
-    }
-    for (int i = 0; i < 10; ++i) rebuild.write(true);
-    rebuild.expect_identical();
-    if (testing::Test::HasFailure()) return;
+    ASSERT_TRUE(passes_in_child([seed] { rebuild_with_interruptions(seed); })) << "seed " << seed;
   }
 }
 
 TEST(StoreRebuild, DeltaCopiesOnlyWhatChangedOnEitherSide) {
   for (std::uint64_t seed = 1; seed <= 60; ++seed) {
-    SCOPED_TRACE("seed " + std::to_string(seed));
-    Rebuild rebuild(seed);
-    ASSERT_TRUE(rebuild.machine().create(kTarget, kBlocks).ok());
-    for (int i = 0; i < 30; ++i) rebuild.write(true);
-    rebuild.commit_all();
-    Seq base = rebuild.source().info().last.seq;
-    // The target goes its own way for an entry that the volume never has, in an epoch of its own.
-    if (seed % 2 == 0) {
-      Entry stray = write_entry(rebuild.machine().env(), at(1, base.value() + 1), {BlockIndex(70), 5}, 900'000);
-      ASSERT_TRUE(
-          rebuild.machine()
-              .wait<Status>([&](StatusCallback done) { rebuild.target().append(std::move(stray), std::move(done)); })
-              .ok());
-      if (seed % 4 == 0) rebuild.target().set_committed(base.next());
-      rebuild.machine().settle();
-    }
-    rebuild.epoch_ = 2;
-    rebuild.write(false);
-    rebuild.stop_and_open();
-    rebuild.epoch_ = 3;
-    ASSERT_TRUE(rebuild.join(base).ok());
-    std::optional<std::size_t> copied = rebuild.pull(false);
-    ASSERT_TRUE(copied.has_value());
-    EXPECT_LE(*copied, 4u);
-    rebuild.expect_identical();
-    if (testing::Test::HasFailure()) return;
+    ASSERT_TRUE(passes_in_child([seed] { rebuild_from_base(seed); })) << "seed " << seed;
   }
 }
 

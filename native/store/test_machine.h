@@ -2,6 +2,8 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <memory>
 #include <optional>
@@ -87,6 +89,21 @@ class TestMachine {
     if (disk) abandoned->push_back(disk.release());
   }
 };
+
+// Runs `body` in a process of its own, whose memory goes back at its end: killed simulated processes leave theirs
+// behind. False, after its messages were printed, when something in it failed.
+template <typename Body>
+bool passes_in_child(Body body) {
+  std::fflush(nullptr);
+  pid_t child = fork();
+  if (child == 0) {
+    body();
+    std::fflush(nullptr);
+    _exit(testing::Test::HasFailure() ? 1 : 0);
+  }
+  int status = 0;
+  return child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
 
 // A block whose content says `tag`; tag 0 is a block of zeros.
 inline void fill_block(std::byte* block, std::uint64_t tag) {
