@@ -253,6 +253,35 @@ TEST_F(StoreTest, IdleStoreHasNoTimers) {
   EXPECT_FALSE(machine.world.step()) << "something still wakes up";
 }
 
+// The read is decided before the overwrite, and its device reads take long: destaging must not change what they see.
+TEST_F(StoreTest, SlowReadsNeverSeeSlotsChange) {
+  open();
+  ASSERT_TRUE(write(1, range(0, 64), 100).ok());
+  one().set_committed(Seq(1));
+  machine.settle();
+  for (bool in_place : {true, false}) {
+    std::uint64_t seq = one().info().last.seq.value();
+    std::vector<std::uint64_t> before = tags(range(0, 64));
+    sim::Delays usual = machine.world.delays();
+    machine.world.delays().disk_min = machine.world.delays().disk_max = 5s;
+    std::optional<Result<ReadOutcome>> slow;
+    one().read(range(0, 64), [&](Result<ReadOutcome> outcome) { slow.emplace(std::move(outcome)); });
+    machine.world.run_for(1ms);  // the record was fetched, the device is busy
+    machine.world.delays() = usual;
+    // A block in place, or the whole chunk elsewhere and its old slot to the next one that needs a slot.
+    ASSERT_TRUE(write(seq + 1, in_place ? range(5, 1) : range(0, 64), 1000).ok());
+    one().set_committed(Seq(seq + 1));
+    machine.world.run_for(2s);
+    ASSERT_FALSE(slow.has_value());
+    for (std::uint64_t i = 2; i < 20; ++i) ASSERT_TRUE(write(seq + i, range(i * 128, 64), i * 5000).ok());
+    ASSERT_TRUE(machine.world.run_until([&] { return slow.has_value(); }, 10s));
+    ASSERT_TRUE(slow->ok());
+    EXPECT_EQ(tags_of((*slow)->present, 64, (*slow)->crc, (*slow)->data), before);
+    one().set_committed(one().info().last.seq);
+    machine.settle();
+  }
+}
+
 // ---- torn tails and damage ----
 
 TEST_F(StoreTest, TornTailIsCutOffAndNeverComesBack) {
