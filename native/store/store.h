@@ -114,7 +114,9 @@ class ReplicaStore {
   // Adds an entry after the last one. Refused at once (callback in a later turn) with LOG_GAP when the seq does not
   // follow, EPOCH_SUPERSEDED when position.epoch is below the last entry's, INVALID_ARGUMENT when malformed or out of
   // the volume, NO_SPACE when the disk has no room (nothing of it is kept), CORRUPT when a CRC does not match.
-  // `done` comes when the entry is journalled (invariant 1). Callbacks come in seq order.
+  // `done` comes when the entry is journalled (invariant 1). Callbacks come in seq order. An entry may wait here, after
+  // accepts_more() turned false, for the data file to grow or a join to end; until then it is not part of the log
+  // (info().last) and may still be refused.
   virtual void append(Entry entry, StatusCallback done) = 0;
   // Everything appended and journalled before this call is durable against power loss when `done` gets ok.
   virtual void flush(StatusCallback done) = 0;
