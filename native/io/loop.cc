@@ -1,0 +1,228 @@
+#include "io/loop.h"
+
+#include <sys/resource.h>
+#include <time.h>
+
+#include <algorithm>
+
+namespace holdfast::io {
+
+namespace {
+
+constexpr unsigned kTurnEndPassesMax = 4;
+constexpr unsigned kSpinsPerClockRead = 8;
+constexpr Nanos kSwitchesCheckInterval = 10ms;
+
+Nanos monotonic_now() {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return Nanos(now.tv_sec * std::int64_t{1'000'000'000} + now.tv_nsec);
+}
+
+void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+}  // namespace
+
+Loop::Loop(const ReactorOptions& options)
+    : blocking_pool_(inbox_, options.blocking_threads_max),
+      poll_policy_(usable_cpus() < options.spin_cpus_min ? Nanos(0) : options.spin_max) {
+  refresh_now();
+}
+
+Result<std::unique_ptr<Loop>> Loop::create(const ReactorOptions& options) {
+  std::unique_ptr<Loop> loop(new Loop(options));
+  ASSIGN_OR_RETURN(loop->ring_, Ring::create(options.submission_entries));
+  TRY(loop->inbox_.open());
+  ASSIGN_OR_RETURN(loop->receive_buffers_,
+                   ReceiveBuffers::create(*loop->ring_, options.receive_buffers, options.receive_buffer_bytes));
+  loop->arm_wake_up();
+  return loop;
+}
+
+Loop::~Loop() {
+  if (receive_buffers_) close();
+  CHECK(handles == 0, "streams, files and listeners must be destroyed before their reactor");
+}
+
+void Loop::refresh_now() { now_ = monotonic_now(); }
+
+// ---- work ----
+
+void Loop::post(Callback<void()> work) {
+  check_thread();
+  if (!closing_) posted_.push_back(std::move(work));
+}
+
+std::uint64_t Loop::call_at(Nanos deadline, Callback<void()> work) {
+  check_thread();
+  if (closing_) {
+    work.reset();
+    return ~std::uint64_t{0};
+  }
+  // A deadline in the past counts as now, so that it cannot overtake what has been due for longer.
+  return timers_.add(std::max(deadline, now_), std::move(work));
+}
+
+void Loop::run_blocking(Callback<void()> work, Callback<void()> done) {
+  check_thread();
+  if (!closing_) blocking_pool_.run(std::move(work), std::move(done));
+}
+
+void Loop::at_turn_end(TurnEnd* listed) {
+  if (listed->listed_) return;
+  listed->listed_ = true;
+  turn_ends_.push_back(listed);
+}
+
+void Loop::run_posted() {
+  running_.swap(posted_);
+  for (Callback<void()>& work : running_) {
+    if (!closing_) work();
+  }
+  running_.clear();
+  if (!inbox_.has_work()) return;
+  inbox_.take(running_);
+  for (Callback<void()>& work : running_) {
+    if (!closing_) work();
+  }
+  running_.clear();
+}
+
+void Loop::run_turn_ends() {
+  // What one stream's handler sends on another stream still goes out in this turn; the bound keeps turns finite.
+  for (unsigned pass = 0; pass < kTurnEndPassesMax && !turn_ends_.empty(); ++pass) {
+    running_turn_ends_.swap(turn_ends_);
+    for (TurnEnd* listed : running_turn_ends_) {
+      listed->listed_ = false;
+      listed->at_turn_end();
+    }
+    running_turn_ends_.clear();
+  }
+}
+
+// ---- the turn ----
+
+void Loop::turn(Nanos wait_max) {
+  if (owner_ == std::thread::id()) owner_ = std::this_thread::get_id();
+  CHECK(owner_ == std::this_thread::get_id(), "a reactor runs on one thread");
+  if (closing_) return;
+  add(counters.turns, 1);
+  // Calls made between turns are served first; then this turn does not wait, as who drives the loop may wait for them.
+  bool busy = !turn_ends_.empty();
+  run_turn_ends();
+  receive_buffers_->publish();
+  enter(busy ? Nanos(0) : wait_max);
+  refresh_now();
+  add(counters.completions, ring_->deliver());
+  timers_.run_due(now_);
+  run_posted();
+  run_turn_ends();
+  counters.system_calls.store(ring_->system_calls(), std::memory_order_relaxed);
+}
+
+void Loop::enter(Nanos wait) {
+  if (!posted_.empty() || !turn_ends_.empty() || inbox_.has_work()) wait = Nanos(0);
+  std::optional<Nanos> deadline = timers_.next_deadline();
+  if (wait > Nanos(0) && deadline) wait = std::min(wait, *deadline - monotonic_now());
+  if (wait <= Nanos(0)) {
+    if (ring_->has_unsubmitted() || ring_->has_completions()) ring_->submit();
+    return;
+  }
+  Nanos budget = std::min(poll_policy_.spin_budget(now_), wait);
+  if (budget > Nanos(0)) {
+    if (ring_->has_unsubmitted()) ring_->submit();
+    if (spin(budget)) return;
+  }
+  sleep(wait);
+}
+
+bool Loop::spin(Nanos budget) {
+  add(counters.spins, 1);
+  Nanos end = monotonic_now() + budget;
+  for (unsigned round = 1;; ++round) {
+    if (ring_->has_completions() || inbox_.has_work()) break;
+    relax();
+    if (round % kSpinsPerClockRead == 0 && monotonic_now() >= end) {
+      refresh_now();
+      watch_switches();
+      poll_policy_.spun(false, now_);
+      return false;
+    }
+  }
+  add(counters.spin_hits, 1);
+  poll_policy_.spun(true, now_);
+  watch_switches();
+  ring_->submit();
+  return true;
+}
+
+void Loop::sleep(Nanos wait_max) {
+  if (!inbox_.prepare_to_sleep()) return;
+  add(counters.sleeps, 1);
+  Nanos began = monotonic_now();
+  if (wait_max == Nanos::max()) {
+    ring_->submit_and_wait(std::nullopt);
+  } else {
+    ring_->submit_and_wait(wait_max);
+  }
+  inbox_.woke_up();
+  poll_policy_.slept(monotonic_now() - began);
+}
+
+void Loop::watch_switches() {
+  if (now_ - switches_checked_at_ < kSwitchesCheckInterval) return;
+  switches_checked_at_ = now_;
+  rusage usage{};
+  getrusage(RUSAGE_THREAD, &usage);
+  poll_policy_.involuntary_switches(static_cast<std::uint64_t>(usage.ru_nivcsw), now_);
+}
+
+// ---- wake-ups by other threads ----
+
+void Loop::arm_wake_up() {
+  ring_->prepare(this, [this](io_uring_sqe* entry) {
+    io_uring_prep_read(entry, inbox_.wake_fd(), &wake_count_, sizeof wake_count_, 0);
+  });
+  wake_armed_ = true;
+}
+
+void Loop::on_completion(std::int32_t result, std::uint32_t) {
+  wake_armed_ = false;
+  if (closing_) return;
+  CHECK(result == sizeof wake_count_ || result == -EINTR || result == -EAGAIN, "the wake-up descriptor is broken");
+  arm_wake_up();
+}
+
+// ---- the end ----
+
+void Loop::close() {
+  if (closing_) return;
+  CHECK(owner_ == std::thread::id() || owner_ == std::this_thread::get_id(),
+        "a reactor that has run is destroyed on its thread, or after run() returned");
+  closing_ = true;
+  blocking_pool_.close();
+  {
+    // Dropping callbacks may destroy streams and timers, which still finds everything in place.
+    std::vector<Callback<void()>> from_threads = inbox_.close();
+    std::vector<Callback<void()>> posted = std::exchange(posted_, {});
+    timers_.clear();
+  }
+  ring_->cancel_everything();
+  while (ring_->in_flight() > 0) {
+    run_turn_ends();
+    receive_buffers_->publish();
+    ring_->submit_and_wait(std::nullopt);
+    ring_->deliver();
+  }
+  while (!turn_ends_.empty()) run_turn_ends();
+  ring_->unbind();
+  closed_ = true;
+}
+
+}  // namespace holdfast::io

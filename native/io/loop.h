@@ -1,0 +1,125 @@
+// Loop: what the parts of a reactor share. Env, files, streams and listeners are built on it.
+//
+// A turn: one system call that submits what the last turn prepared and waits for completions, their delivery, due
+// timers, posted work, work of other threads, then what streams have to send or deliver. Nothing here is seen outside
+// native/io.
+//
+// Once closing() is true, no callback of a user runs any more: what completes is only put away.
+// Thread: one reactor (the Inbox excepted).
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "base/buffer.h"
+#include "io/blocking_pool.h"
+#include "io/env.h"
+#include "io/inbox.h"
+#include "io/poll_policy.h"
+#include "io/reactor.h"
+#include "io/receive_buffers.h"
+#include "io/ring.h"
+#include "io/timer_queue.h"
+
+namespace holdfast::io {
+
+class Loop;
+
+// Something to be called once before this turn's submissions go out: streams gather here what one turn sends.
+class TurnEnd {
+ protected:
+  ~TurnEnd() = default;
+
+ private:
+  friend class Loop;
+  virtual void at_turn_end() = 0;
+  bool listed_ = false;
+
+ protected:
+  // An object that is listed must not be freed before at_turn_end() was called.
+  bool listed() const { return listed_; }
+};
+
+class Loop final : private Completion {
+ public:
+  static Result<std::unique_ptr<Loop>> create(const ReactorOptions& options);
+  ~Loop();
+  Loop(const Loop&) = delete;
+  Loop& operator=(const Loop&) = delete;
+
+  void turn(Nanos wait_max);
+  // Ends all I/O: cancels what can be cancelled, waits for the rest, drops every callback. Idempotent.
+  void close();
+  bool closing() const { return closing_; }
+  bool closed() const { return closed_; }
+
+  Nanos now() const { return now_; }
+  void post(Callback<void()> work);
+  std::uint64_t call_at(Nanos deadline, Callback<void()> work);
+  void cancel_call(std::uint64_t id) { timers_.cancel(id); }
+  void run_blocking(Callback<void()> work, Callback<void()> done);
+  void at_turn_end(TurnEnd* listed);
+
+  Ring& ring() { return *ring_; }
+  ReceiveBuffers& receive_buffers() { return *receive_buffers_; }
+  BufferPool& buffers() { return buffers_; }
+  Inbox& inbox() { return inbox_; }
+  // Debug builds: this is the reactor's thread, or the reactor has not run yet.
+  void check_thread() const { DCHECK(owner_ == std::thread::id() || owner_ == std::this_thread::get_id()); }
+
+  // Handles (streams, files, listeners) that users hold. They must be gone before the reactor is.
+  unsigned handles = 0;
+
+  struct Counters {
+    std::atomic<std::uint64_t> turns{0};
+    std::atomic<std::uint64_t> sleeps{0};
+    std::atomic<std::uint64_t> spins{0};
+    std::atomic<std::uint64_t> spin_hits{0};
+    std::atomic<std::uint64_t> completions{0};
+    std::atomic<std::uint64_t> system_calls{0};
+    std::atomic<std::uint64_t> received_bytes{0};
+    std::atomic<std::uint64_t> sent_bytes{0};
+    std::atomic<std::uint64_t> receive_buffers_exhausted{0};
+  };
+  Counters counters;
+  // One writer: the reactor. A plain load and store, no locked instruction.
+  static void add(std::atomic<std::uint64_t>& counter, std::uint64_t more) {
+    counter.store(counter.load(std::memory_order_relaxed) + more, std::memory_order_relaxed);
+  }
+
+ private:
+  explicit Loop(const ReactorOptions& options);
+
+  void on_completion(std::int32_t result, std::uint32_t flags) override;  // of the wake-up descriptor
+  void arm_wake_up();
+  void run_posted();
+  void run_turn_ends();
+  void enter(Nanos wait);
+  bool spin(Nanos budget);
+  void sleep(Nanos wait_max);
+  void refresh_now();
+  void watch_switches();
+
+  BufferPool buffers_;  // first: slices everywhere below refer to it
+  Inbox inbox_;
+  std::unique_ptr<Ring> ring_;
+  std::unique_ptr<ReceiveBuffers> receive_buffers_;
+  TimerQueue timers_;
+  BlockingPool blocking_pool_;
+  PollPolicy poll_policy_;
+  std::vector<Callback<void()>> posted_;
+  std::vector<Callback<void()>> running_;
+  std::vector<TurnEnd*> turn_ends_;
+  std::vector<TurnEnd*> running_turn_ends_;
+  std::thread::id owner_;
+  std::uint64_t wake_count_ = 0;
+  bool wake_armed_ = false;
+  bool closing_ = false;
+  bool closed_ = false;
+  Nanos now_{0};
+  Nanos switches_checked_at_{0};
+};
+
+}  // namespace holdfast::io
