@@ -137,7 +137,7 @@ void Loop::enter(Nanos wait) {
   Nanos budget = std::min(poll_policy_.spin_budget(now_), wait);
   if (budget > Nanos(0)) {
     if (ring_->has_unsubmitted()) ring_->submit();
-    if (spin(budget)) return;
+    if (ring_->has_completions() || spin(budget)) return;
   }
   sleep(wait);
 }
@@ -165,6 +165,8 @@ bool Loop::spin(Nanos budget) {
 void Loop::sleep(Nanos wait_max) {
   if (!inbox_.prepare_to_sleep()) return;
   add(counters.sleeps, 1);
+  // What goes out now may complete at once; only waiting for others says anything about spinning.
+  bool only_waits = !ring_->has_unsubmitted();
   Nanos began = monotonic_now();
   if (wait_max == Nanos::max()) {
     ring_->submit_and_wait(std::nullopt);
@@ -172,7 +174,7 @@ void Loop::sleep(Nanos wait_max) {
     ring_->submit_and_wait(wait_max);
   }
   inbox_.woke_up();
-  poll_policy_.slept(monotonic_now() - began);
+  if (only_waits) poll_policy_.slept(monotonic_now() - began);
 }
 
 void Loop::watch_switches() {
