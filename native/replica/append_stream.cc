@@ -1,0 +1,250 @@
+#include "replica/append_stream.h"
+
+#include "base/log.h"
+
+namespace holdfast::replica {
+
+namespace {
+// Responses are small: more than this unsent means that the peer does not read them.
+constexpr std::size_t kUnsentResponsesMax = 64u << 10;
+}  // namespace
+
+void AppendStream::receive(rpc::Message message) {
+  if (Status status = decode(message, pool(), request_); !status.ok()) return end(std::move(status));
+  if (phase_ == Phase::kHello) {
+    if (Status status = begin(request_); !status.ok()) return end(std::move(status));
+  } else if (request_.hello || request_.join) {
+    return end(Error(ErrorCode::kProtocol, "only the first message of an Append stream carries hello or join"));
+  }
+  if (Status status = take(request_); !status.ok()) return end(std::move(status));
+  pump();
+  flush_when_due();
+}
+
+// The first message: who appends, to which replica, with which right.
+Status AppendStream::begin(AppendRequest& request) {
+  if (!request.hello) return Error(ErrorCode::kProtocol, "the first message of an Append stream must carry hello");
+  ServedReplica* found = core().find(request.hello->replica);
+  if (found == nullptr) return no_such_replica(request.hello->replica);
+  store::ReplicaInfo info = found->store().info();
+  TRY(check_promised(info, request.hello->epoch));
+  if (!request.join && !info.complete) {
+    return Error(ErrorCode::kReplicaIncomplete,
+                 "replica " + to_hex(info.id.value()) + " is being rebuilt: an Append stream to it must carry join");
+  }
+  bind(found, Fencing::kAppends, request.hello->epoch);
+  found->end_append_streams(this, epoch());
+  if (request.join) {
+    join(std::move(*request.join));
+  } else {
+    phase_ = Phase::kStreaming;
+  }
+  return Status();
+}
+
+// Changes that an earlier stream of the same engine left under way come first.
+void AppendStream::join(Join join) {
+  phase_ = Phase::kJoining;
+  replica().when_unchanging(
+      [self = Ref<AppendStream>(this), join = std::make_unique<Join>(std::move(join))](Status) mutable {
+        if (self->ended()) return;
+        self->replica().begin_change();
+        store::JoinRequest request = join->request;
+        self->store().join(std::move(request), [self, join = std::move(join)](Status status) mutable {
+          self->joined(std::move(status), std::move(*join));
+        });
+      });
+}
+
+void AppendStream::joined(Status status, Join join) {
+  replica().reset_journalled();
+  replica().end_change();
+  if (ended()) return;
+  if (!status.ok()) return end(std::move(status));
+  phase_ = Phase::kStreaming;
+  if (committed_ > Seq()) store().set_committed(committed_);
+  pump();
+  flush_when_due();
+  if (ended()) return;
+  if (peer_finished_) return schedule_response();
+  rebuild_ = make_ref<Rebuild>(core().env, replica_ref(), std::move(join), static_cast<RebuildEvents&>(*this));
+  rebuild_->start();
+}
+
+// What any message may carry. The watermark takes effect even while entries wait for room: it is what makes room.
+Status AppendStream::take(AppendRequest& request) {
+  if (request.committed > committed_) {
+    committed_ = request.committed;
+    if (phase_ == Phase::kStreaming) store().set_committed(committed_);
+  }
+  if (request.rebuild_bytes_per_second && rebuild_) rebuild_->set_rate(*request.rebuild_bytes_per_second);
+  if (request.entry) {
+    if (request.entry->position.epoch > epoch()) {
+      return Error(ErrorCode::kInvalidArgument, "an entry of epoch " +
+                                                    std::to_string(request.entry->position.epoch.value()) +
+                                                    " on a stream of epoch " + std::to_string(epoch().value()));
+    }
+    ++received_;
+    held_bytes_ += request.entry->data.size();
+    held_.push_back(std::move(*request.entry));
+    request.entry.reset();
+  }
+  if (request.flush_id != 0) {
+    if (request.flush_id <= requested_flush_) return Error(ErrorCode::kProtocol, "flush_id must rise along a stream");
+    requested_flush_ = request.flush_id;
+    if (!flushes_.empty() && flushes_.back().after == received_) {
+      flushes_.back().id = request.flush_id;
+    } else {
+      flushes_.push_back({request.flush_id, received_});
+    }
+  }
+  return Status();
+}
+
+// ---- entries ----
+
+void AppendStream::pump() {
+  while (!ended() && phase_ == Phase::kStreaming && !held_.empty()) {
+    if (!store().accepts_more()) {
+      if (!std::exchange(waiting_for_room_, true)) {
+        store().on_ready([self = Ref<AppendStream>(this)] {
+          Ref<AppendStream> keep = self;  // pump() may replace this very callback
+          keep->waiting_for_room_ = false;
+          keep->pump();
+        });
+      }
+      break;
+    }
+    store::Entry entry = std::move(held_.front());
+    held_.pop_front();
+    held_bytes_ -= entry.data.size();
+    append(std::move(entry));
+  }
+  if (!ended()) hold_back_peer();
+}
+
+void AppendStream::append(store::Entry entry) {
+  Seq seq = entry.position.seq;
+  replica().begin_change();
+  store().append(std::move(entry), [self = Ref<AppendStream>(this), seq](Status status) {
+    if (status.ok()) self->replica().set_journalled(seq);
+    self->replica().end_change();
+    if (!self->ended()) self->journalled(std::move(status), seq);
+  });
+}
+
+void AppendStream::journalled(Status status, Seq seq) {
+  if (!status.ok()) {
+    log_warn("replica", "replica " + to_hex(replica().id().value()) + ": append of seq " + std::to_string(seq.value()) +
+                            " failed: " + status.error().to_string());
+    return end(std::move(status));
+  }
+  journalled_ = seq;
+  ++completed_;
+  flush_when_due();
+  schedule_response();
+}
+
+void AppendStream::hold_back_peer() {
+  bool full = held_.size() > kHeldEntriesMax || held_bytes_ > kHeldBytesMax;
+  bool roomy = held_.size() <= kHeldEntriesMax / 2 && held_bytes_ <= kHeldBytesMax / 2;
+  if (full && !paused_) {
+    paused_ = true;
+    call().pause_receiving();
+  } else if (roomy && paused_) {
+    paused_ = false;
+    call().resume_receiving();
+  }
+}
+
+// ---- flush ----
+
+// One store flush at a time; what became due meanwhile is covered by the next.
+void AppendStream::flush_when_due() {
+  if (ended() || flushing_ || phase_ != Phase::kStreaming) return;
+  std::uint64_t id = 0;
+  while (!flushes_.empty() && flushes_.front().after <= completed_) {
+    id = flushes_.front().id;
+    flushes_.pop_front();
+  }
+  if (id == 0) return;
+  flushing_ = true;
+  replica().begin_read();
+  store().flush([self = Ref<AppendStream>(this), id](Status status) {
+    self->replica().end_read();
+    if (!self->ended()) self->flushed(std::move(status), id);
+  });
+}
+
+void AppendStream::flushed(Status status, std::uint64_t id) {
+  flushing_ = false;
+  if (!status.ok()) return end(std::move(status));
+  flushed_ = id;
+  schedule_response();
+  flush_when_due();
+}
+
+// ---- responses ----
+
+void AppendStream::schedule_response() {
+  if (std::exchange(response_scheduled_, true)) return;
+  core().env.post([self = Ref<AppendStream>(this)] {
+    self->response_scheduled_ = false;
+    if (!self->ended()) self->respond();
+  });
+}
+
+void AppendStream::respond() {
+  if (call().unsent_bytes() > kUnsentResponsesMax) {
+    response_blocked_ = true;
+    return;
+  }
+  AppendResponse response{journalled_, flushed_, rebuilt_, std::nullopt};
+  if (std::exchange(progress_due_, false)) response.rebuild = replica().progress;
+  encode(pool(), response, parts_);
+  send(parts_);
+  if (peer_finished_ && all_done()) end(Status());
+}
+
+void AppendStream::drained() {
+  if (std::exchange(response_blocked_, false)) schedule_response();
+}
+
+// ---- the end ----
+
+bool AppendStream::all_done() const {
+  return completed_ == received_ && flushes_.empty() && !flushing_ && phase_ == Phase::kStreaming;
+}
+
+// The engine lets go in an orderly way: what it sent is still journalled and acknowledged; a rebuild is abandoned.
+void AppendStream::peer_finished() {
+  peer_finished_ = true;
+  if (phase_ == Phase::kHello) return end(Status());
+  if (rebuild_) rebuild_->stop();
+  schedule_response();
+}
+
+void AppendStream::on_end() {
+  if (std::exchange(waiting_for_room_, false)) store().on_ready(nullptr);
+  held_.clear();
+  flushes_.clear();
+  if (rebuild_) rebuild_->stop();
+}
+
+// ---- rebuild ----
+
+void AppendStream::on_rebuild_progress(const RebuildProgress& progress) {
+  replica().progress = progress;
+  progress_due_ = true;
+  schedule_response();
+}
+
+void AppendStream::on_rebuilt(Seq seq) {
+  rebuilt_ = seq;
+  progress_due_ = true;
+  schedule_response();
+}
+
+void AppendStream::on_rebuild_failed(Error error) { end(std::move(error)); }
+
+}  // namespace holdfast::replica

@@ -1,0 +1,227 @@
+#include "replica/read_streams.h"
+
+#include <algorithm>
+
+namespace holdfast::replica {
+
+namespace {
+
+// ReadLog and ListChunks fetch more only when less than this is unsent.
+constexpr std::size_t kUnsentBytesMax = 2u << 20;
+// What ReadLog aims to fetch at once.
+constexpr std::uint64_t kLogBatchBytes = 4u << 20;
+constexpr std::uint64_t kLogBatchEntriesMax = 1'024;
+constexpr std::size_t kVersionsPerMessage = 1'000;
+
+Error incomplete(ReplicaId id) {
+  return Error(ErrorCode::kReplicaIncomplete,
+               "replica " + to_hex(id.value()) + " is being rebuilt and cannot be copied from");
+}
+
+}  // namespace
+
+// ---- Read ----
+
+void ReadStream::receive(rpc::Message message) {
+  ReadRequest request;
+  if (Status status = decode(message, request); !status.ok()) return end(std::move(status));
+  if (!bound()) {
+    if (Status status = begin(request); !status.ok()) return end(std::move(status));
+    if (request.id == 0 && request.blocks.count == 0) return;  // hello alone
+  } else if (request.hello) {
+    return end(Error(ErrorCode::kProtocol, "only the first message of a Read stream carries hello"));
+  }
+  accept(std::move(request));
+}
+
+Status ReadStream::begin(const ReadRequest& request) {
+  if (!request.hello) return Error(ErrorCode::kProtocol, "the first message of a Read stream must carry hello");
+  ServedReplica* found = core().find(request.hello->replica);
+  if (found == nullptr) return no_such_replica(request.hello->replica);
+  TRY(check_promised(found->store().info(), request.hello->epoch));
+  bind(found, Fencing::kReads, request.hello->epoch);
+  return Status();
+}
+
+std::size_t ReadStream::cost(const ReadRequest& request) const {
+  return request.map_only ? 0 : std::size_t{std::min(request.blocks.count, store::kWriteBlocksMax)} * kBlockSize;
+}
+
+void ReadStream::run(const ReadRequest& request) {
+  std::size_t answer_cost = cost(request);
+  replica().begin_read();
+  auto done = [self = Ref<ReadStream>(this), id = request.id, answer_cost](Result<store::ReadOutcome> outcome) {
+    self->replica().end_read();
+    self->finish(id, answer_cost, std::move(outcome));
+  };
+  if (request.blocks.count == 0 || request.blocks.count > store::kWriteBlocksMax) {
+    core().env.post([done = std::move(done)]() mutable {
+      done(Error(ErrorCode::kInvalidArgument, "a read has 1 to " + std::to_string(store::kWriteBlocksMax) + " blocks"));
+    });
+  } else if (request.map_only) {
+    store().map(request.blocks, std::move(done));
+  } else {
+    store().read(request.blocks, std::move(done));
+  }
+}
+
+void ReadStream::finish(std::uint64_t id, std::size_t answer_cost, Result<store::ReadOutcome> outcome) {
+  if (!ended()) {
+    if (outcome.ok()) {
+      encode_read_response(pool(), id, *outcome, parts_);
+    } else {
+      encode_read_response(pool(), id, outcome.error(), parts_);
+    }
+  }
+  answered(answer_cost, parts_);
+}
+
+// ---- ReadChunks ----
+
+void ReadChunksStream::receive(rpc::Message message) {
+  ReadChunkRequest request;
+  if (Status status = decode(message, request); !status.ok()) return end(std::move(status));
+  if (!bound()) {
+    ServedReplica* found = core().find(request.replica);
+    if (found == nullptr) return end(no_such_replica(request.replica));
+    bind(found, Fencing::kNone, Epoch());
+  } else if (request.replica != ReplicaId() && request.replica != replica().id()) {
+    return end(Error(ErrorCode::kProtocol, "all requests of a ReadChunks stream are for one replica"));
+  }
+  accept(std::move(request));
+}
+
+void ReadChunksStream::run(const ReadChunkRequest& request) {
+  replica().when_journalled(request.min_seq, this,
+                            [self = Ref<ReadChunksStream>(this), id = request.id, chunk = request.chunk] {
+                              if (!self->ended()) self->read(id, chunk);
+                            });
+}
+
+void ReadChunksStream::read(std::uint64_t id, ChunkIndex chunk) {
+  replica().begin_read();
+  store::ReplicaInfo info = store().info();
+  auto done = [self = Ref<ReadChunksStream>(this), id](Result<store::ChunkContent> content) {
+    self->replica().end_read();
+    self->finish(id, std::move(content));
+  };
+  std::optional<Error> refusal;
+  if (!info.complete) refusal = incomplete(info.id);
+  if (chunk.value() >= chunks_of(info.size_blocks)) {
+    refusal = Error(ErrorCode::kInvalidArgument,
+                    "chunk " + std::to_string(chunk.value()) + " is not inside replica " + to_hex(info.id.value()));
+  }
+  if (refusal) {
+    core().env.post([done = std::move(done), refusal = std::move(*refusal)]() mutable { done(std::move(refusal)); });
+  } else {
+    store().read_chunk(chunk, std::move(done));
+  }
+}
+
+void ReadChunksStream::finish(std::uint64_t id, Result<store::ChunkContent> content) {
+  if (!ended()) {
+    if (content.ok()) {
+      encode_read_chunk_response(pool(), id, *content, parts_);
+    } else {
+      encode_read_chunk_response(pool(), id, content.error(), parts_);
+    }
+  }
+  answered(kChunkSize, parts_);
+}
+
+// ---- ReadLog ----
+
+void ReadLogStream::request(const rpc::Message& message) {
+  ReadLogRequest request;
+  if (Status status = decode(message, request); !status.ok()) return end(std::move(status));
+  ServedReplica* found = core().find(request.replica);
+  if (found == nullptr) return end(no_such_replica(request.replica));
+  if (Status status = check_promised(found->store().info(), request.epoch); !status.ok()) return end(std::move(status));
+  if (request.first == Seq() || request.last < request.first) {
+    return end(Error(ErrorCode::kInvalidArgument, "ReadLog needs 1 <= first_seq <= last_seq"));
+  }
+  bind(found, Fencing::kReads, request.epoch);
+  next_ = request.first;
+  last_ = request.last;
+  started_ = true;
+  advance();
+}
+
+void ReadLogStream::advance() {
+  if (!started_ || ended() || reading_ || call().unsent_bytes() > kUnsentBytesMax) return;
+  if (next_ > last_) return end(Status());
+  std::uint64_t remaining = last_.value() - next_.value();  // without the first
+  Seq until(next_.value() + std::min(remaining, batch_entries_ - 1));
+  reading_ = true;
+  replica().begin_read();
+  store().read_log(next_, until, [self = Ref<ReadLogStream>(this)](Result<std::vector<store::Entry>> entries) {
+    self->replica().end_read();
+    self->send_entries(std::move(entries));
+  });
+}
+
+void ReadLogStream::send_entries(Result<std::vector<store::Entry>> entries) {
+  reading_ = false;
+  if (ended()) return;
+  if (!entries.ok()) return end(std::move(entries).error());
+  if (entries->empty())
+    return end(Error(ErrorCode::kNotFound, "the log has no entry " + std::to_string(next_.value())));
+  std::uint64_t bytes = 0;
+  for (const store::Entry& entry : *entries) {
+    bytes += kBlockSize + entry.data.size();
+    encode(pool(), entry, parts_);
+    send(parts_);
+    next_ = entry.position.seq.next();
+    if (next_ == Seq()) return end(Status());
+  }
+  batch_entries_ = std::clamp<std::uint64_t>(kLogBatchBytes * entries->size() / bytes, 1, kLogBatchEntriesMax);
+  advance();
+}
+
+// ---- ListChunks ----
+
+void ListChunksStream::request(const rpc::Message& message) {
+  ListChunksRequest request;
+  if (Status status = decode(message, request); !status.ok()) return end(std::move(status));
+  ServedReplica* found = core().find(request.replica);
+  if (found == nullptr) return end(no_such_replica(request.replica));
+  store::ReplicaInfo info = found->store().info();
+  if (!info.complete) return end(incomplete(info.id));
+  if (request.end < request.first) return end(Error(ErrorCode::kInvalidArgument, "ListChunks needs first <= end"));
+  bind(found, Fencing::kNone, Epoch());
+  next_ = request.first;
+  end_ = request.end;
+  after_ = request.after;
+  replica().when_journalled(request.min_seq, this, [self = Ref<ListChunksStream>(this)] {
+    if (self->ended()) return;
+    self->started_ = true;
+    self->advance();
+  });
+}
+
+void ListChunksStream::advance() {
+  if (!started_ || ended() || listing_ || call().unsent_bytes() > kUnsentBytesMax) return;
+  if (next_ >= end_) return end(Status());
+  listing_ = true;
+  replica().begin_read();
+  store().list_chunks(next_, end_, after_, kVersionsPerMessage,
+                      [self = Ref<ListChunksStream>(this)](Result<std::vector<store::ChunkVersion>> versions) {
+                        self->replica().end_read();
+                        self->send_versions(std::move(versions));
+                      });
+}
+
+void ListChunksStream::send_versions(Result<std::vector<store::ChunkVersion>> versions) {
+  listing_ = false;
+  if (ended()) return;
+  if (!versions.ok()) return end(std::move(versions).error());
+  if (!store().info().complete) return end(incomplete(replica().id()));  // a join began meanwhile
+  if (!versions->empty()) {
+    parts_.push_back(encode(pool(), *versions));
+    send(parts_);
+  }
+  next_ = versions->size() < kVersionsPerMessage ? end_ : versions->back().chunk.next();
+  advance();
+}
+
+}  // namespace holdfast::replica

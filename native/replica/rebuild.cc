@@ -1,0 +1,246 @@
+#include "replica/rebuild.h"
+
+#include <bit>
+
+#include "base/crc32c.h"
+#include "base/log.h"
+
+namespace holdfast::replica {
+
+Rebuild::Rebuild(Env& env, Ref<ServedReplica> replica, Join join, RebuildEvents& events)
+    : env_(env),
+      replica_(std::move(replica)),
+      join_(std::move(join)),
+      events_(events),
+      list_handler_(*this, &Rebuild::on_versions, &Rebuild::on_listed),
+      chunks_handler_(*this, &Rebuild::on_chunk, &Rebuild::on_chunks_ended),
+      chunks_total_(chunks_of(join_.request.size_blocks)),
+      source_last_(join_.request.first.value() - 1),
+      bucket_(join_.bytes_per_second, kChunkSize, env.now()),
+      throttle_(env),
+      ticker_(env) {
+  progress_.chunks_total = chunks_total_;
+}
+
+void Rebuild::start() {
+  Ref<Rebuild> keep(this);
+  log_info("replica", "replica " + to_hex(replica_->id().value()) + ": rebuild from " + join_.source_address +
+                          " begins after seq " + std::to_string(join_.request.base.value()));
+  replica_->rebuilding = true;
+  replica_->progress = progress_;
+  Result<Address> address = Address::parse(join_.source_address);
+  if (!address.ok()) return fail(std::move(address).error());
+  channel_ = rpc::Channel::create(env_, *address);
+  ticked_ = source_heard_ = env_.now();
+  ticker_.arm_after(kProgressInterval, [this] { tick(); });
+  list_range();
+}
+
+void Rebuild::stop() {
+  if (std::exchange(stopped_, true)) return;
+  replica_->rebuilding = false;
+  throttle_.cancel();
+  ticker_.cancel();
+  list_call_.reset();
+  chunks_call_.reset();
+  channel_.reset();
+}
+
+void Rebuild::set_rate(std::uint64_t bytes_per_second) {
+  if (stopped_) return;
+  bucket_.set_rate(bytes_per_second, env_.now());
+  throttle_.cancel();
+  fetch();
+}
+
+void Rebuild::fail(Error error) {
+  if (stopped_) return;
+  log_warn("replica", "replica " + to_hex(replica_->id().value()) + ": rebuild from " + join_.source_address +
+                          " ended: " + error.to_string());
+  stop();
+  events_.on_rebuild_failed(std::move(error));
+}
+
+Error Rebuild::source_error(const Error& error) const {
+  return Error(error.code(), "rebuild from replica " + to_hex(join_.source_replica.value()) + " at " +
+                                 join_.source_address + ": " + error.message());
+}
+
+// ---- versions of a range ----
+
+void Rebuild::list_range() {
+  if (range_first_ >= chunks_total_) return finish();
+  range_end_ = std::min(range_first_ + kRangeChunks, chunks_total_);
+  versions_.clear();
+  source_heard_ = env_.now();
+  list_call_ = channel_->start(kListChunksPath, {}, std::nullopt, &list_handler_);
+  Slice request =
+      encode(env_.buffers(), ListChunksRequest{join_.source_replica, Seq(join_.request.first.value() - 1),
+                                               join_.request.base, ChunkIndex(range_first_), ChunkIndex(range_end_)});
+  list_call_->send(std::span(&request, 1));
+  list_call_->finish_sending();
+}
+
+void Rebuild::on_versions(rpc::Message message) {
+  source_heard_ = env_.now();
+  std::vector<store::ChunkVersion> page;
+  if (Status status = decode(message, page); !status.ok()) return fail(source_error(status.error()));
+  for (const store::ChunkVersion& version : page) {
+    std::uint64_t lowest = versions_.empty() ? range_first_ : versions_.back().chunk.value() + 1;
+    if (version.chunk.value() < lowest || version.chunk.value() >= range_end_) {
+      return fail(source_error(Error(ErrorCode::kProtocol, "ListChunks answered with chunks that were not asked for")));
+    }
+    source_last_ = std::max(source_last_, version.version.seq);
+    versions_.push_back(version);
+  }
+}
+
+void Rebuild::on_listed(Status status) {
+  list_call_.reset();
+  if (stopped_) return;
+  if (!status.ok()) return fail(source_error(status.error()));
+  replica_->begin_read();
+  replica_->store().unknown_chunks(ChunkIndex(range_first_), ChunkIndex(range_end_), std::move(versions_),
+                                   [self = Ref<Rebuild>(this)](Result<std::vector<ChunkIndex>> unknown) {
+                                     self->replica_->end_read();
+                                     if (!self->stopped_) self->on_unknown(std::move(unknown));
+                                   });
+  versions_ = {};
+}
+
+void Rebuild::on_unknown(Result<std::vector<ChunkIndex>> unknown) {
+  if (!unknown.ok()) return fail(std::move(unknown).error());
+  first_id_ += wanted_.size();
+  wanted_.clear();
+  for (ChunkIndex chunk : *unknown) wanted_.push_back({chunk});
+  next_wanted_ = 0;
+  stored_ = 0;
+  progress_.chunks_examined += (range_end_ - range_first_) - wanted_.size();
+  if (wanted_.empty()) return end_range();
+  fetch();
+}
+
+// ---- content ----
+
+void Rebuild::fetch() {
+  Ref<Rebuild> keep(this);
+  while (!stopped_ && in_flight_ < kWindow && next_wanted_ < wanted_.size()) {
+    if (throttle_.armed()) return;
+    Nanos wait = bucket_.take(kChunkSize, env_.now());
+    if (wait > Nanos(0)) {
+      throttle_.arm_after(wait, [this] { fetch(); });
+      return;
+    }
+    request(next_wanted_++);
+  }
+}
+
+void Rebuild::request(std::size_t index) {
+  if (!chunks_call_) chunks_call_ = channel_->start(kReadChunksPath, {}, std::nullopt, &chunks_handler_);
+  if (unanswered_++ == 0) source_heard_ = env_.now();
+  wanted_[index].state = ChunkState::kRequested;
+  ++in_flight_;
+  encode(env_.buffers(),
+         ReadChunkRequest{join_.source_replica, first_id_ + index, wanted_[index].chunk,
+                          Seq(join_.request.first.value() - 1)},
+         parts_);
+  chunks_call_->send(parts_);
+  parts_.clear();
+}
+
+void Rebuild::on_chunk(rpc::Message message) {
+  source_heard_ = env_.now();
+  ReadChunkResponse response;
+  if (Status status = decode(message, env_.buffers(), response); !status.ok()) {
+    return fail(source_error(status.error()));
+  }
+  if (Status status = check(response); !status.ok()) return fail(source_error(status.error()));
+  WantedChunk& wanted = wanted_[response.id - first_id_];
+  wanted.state = ChunkState::kArrived;
+  --unanswered_;
+  source_last_ = std::max(source_last_, response.content.source_last);
+  std::uint64_t bytes = total_size(response.content.data);
+  bucket_.give_back(kChunkSize - bytes);
+  progress_.bytes_copied += bytes;
+  replica_->begin_change();
+  replica_->store().fill_chunk(wanted.chunk, std::move(response.content), [self = Ref<Rebuild>(this)](Status status) {
+    self->replica_->end_change();
+    if (!self->stopped_) self->on_filled(std::move(status));
+  });
+}
+
+// Nothing from the source is stored unless it is what was asked for and matches its checksums.
+Status Rebuild::check(const ReadChunkResponse& response) {
+  std::uint64_t index = response.id - first_id_;
+  if (response.id < first_id_ || index >= wanted_.size() || wanted_[index].state != ChunkState::kRequested) {
+    return Error(ErrorCode::kProtocol, "ReadChunks answered a request that was not made");
+  }
+  TRY(response.status);
+  const store::ChunkContent& content = response.content;
+  auto blocks = static_cast<std::size_t>(std::popcount(content.present));
+  if (content.crc.size() != blocks || total_size(content.data) != blocks * kBlockSize) {
+    return Error(ErrorCode::kProtocol, "ReadChunks answered with data that does not fit its map");
+  }
+  for (std::size_t i = 0; i < blocks; ++i) {
+    if (crc32c(content.data[0].bytes().subspan(i * kBlockSize, kBlockSize)) != content.crc[i]) {
+      return Error(ErrorCode::kCorrupt,
+                   "chunk " + std::to_string(wanted_[index].chunk.value()) + " does not match its checksums there");
+    }
+  }
+  return Status();
+}
+
+// A stream of requests ends only with the rebuild, or with the source.
+void Rebuild::on_chunks_ended(Status status) {
+  chunks_call_.reset();
+  if (stopped_) return;
+  fail(source_error(status.ok() ? Error(ErrorCode::kConnectionLost, "the source ended the stream") : status.error()));
+}
+
+void Rebuild::on_filled(Status status) {
+  if (!status.ok()) return fail(std::move(status).error());
+  --in_flight_;
+  ++stored_;
+  ++progress_.chunks_examined;
+  if (stored_ == wanted_.size()) return end_range();
+  fetch();
+}
+
+void Rebuild::end_range() {
+  range_first_ = range_end_;
+  list_range();
+}
+
+void Rebuild::finish() {
+  replica_->begin_change();
+  replica_->store().finish_rebuild([self = Ref<Rebuild>(this)](Status status) {
+    self->replica_->end_change();
+    if (self->stopped_) return;
+    if (!status.ok()) return self->fail(std::move(status).error());
+    log_info("replica", "replica " + to_hex(self->replica_->id().value()) + ": rebuild finished, " +
+                            std::to_string(self->progress_.bytes_copied) + " bytes copied");
+    self->replica_->progress = self->progress_;
+    self->stop();
+    self->events_.on_rebuilt(self->source_last_);
+  });
+}
+
+// ---- time ----
+
+void Rebuild::tick() {
+  Ref<Rebuild> keep(this);
+  Nanos now = env_.now();
+  bool waits_for_source = list_call_ || unanswered_ > 0;
+  if (waits_for_source && now - source_heard_ > kSourceSilenceMax) {
+    return fail(source_error(Error(ErrorCode::kTimedOut, "the source is silent")));
+  }
+  double seconds = std::chrono::duration<double>(now - ticked_).count();
+  progress_.bytes_per_second =
+      static_cast<std::uint64_t>(static_cast<double>(progress_.bytes_copied - copied_at_tick_) / seconds);
+  copied_at_tick_ = progress_.bytes_copied;
+  ticked_ = now;
+  ticker_.arm_after(kProgressInterval, [this] { tick(); });
+  events_.on_rebuild_progress(progress_);
+}
+
+}  // namespace holdfast::replica

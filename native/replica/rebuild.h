@@ -1,0 +1,124 @@
+// Rebuild: the receiving side of a rebuild (docs/consistency.md, "Rebuild", steps 3 and 4), from a joined replica to a
+// complete one. It walks the volume in ranges of chunks: gets the versions from the source (ListChunks), asks the store
+// which chunks are unknown, fetches those (ReadChunks, kWindow at a time, throttled), checks and stores them; at the
+// end it makes the replica complete.
+//
+// Ends once: on_rebuilt() or on_rebuild_failed(); neither comes after stop(). A source that is lost, wrong or silent
+// for kSourceSilenceMax ends it with an error; the engine then joins again, perhaps with another source. Bounds: one
+// range of versions (kRangeChunks) and kWindow chunks in memory. Thread: the reactor of the Env.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "replica/served_replica.h"
+#include "replica/token_bucket.h"
+#include "rpc/rpc.h"
+
+namespace holdfast::replica {
+
+class RebuildEvents {
+ public:
+  virtual void on_rebuild_progress(const RebuildProgress& progress) = 0;  // about once a second
+  // The replica is complete as of every entry up to `seq`.
+  virtual void on_rebuilt(Seq seq) = 0;
+  virtual void on_rebuild_failed(Error error) = 0;
+
+ protected:
+  ~RebuildEvents() = default;
+};
+
+class Rebuild final : public RefCounted {
+ public:
+  static constexpr std::uint64_t kRangeChunks = 4'096;  // 1 GiB
+  static constexpr std::size_t kWindow = 32;
+  static constexpr Nanos kProgressInterval = 1s;
+  static constexpr Nanos kSourceSilenceMax = 30s;
+
+  // The store of `replica` has joined as `join` says.
+  Rebuild(Env& env, Ref<ServedReplica> replica, Join join, RebuildEvents& events);
+
+  void start();
+  // Ends it silently; the store may still finish what it was given.
+  void stop();
+  void set_rate(std::uint64_t bytes_per_second);
+
+ private:
+  // Hands the events of one client call on.
+  class Source final : public rpc::CallHandler {
+   public:
+    Source(Rebuild& owner, void (Rebuild::*message)(rpc::Message), void (Rebuild::*ended)(Status))
+        : owner_(owner), message_(message), ended_(ended) {}
+    void on_message(rpc::Message message) override {
+      Ref<Rebuild> keep(&owner_);
+      (owner_.*message_)(std::move(message));
+    }
+    void on_ended(Status status) override {
+      Ref<Rebuild> keep(&owner_);
+      (owner_.*ended_)(std::move(status));
+    }
+
+   private:
+    Rebuild& owner_;
+    void (Rebuild::*message_)(rpc::Message);
+    void (Rebuild::*ended_)(Status);
+  };
+  enum class ChunkState : std::uint8_t { kWaiting, kRequested, kArrived };
+  struct WantedChunk {
+    ChunkIndex chunk;
+    ChunkState state = ChunkState::kWaiting;
+  };
+
+  // One range after the other: list_range -> on_versions... -> on_listed -> on_unknown -> fetch -> next range.
+  void list_range();
+  void on_versions(rpc::Message message);
+  void on_listed(Status status);
+  void on_unknown(Result<std::vector<ChunkIndex>> unknown);
+  void fetch();
+  void request(std::size_t index);
+  void on_chunk(rpc::Message message);
+  void on_chunks_ended(Status status);
+  Status check(const ReadChunkResponse& response);
+  void on_filled(Status status);
+  void end_range();
+  void finish();
+
+  void tick();
+  void fail(Error error);
+  Error source_error(const Error& error) const;
+
+  Env& env_;
+  Ref<ServedReplica> replica_;
+  Join join_;
+  RebuildEvents& events_;
+  bool stopped_ = false;
+
+  std::unique_ptr<rpc::Channel> channel_;
+  Source list_handler_;
+  Source chunks_handler_;
+  std::unique_ptr<rpc::ClientCall> list_call_;
+  std::unique_ptr<rpc::ClientCall> chunks_call_;
+  SliceList parts_;  // reused
+
+  std::uint64_t chunks_total_;
+  std::uint64_t range_first_ = 0;
+  std::uint64_t range_end_ = 0;
+  std::vector<store::ChunkVersion> versions_;  // of the range
+  std::vector<WantedChunk> wanted_;            // of the range; ids of requests are indexes, counted over all ranges
+  std::uint64_t first_id_ = 1;                 // of wanted_[0]
+  std::size_t next_wanted_ = 0;
+  std::size_t in_flight_ = 0;   // requested, not yet stored
+  std::size_t unanswered_ = 0;  // requested, not yet arrived
+  std::size_t stored_ = 0;      // of wanted_
+  Seq source_last_;
+
+  TokenBucket bucket_;
+  Timer throttle_;
+  Timer ticker_;
+  RebuildProgress progress_;
+  std::uint64_t copied_at_tick_ = 0;
+  Nanos ticked_{};
+  Nanos source_heard_{};
+};
+
+}  // namespace holdfast::replica
