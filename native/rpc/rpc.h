@@ -38,10 +38,12 @@ using Message = Slice;
 class Call {
  public:
   virtual ~Call() = default;
-  // Queues one message made of `parts` (moved from). Never blocks; watch unsent_bytes() and on_drained().
+  // Queues one message made of `parts` (moved from), at most kMessageBytesMax. Never blocks; watch unsent_bytes() and
+  // on_drained(). Messages of a call that has ended are dropped.
   virtual void send(std::span<Slice> parts) = 0;
   virtual std::size_t unsent_bytes() const = 0;
-  // Stops/continues giving the peer flow-control credit for this call, so that it slows down.
+  // Stops/continues giving the peer flow-control credit for this call, so that it slows down. What it may already
+  // send (at most one window, 4 MiB) is still delivered.
   virtual void pause_receiving() = 0;
   virtual void resume_receiving() = 0;
 };
@@ -125,7 +127,9 @@ struct ServerOptions {
 class Server {
  public:
   static std::unique_ptr<Server> create(Env& env, ServerOptions options = {});
-  virtual ~Server() = default;  // closes all connections
+  // Closes all connections. Stream handlers that still have a call hear on_ended(CONNECTION_LOST), so that those which
+  // own themselves go away; what their on_ended() uses must still be alive then.
+  virtual ~Server() = default;
   virtual void add_stream_method(std::string path, StreamMethod method) = 0;
   virtual void add_unary_method(std::string path, UnaryMethod method) = 0;
   virtual Result<Address> listen(const Address& address) = 0;  // may be called for several addresses
