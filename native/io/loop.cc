@@ -136,7 +136,8 @@ void Loop::enter(Nanos wait) {
   }
   Nanos budget = std::min(poll_policy_.spin_budget(now_), wait);
   if (budget > Nanos(0)) {
-    if (ring_->has_unsubmitted()) ring_->submit();
+    // Entering the ring is also what makes the kernel finish completions that it only announced.
+    if (ring_->has_unsubmitted() || ring_->has_completions()) ring_->submit();
     if (ring_->has_completions() || spin(budget)) return;
   }
   sleep(wait);

@@ -39,6 +39,7 @@ bool is_numeric(int family, const std::string& host) {
 }  // namespace
 
 Result<Address> Address::parse(std::string_view text) {
+  if (text.find('\0') != std::string_view::npos) return bad_address(text, "it contains a NUL byte");
   if (text.starts_with(kUnixPrefix)) {
     Address address;
     address.unix_path = text.substr(kUnixPrefix.size());

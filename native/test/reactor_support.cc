@@ -6,6 +6,12 @@
 
 namespace holdfast::test {
 
+std::unique_ptr<Reactor> make_reactor(ReactorOptions options) {
+  Result<std::unique_ptr<Reactor>> reactor = Reactor::create(options);
+  CHECK(reactor.ok(), reactor.ok() ? nullptr : reactor.error().message().c_str());
+  return std::move(*reactor);
+}
+
 bool run_until(Reactor& reactor, Callback<bool()> done, Nanos timeout) {
   auto end = std::chrono::steady_clock::now() + timeout;
   while (!done()) {

@@ -10,6 +10,9 @@
 
 namespace holdfast::test {
 
+// A reactor, or the end of the test program with the reason.
+std::unique_ptr<Reactor> make_reactor(ReactorOptions options = {});
+
 // Turns the reactor until `done` returns true. False when that took longer than `timeout`: a bound for tests that
 // hang, not something to measure by.
 bool run_until(Reactor& reactor, Callback<bool()> done, Nanos timeout = 30s);
