@@ -75,7 +75,7 @@ void Loop::run_blocking(Callback<void()> work, Callback<void()> done) {
 }
 
 void Loop::at_turn_end(TurnEnd* listed) {
-  if (listed->listed_) return;
+  if (listed->listed_ || closed_) return;  // no turn follows the last
   listed->listed_ = true;
   turn_ends_.push_back(listed);
 }

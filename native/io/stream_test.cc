@@ -82,10 +82,11 @@ class StreamTest : public ::testing::TestWithParam<const char*> {
   Env& env;
 };
 
-INSTANTIATE_TEST_SUITE_P(Kinds, StreamTest, ::testing::Values("127.0.0.1:0", "[::1]:0", "unix"), [](const auto& info) {
-  std::string text = info.param;
-  return std::string(text == "unix" ? "Unix" : text[0] == '[' ? "Tcp6" : "Tcp4");
-});
+INSTANTIATE_TEST_SUITE_P(Kinds, StreamTest, ::testing::Values("127.0.0.1:0", "[::1]:0", "unix"),
+                         [](const ::testing::TestParamInfo<const char*>& kind) {
+                           std::string text = kind.param;
+                           return std::string(text == "unix" ? "Unix" : text[0] == '[' ? "Tcp6" : "Tcp4");
+                         });
 
 TEST_P(StreamTest, EchoesAndEndsOrderly) {
   Peer client, server;
