@@ -1,0 +1,228 @@
+// The log of the volume: numbering, sending and committing entries; flush; the committed watermark.
+#include <algorithm>
+#include <cstring>
+
+#include "engine/slice_cutter.h"
+#include "engine/volume_engine.h"
+
+namespace holdfast::engine {
+
+namespace {
+
+constexpr Nanos kAnnounceDelay = 20ms;
+// What may lie unsent for a replica that is not required. A required one is bounded by the window.
+constexpr std::size_t kJoinerUnsentBytesMax = 64u << 20;
+
+Slice block_crcs(BufferPool& pool, const SliceList& data, std::uint32_t blocks) {
+  Slice crcs = pool.allocate(std::size_t{blocks} * sizeof(std::uint32_t));
+  std::byte* out = crcs.data();
+  for_each_block_crc(data, [&out](std::uint32_t crc) {
+    std::memcpy(out, &crc, sizeof crc);  // little-endian hosts only, as everywhere
+    out += sizeof crc;
+  });
+  return crcs;
+}
+
+}  // namespace
+
+PendingEntry* VolumeEngine::new_entry(Op* op, store::Op kind) {
+  PendingEntry* entry = entry_pool_.take();
+  entry->op = op;
+  entry->entry = store::Entry();
+  entry->entry.op = kind;
+  entry->data.clear();
+  entry->bytes = 0;
+  if (op) ++op->pieces_pending;
+  return entry;
+}
+
+// Entries are numbered in order of arrival here; the range lock has ordered those that overlap.
+void VolumeEngine::submit(PendingEntry* entry) {
+  entry->bytes = total_size(entry->data);
+  if (waiting_for_room_.empty() && window_.has_room_for(entry->bytes)) return number_and_send(entry);
+  waiting_for_room_.push_back(entry);
+}
+
+void VolumeEngine::admit() {
+  while (state_ != State::kStopped && !waiting_for_room_.empty() &&
+         window_.has_room_for(waiting_for_room_.front()->bytes)) {
+    PendingEntry* entry = waiting_for_room_.front();
+    waiting_for_room_.pop_front();
+    number_and_send(entry);
+  }
+}
+
+void VolumeEngine::number_and_send(PendingEntry* entry) {
+  entry->entry.position = {config_.epoch, next_seq_};
+  if (history_.empty() || history_.back().epoch != config_.epoch) history_.push_back({config_.epoch, next_seq_});
+  for (const std::unique_ptr<Member>& member : members_) {
+    if (!work_outstanding(*member)) member->append_progress = env_.now();
+  }
+  next_seq_ = next_seq_.next();
+  if (entry->entry.op == store::Op::kWrite) {
+    entry->entry.crc = block_crcs(env_.buffers(), entry->data, entry->entry.blocks.count);
+  }
+  window_.push(entry);
+
+  replica::AppendRequest request;
+  request.committed = committed_;
+  request.entry = entry->entry;
+  wire_.clear();
+  replica::encode(env_.buffers(), request, entry->data, wire_);
+  for (const std::unique_ptr<Member>& member : members_) {
+    if (member->link) send_to(*member, wire_);
+  }
+  wire_.clear();
+  committed_sent_ = committed_;
+  watch_silence();
+}
+
+void VolumeEngine::send_to(Member& member, std::span<const Slice> parts) {
+  if (member.phase == MemberPhase::kJoining && member.link->unsent_bytes() > kJoinerUnsentBytesMax) {
+    // In a later turn: the caller is walking over the members.
+    env_.post([this, alive = alive_, &member, generation = member.generation] {
+      if (!*alive || member.generation != generation) return;
+      fail_member(member, Error(ErrorCode::kTimedOut, "the replica takes new writes too slowly while it is rebuilt"));
+    });
+    return member.link->end();
+  }
+  member.link->append(parts);
+}
+
+void VolumeEngine::resend(Member& member, Seq after) {
+  window_.for_each_after(after, [this, &member](PendingEntry& entry) {
+    replica::AppendRequest request;
+    request.committed = committed_;
+    request.entry = entry.entry;
+    wire_.clear();
+    replica::encode(env_.buffers(), request, entry.data, wire_);
+    member.link->append(wire_);
+  });
+  wire_.clear();
+}
+
+void VolumeEngine::on_append_response(Member& member, const replica::AppendResponse& response) {
+  if (state_ == State::kStopped) return;
+  member.append_progress = env_.now();
+  if (response.journalled >= next_seq_) {
+    return fail_member(member, Error(ErrorCode::kProtocol, "the replica acknowledged an entry that was never sent"));
+  }
+  member.journalled = std::max(member.journalled, response.journalled);
+  member.flushed = std::max(member.flushed, response.flushed_id);
+  if (response.rebuild) member.progress = *response.rebuild;
+  if (response.rebuilt) member.rebuilt = response.rebuilt;
+  if (state_ == State::kAttaching) {
+    return wake_attach();
+  }
+  if (member.phase == MemberPhase::kJoining || member.phase == MemberPhase::kPromoting) advance_rebuild(member);
+  if (!member.counts()) return;
+  advance_commit();
+  advance_flush();
+}
+
+// I1: the highest seq that every replica has whose acknowledgement is needed, whether it still answers or not.
+void VolumeEngine::advance_commit() {
+  if (state_ == State::kStopped) return;
+  Seq everywhere = Seq(UINT64_MAX);
+  for (const std::unique_ptr<Member>& member : members_) {
+    if (required(*member) || member->phase == MemberPhase::kPromoting) {
+      everywhere = std::min(everywhere, member->journalled);
+    }
+  }
+  if (everywhere == Seq(UINT64_MAX) || everywhere <= committed_) return;
+  committed_ = everywhere;
+  // Completions may submit, stop or close; the engine itself outlives them.
+  while (state_ != State::kStopped && !window_.empty() && window_.front()->entry.position.seq <= committed_) {
+    PendingEntry* entry = window_.front();
+    window_.pop_front();
+    complete(entry);
+  }
+  if (state_ == State::kStopped) return;
+  admit();
+  announce_commit_later();
+  for (const std::unique_ptr<Member>& member : members_) {
+    if (member->phase == MemberPhase::kPromoting) promote_when_caught_up(*member);
+  }
+}
+
+void VolumeEngine::complete(PendingEntry* entry) {
+  Op* op = entry->op;
+  StatusCallback resized = std::move(entry->resized);
+  std::uint64_t size_blocks = entry->entry.size_blocks;
+  entry->data.clear();
+  entry->entry = store::Entry();
+  entry_pool_.give_back(entry);
+  if (op) return piece_done(op, Status());
+  size_blocks_ = std::max(size_blocks_, size_blocks);
+  if (resized) resized(Status());
+  if (resized_) resized_();
+  if (state_ == State::kClosing) close_when_idle();
+}
+
+// The watermark travels with the next message; alone when none follows soon.
+void VolumeEngine::announce_commit_later() {
+  if (announce_timer_.armed()) return;
+  announce_timer_.arm_after(kAnnounceDelay, [this] { announce_commit(); });
+}
+
+void VolumeEngine::announce_commit() {
+  if (committed_sent_ == committed_) return;
+  replica::AppendRequest request;
+  request.committed = committed_;
+  wire_.clear();
+  replica::encode(env_.buffers(), request, wire_);
+  for (const std::unique_ptr<Member>& member : members_) {
+    if (member->link) member->link->append(wire_);
+  }
+  wire_.clear();
+  committed_sent_ = committed_;
+}
+
+// ---- flush ----
+
+// A flush under way may have passed a replica before the last acknowledged entry did, so it does not serve a later
+// caller; all callers that wait share the next one.
+void VolumeEngine::flush_after_commit(FlushWaiter waiter) {
+  flush_next_.push_back(std::move(waiter));
+  if (flush_current_.empty()) issue_flush();
+}
+
+void VolumeEngine::issue_flush() {
+  std::swap(flush_current_, flush_next_);
+  flush_wanted_ = ++flush_issued_;
+  for (const std::unique_ptr<Member>& member : members_) {
+    if (member->link && member->counts()) send_flush(*member);
+  }
+  watch_silence();
+}
+
+void VolumeEngine::send_flush(Member& member) {
+  if (!work_outstanding(member)) member.append_progress = env_.now();
+  replica::AppendRequest request;
+  request.committed = committed_;
+  request.flush_id = flush_issued_;
+  member.link->append(request);
+}
+
+void VolumeEngine::advance_flush() {
+  if (state_ == State::kStopped || flush_current_.empty()) return;
+  for (const std::unique_ptr<Member>& member : members_) {
+    bool needed = required(*member) || member->phase == MemberPhase::kPromoting;
+    if (needed && (!member->counts() || member->flushed < flush_wanted_)) return;
+  }
+  std::vector<FlushWaiter> served = std::move(flush_current_);
+  flush_current_.clear();
+  if (!flush_next_.empty()) issue_flush();
+  for (FlushWaiter& waiter : served) {
+    ++flushes_done_;
+    if (waiter.op) {
+      answer(waiter.op, Status());
+      finish(waiter.op);
+    } else if (waiter.done) {
+      waiter.done(Status());
+    }
+  }
+  if (state_ == State::kClosing) close_when_idle();
+}
+
+}  // namespace holdfast::engine

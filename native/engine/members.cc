@@ -1,0 +1,331 @@
+// Replicas that fail and come back, and the in-sync set in the metadata store.
+//
+// A replica that fails while another required one works leaves the stored set; what waits only for it is acknowledged
+// once that is stored. When all have failed nothing is changed: whoever comes back with every acknowledged entry gets
+// what it lacks from the window and goes on.
+#include <algorithm>
+
+#include "base/log.h"
+#include "engine/history.h"
+#include "engine/volume_engine.h"
+
+namespace holdfast::engine {
+
+namespace {
+
+constexpr Nanos kOpenTimeout = 3s;
+constexpr Nanos kIoErrorAfter = 30s;
+// How long one that came back waits for the others before they are left out.
+constexpr Nanos kGatherTime = 1s;
+constexpr Nanos kChangeRetry = 1s;
+constexpr Nanos kRequiredRetryMax = 1s;
+constexpr Nanos kRetryMax = 10s;
+// A replica that begins a rebuild first drops what it had.
+constexpr Nanos kJoinTimeout = 30s;
+
+std::string name_of(const Member& member) { return "replica " + to_hex(member.config.id.value()); }
+
+}  // namespace
+
+Member* VolumeEngine::find(ReplicaId id) {
+  for (const std::unique_ptr<Member>& member : members_) {
+    if (member->config.id == id) return member.get();
+  }
+  return nullptr;
+}
+
+void VolumeEngine::start_link(Member& member, std::optional<replica::Join> join) {
+  CHECK(!member.link);
+  LinkEvents& events = *this;
+  member.link = std::make_unique<ReplicaLink>(env_, std::move(member.opening), member, events);
+  member.flushed = 0;
+  member.promotion_flush = 0;
+  member.reads_outstanding = 0;
+  member.append_progress = member.read_progress = env_.now();
+  member.link->start({member.config.id, config_.epoch}, committed_, std::move(join));
+}
+
+void VolumeEngine::end_link(Member& member) {
+  ++member.generation;
+  member.opening.reset();
+  if (!member.link) return;
+  member.link->end();
+  env_.post([link = std::move(member.link)] {});  // it may be calling us
+}
+
+void VolumeEngine::on_link_ended(Member& member, Error reason) {
+  if (state_ == State::kAttaching) {
+    if (reason.code() == ErrorCode::kEpochSuperseded) stop_reason_ = reason;
+    end_link(member);
+    member.phase = MemberPhase::kFailed;
+    member.reason = reason.to_string();
+    return wake_attach();
+  }
+  fail_member(member, std::move(reason));
+}
+
+// ---- failing ----
+
+void VolumeEngine::fail_member(Member& member, Error reason) {
+  if (state_ == State::kStopped || member.phase == MemberPhase::kFailed) return;
+  if (reason.code() == ErrorCode::kEpochSuperseded) return fence();
+  MemberPhase was = member.phase;
+  log_warn("engine", name_of(member) + " of volume " + config_.name + " failed: " + reason.to_string());
+  if (member.counts()) {
+    if (std::optional<Nanos> confirmed = member.link->channel().confirmed_at()) {
+      member.confirmed = std::max(member.confirmed, *confirmed);
+    }
+  }
+  end_link(member);
+  member.phase = MemberPhase::kFailed;
+  member.reason = reason.to_string();
+  reroute_reads_of(member);
+  restart_rebuilds_from(member.config.id);
+  if (was == MemberPhase::kJoining) share_rebuild_rate();
+  update_in_sync_set(name_of(member) + " failed: " + member.reason);
+  try_later(member);
+  watch_availability();
+  // A replica that was only about to become in-sync holds nothing up any more.
+  advance_commit();
+  advance_flush();
+}
+
+bool VolumeEngine::any_required_counts() const {
+  return std::any_of(members_.begin(), members_.end(), [this](const std::unique_ptr<Member>& member) {
+    return member->phase == MemberPhase::kStreaming && in_sync_.wanted(member->config.id);
+  });
+}
+
+void VolumeEngine::leave_out_failed() {
+  if (!any_required_counts() || gather_timer_.armed()) return;
+  for (const std::unique_ptr<Member>& member : members_) {
+    if (in_sync_.wanted(member->config.id) && !member->counts()) in_sync_.remove(member->config.id);
+  }
+  // One that is no longer wanted goes as soon as another can do without it.
+  bool wanted_one_works = std::any_of(members_.begin(), members_.end(), [this](const std::unique_ptr<Member>& member) {
+    return member->wanted && member->phase == MemberPhase::kStreaming && in_sync_.stored(member->config.id);
+  });
+  if (!wanted_one_works) return;
+  for (const std::unique_ptr<Member>& member : members_) {
+    if (!member->wanted) in_sync_.remove(member->config.id);
+  }
+}
+
+void VolumeEngine::update_in_sync_set(std::string reason) {
+  if (state_ != State::kServing && state_ != State::kClosing) return;
+  leave_out_failed();
+  if (std::optional<std::vector<ReplicaId>> set = in_sync_.next_change()) {
+    change_reason_ = std::move(reason);
+    store_change(std::move(*set));
+  }
+}
+
+void VolumeEngine::store_change(std::vector<ReplicaId> set) {
+  membership_.change(config_.volume, config_.epoch, std::move(set), change_reason_,
+                     [this, alive = alive_](Status status) {
+                       // In a later turn: the answer may come from inside the call.
+                       if (!*alive) return;
+                       env_.post([this, alive, status = std::move(status)]() mutable {
+                         if (*alive) on_change_outcome(std::move(status));
+                       });
+                     });
+}
+
+void VolumeEngine::on_change_outcome(Status status) {
+  if (state_ == State::kStopped) return;
+  if (!status.ok()) {
+    if (status.error().code() == ErrorCode::kEpochSuperseded) return fence();
+    log_warn("engine", "the in-sync set of volume " + config_.name +
+                           " could not be stored and is tried again: " + status.error().to_string());
+    change_timer_.arm_after(kChangeRetry, [this] { store_change(in_sync_.change_again()); });
+    return;
+  }
+  in_sync_.change_stored();
+  for (const std::unique_ptr<Member>& member : members_) {
+    bool stored = in_sync_.stored(member->config.id);
+    if (stored && member->phase == MemberPhase::kPromoting) {
+      log_info("engine", name_of(*member) + " of volume " + config_.name + " is in-sync");
+      member->phase = MemberPhase::kStreaming;
+      member->reason.clear();
+      member->attempts = 0;
+    }
+    if (!stored && member->phase == MemberPhase::kStreaming) {
+      end_link(*member);
+      member->phase = MemberPhase::kFailed;
+      member->reason = "left the in-sync set";
+      reroute_reads_of(*member);
+      try_later(*member);
+    }
+  }
+  update_in_sync_set(change_reason_);
+  watch_availability();
+  drop_unwanted_later();
+  advance_commit();
+  advance_flush();
+  retry_stalled();
+}
+
+// In a later turn, because callers may be walking over the members.
+void VolumeEngine::drop_unwanted_later() {
+  env_.post([this, alive = alive_] {
+    if (!*alive || state_ == State::kStopped) return;
+    std::erase_if(members_, [this](const std::unique_ptr<Member>& member) {
+      return !member->wanted && !required(*member) && member->phase == MemberPhase::kFailed;
+    });
+  });
+}
+
+// With no in-sync replica I/O waits, but not for ever: a host should learn of it.
+void VolumeEngine::watch_availability() {
+  if (state_ == State::kStopped) return;
+  if (any_required_counts()) {
+    unavailable_timer_.cancel();
+    failing_io_ = false;
+    return;
+  }
+  if (failing_io_ || unavailable_timer_.armed()) return;
+  unavailable_timer_.arm_after(kIoErrorAfter, [this] {
+    failing_io_ = true;
+    fail_waiting(
+        Error(ErrorCode::kNoInSyncReplica, "no in-sync replica of volume " + config_.name + " can be reached"));
+  });
+}
+
+// ---- coming back ----
+
+void VolumeEngine::try_later(Member& member) {
+  if (!member.wanted && !required(member)) return drop_unwanted_later();
+  Nanos cap = required(member) ? kRequiredRetryMax : kRetryMax;
+  Nanos delay = member.attempts == 0 ? Nanos(200ms) : Nanos(1s) * (1u << std::min(member.attempts - 1, 4u));
+  delay = std::min(delay, cap);
+  delay += Nanos(static_cast<std::int64_t>(env_.random() % static_cast<std::uint64_t>(delay.count() / 4 + 1)));
+  ++member.attempts;
+  member.retry.arm_after(delay, [this, &member] { try_now(member); });
+}
+
+void VolumeEngine::try_now(Member& member) {
+  if ((state_ != State::kServing && state_ != State::kClosing) || member.phase != MemberPhase::kFailed) return;
+  member.phase = MemberPhase::kOpening;
+  std::uint64_t generation = ++member.generation;
+  member.opening = channels_.get(member.config.address);
+  member.opening->unary(
+      replica::kOpenPath, replica::encode(env_.buffers(), replica::OpenRequest{member.config.id, config_.epoch}),
+      kOpenTimeout,
+      [this, alive = alive_, id = member.config.id, generation, asked = env_.now()](Result<rpc::Message> answer) {
+        if (!*alive || state_ == State::kStopped) return;
+        Member* asked_member = find(id);
+        if (!asked_member || asked_member->generation != generation) return;
+        on_opened(*asked_member, std::move(answer), asked);
+      });
+}
+
+void VolumeEngine::on_opened(Member& member, Result<rpc::Message> answer, Nanos asked) {
+  replica::ReplicaState opened;
+  Status status = answer.ok() ? replica::decode(*answer, opened) : Status(answer.error());
+  if (status.ok() && opened.info.volume != config_.volume) {
+    status = Error(ErrorCode::kWrongDisk, name_of(member) + " belongs to another volume");
+  }
+  if (!status.ok()) {
+    if (status.error().code() == ErrorCode::kEpochSuperseded) return fence();
+    return give_up_attempt(member, status.error().to_string());
+  }
+  member.confirmed = std::max(member.confirmed, asked);
+  if (!required(member)) return join(member, opened.info);
+  // Its removal may be stored any moment; until that is known it is neither in nor out.
+  if (!in_sync_.wanted(member.config.id)) return give_up_attempt(member, "waiting for the metadata store");
+  come_back(member, opened.info);
+}
+
+void VolumeEngine::give_up_attempt(Member& member, std::string why) {
+  end_link(member);
+  member.phase = MemberPhase::kFailed;
+  member.reason = std::move(why);
+  try_later(member);
+}
+
+// A required replica is back before it left the stored set.
+void VolumeEngine::come_back(Member& member, const store::ReplicaInfo& info) {
+  Seq last(next_seq_.value() - 1);
+  bool prefix = common_seq(info.history, info.last.seq, history_, last) == info.last.seq;
+  member.lost_acknowledged = !info.complete || !prefix || info.last.seq < committed_;
+  if (member.lost_acknowledged) {
+    give_up_attempt(member, "came back without acknowledged writes (its log ends at " +
+                                std::to_string(info.last.seq.value()) + ", acknowledged are " +
+                                std::to_string(committed_.value()) + ")");
+    bool all_lost = std::all_of(members_.begin(), members_.end(), [this](const std::unique_ptr<Member>& other) {
+      return !required(*other) || other->lost_acknowledged;
+    });
+    if (all_lost) {
+      stop(Error(ErrorCode::kCorrupt,
+                 "DATA LOSS: every in-sync replica of volume " + config_.name +
+                     " came back without acknowledged writes; attach it again to use what is left"));
+    }
+    return;
+  }
+  log_info("engine", name_of(member) + " of volume " + config_.name + " is back");
+  start_link(member, std::nullopt);
+  member.journalled = info.last.seq;
+  member.phase = MemberPhase::kStreaming;
+  member.reason.clear();
+  member.attempts = 0;
+  resend(member, member.journalled);
+  if (!flush_current_.empty()) send_flush(member);
+  watch_silence();
+  watch_availability();
+  bool others_missing = std::any_of(members_.begin(), members_.end(), [this](const std::unique_ptr<Member>& other) {
+    return in_sync_.wanted(other->config.id) && !other->counts();
+  });
+  if (!others_missing) {
+    gather_timer_.cancel();
+  } else if (!gather_timer_.armed()) {
+    gather_timer_.arm_after(kGatherTime, [this] { update_in_sync_set("some replicas did not come back"); });
+  }
+  advance_commit();
+  retry_stalled();
+}
+
+// ---- silence ----
+
+bool VolumeEngine::work_outstanding(const Member& member) const {
+  if (!member.link) return false;
+  if (member.journalled.next() < next_seq_) return true;
+  if (!member.counts()) return false;
+  return (!flush_current_.empty() && member.flushed < flush_wanted_) || member.flushed < member.promotion_flush;
+}
+
+// Runs only while something is outstanding somewhere: an idle volume has no timer.
+void VolumeEngine::watch_silence() {
+  if (silence_timer_.armed()) return;
+  silence_checked_ = env_.now();
+  silence_timer_.arm_after(config_.replica_timeout / 4, [this] { check_silence(); });
+}
+
+void VolumeEngine::check_silence() {
+  if (state_ == State::kStopped) return;
+  Nanos now = env_.now();
+  // This process itself was stopped for a while: answers may be waiting to be read.
+  bool was_stopped = now - silence_checked_ > config_.replica_timeout;
+  bool outstanding = false;
+  std::vector<ReplicaId> silent;
+  for (const std::unique_ptr<Member>& member : members_) {
+    if (!member->link) continue;
+    if (was_stopped) member->append_progress = member->read_progress = now;
+    bool appends = work_outstanding(*member);
+    bool reads = member->reads_outstanding > 0;
+    outstanding = outstanding || appends || reads;
+    Nanos patience = member->phase == MemberPhase::kJoining ? std::max(kJoinTimeout, config_.replica_timeout)
+                                                            : config_.replica_timeout;
+    if ((appends && now - member->append_progress > patience) || (reads && now - member->read_progress > patience)) {
+      silent.push_back(member->config.id);
+    }
+  }
+  if (outstanding) watch_silence();
+  for (ReplicaId id : silent) {
+    Member* member = find(id);
+    if (member && state_ != State::kStopped) {
+      fail_member(*member, Error(ErrorCode::kTimedOut, "the replica was silent with work outstanding"));
+    }
+  }
+}
+
+}  // namespace holdfast::engine

@@ -1,0 +1,129 @@
+// Making replicas in-sync: join, catch up, promote. docs/consistency.md, "Rebuild".
+#include <algorithm>
+
+#include "base/log.h"
+#include "engine/history.h"
+#include "engine/volume_engine.h"
+
+namespace holdfast::engine {
+
+// The last position that this replica's content and the volume have in common. A complete replica's content is its log;
+// one in the middle of a rebuild is complete as of its base only.
+static Seq base_of(const store::ReplicaInfo& info, const std::vector<store::EpochStart>& history, Seq last) {
+  if (info.complete) return common_seq(info.history, info.last.seq, history, last);
+  Seq common = common_seq(info.history, std::max(info.last.seq, info.base), history, last);
+  return std::min(info.base, common);
+}
+
+std::vector<store::EpochStart> VolumeEngine::history_before(Seq seq) const {
+  std::vector<store::EpochStart> before;
+  for (const store::EpochStart& start : history_) {
+    if (start.first < seq) before.push_back(start);
+  }
+  return before;
+}
+
+void VolumeEngine::join(Member& member, const store::ReplicaInfo& info) {
+  Member* source = choose_source(member);
+  if (!source) return give_up_attempt(member, "waiting for an in-sync replica to copy from");
+  replica::Join join;
+  join.request.first = next_seq_;
+  join.request.base = base_of(info, history_, Seq(next_seq_.value() - 1));
+  join.request.size_blocks = size_blocks_numbered_;
+  join.request.history = history_before(next_seq_);
+  join.source_address = source->config.address.to_string();
+  join.source_replica = source->config.id;
+  log_info("engine", "rebuilding replica " + to_hex(member.config.id.value()) + " of volume " + config_.name +
+                         " from replica " + to_hex(source->config.id.value()) + " for changes after " +
+                         std::to_string(join.request.base.value()));
+  member.phase = MemberPhase::kJoining;
+  member.reason = "rebuilding";
+  member.source = source->config.id;
+  member.first_live = next_seq_;
+  member.journalled = Seq(next_seq_.value() - 1);
+  member.rebuilt.reset();
+  member.lost_acknowledged = false;
+  member.progress = {};
+  join.bytes_per_second = rebuild_share();
+  start_link(member, std::move(join));
+  share_rebuild_rate();
+}
+
+// The one that serves the fewest rebuilds, then the fewest reads; the local one last, since it has the host's reads.
+Member* VolumeEngine::choose_source(const Member& joiner) {
+  Member* best = nullptr;
+  auto rank = [this](const Member& member) {
+    auto serves = std::count_if(members_.begin(), members_.end(), [&member](const std::unique_ptr<Member>& other) {
+      return other->phase == MemberPhase::kJoining && other->source == member.config.id;
+    });
+    return std::tuple(serves, member.reads_outstanding, member.config.local);
+  };
+  for (const std::unique_ptr<Member>& member : members_) {
+    if (member.get() == &joiner || member->phase != MemberPhase::kStreaming) continue;
+    if (!in_sync_.stored(member->config.id) || !in_sync_.wanted(member->config.id)) continue;
+    if (!best || rank(*member) < rank(*best)) best = member.get();
+  }
+  return best;
+}
+
+std::uint64_t VolumeEngine::rebuild_share() const {
+  auto joining = std::count_if(members_.begin(), members_.end(), [](const std::unique_ptr<Member>& member) {
+    return member->phase == MemberPhase::kJoining;
+  });
+  if (config_.rebuild_bytes_per_second == 0 || joining == 0) return config_.rebuild_bytes_per_second;
+  return std::max<std::uint64_t>(1, config_.rebuild_bytes_per_second / static_cast<std::uint64_t>(joining));
+}
+
+void VolumeEngine::share_rebuild_rate() {
+  replica::AppendRequest request;
+  request.rebuild_bytes_per_second = rebuild_share();
+  for (const std::unique_ptr<Member>& member : members_) {
+    if (member->phase == MemberPhase::kJoining && member->link) member->link->append(request);
+  }
+}
+
+void VolumeEngine::set_rebuild_rate(std::uint64_t bytes_per_second) {
+  config_.rebuild_bytes_per_second = bytes_per_second;
+  if (state_ == State::kServing) share_rebuild_rate();
+}
+
+void VolumeEngine::advance_rebuild(Member& member) {
+  if (member.phase == MemberPhase::kJoining && member.rebuilt) {
+    // From here on nothing is acknowledged that it lacks.
+    member.phase = MemberPhase::kPromoting;
+    member.reason = "rebuilt, about to become in-sync";
+    share_rebuild_rate();
+  }
+  if (member.phase == MemberPhase::kPromoting) promote_when_caught_up(member);
+}
+
+// The copied content may reflect entries that were in flight at the source, and the log of this replica begins at
+// first_live: before it counts as in-sync every replica must have all of that, or a crash could leave content that no
+// log explains and gaps that no log can fill.
+void VolumeEngine::promote_when_caught_up(Member& member) {
+  if (in_sync_.wanted(member.config.id) || !member.wanted || state_ != State::kServing) return;
+  Seq reflected = std::max(*member.rebuilt, Seq(member.first_live.value() - 1));
+  if (committed_ < reflected || member.journalled < committed_) return;
+  if (member.promotion_flush == 0) {
+    member.promotion_flush = ++flush_issued_;
+    send_flush(member);
+    return watch_silence();
+  }
+  if (member.flushed < member.promotion_flush) return;
+  in_sync_.add(member.config.id);
+  update_in_sync_set("replica " + to_hex(member.config.id.value()) + " was rebuilt");
+}
+
+void VolumeEngine::restart_rebuilds_from(ReplicaId source) {
+  std::vector<ReplicaId> affected;
+  for (const std::unique_ptr<Member>& member : members_) {
+    if (member->phase == MemberPhase::kJoining && member->source == source) affected.push_back(member->config.id);
+  }
+  for (ReplicaId id : affected) {
+    Member* member = find(id);
+    member->attempts = 0;
+    fail_member(*member, Error(ErrorCode::kConnectionLost, "the replica it copied from has failed"));
+  }
+}
+
+}  // namespace holdfast::engine
