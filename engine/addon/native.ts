@@ -1,0 +1,195 @@
+// What build/addon/holdfast.node exports: the same records as native/addon/*_process.cc reads and makes. 64-bit numbers
+// are bigints, absent is null, bytes are Buffers. The C++ side trusts these shapes; only this folder calls it.
+import { existsSync } from 'node:fs';
+import { constants } from 'node:os';
+import { dirname, join } from 'node:path';
+import { HoldfastError } from '../errors/holdfast-error.js';
+
+declare const handleKind: unique symbol;
+/** An open process of the addon. Opaque. */
+export type NativeHandle<Kind extends string> = { readonly [handleKind]: Kind };
+export type ReplicaHandle = NativeHandle<'replica'>;
+export type TargetHandle = NativeHandle<'target'>;
+
+/** Of a disk. Sizes in bytes; 0 as stated. */
+export type ReplicaOptions = {
+  readonly directory: string;
+  /** null: in the directory */
+  readonly journalPath: string | null;
+  /** used when the journal is made */
+  readonly journalBytes: bigint;
+  /** 0: what the file system has */
+  readonly capacityBytes: bigint;
+  /** kept free; 0: the default */
+  readonly reserveBytes: bigint;
+  /** budget for data that is journalled and not yet in its place */
+  readonly cacheBytes: bigint;
+  readonly metadataCacheBytes: bigint;
+  /** null: any */
+  readonly expectedDiskId: string | null;
+  /** HOST:PORT or unix:PATH */
+  readonly listen: readonly string[];
+};
+
+export type ReplicaOpened = { readonly diskId: string; readonly listen: readonly string[] };
+
+export type DiskStatus = {
+  readonly diskId: string;
+  /** why the disk refuses work; null when healthy */
+  readonly failure: string | null;
+  readonly replicas: number;
+  readonly totalBytes: bigint;
+  readonly usedBytes: bigint;
+  readonly reserveBytes: bigint;
+  readonly freeBytes: bigint;
+  readonly journalBytes: bigint;
+  readonly journalUsedBytes: bigint;
+  readonly cachedBytes: bigint;
+};
+
+export type ReplicaEndpoint = {
+  readonly replicaId: bigint;
+  /** HOST:PORT or unix:PATH */
+  readonly address: string;
+  readonly local: boolean;
+  readonly inSync: boolean;
+};
+
+export type Chap = { readonly user: string; readonly secret: string };
+
+export type AttachRequest = {
+  readonly volumeId: bigint;
+  readonly name: string;
+  readonly epoch: bigint;
+  readonly sizeBytes: bigint;
+  readonly logicalBlockSize: number;
+  readonly replicas: readonly ReplicaEndpoint[];
+  readonly iqn: string;
+  readonly chap: Chap | null;
+  readonly mutualChap: Chap | null;
+  readonly initiatorAllowList: readonly string[];
+  readonly reservations: Buffer;
+  readonly rebuildBytesPerSecond: bigint;
+};
+
+export type AttachOutcome = { readonly portal: string; readonly sizeBytes: bigint };
+
+export type ConfigureRequest = {
+  readonly volumeId: bigint;
+  readonly replicas: readonly ReplicaEndpoint[];
+  readonly rebuildBytesPerSecond: bigint;
+};
+
+export type Redirects = { readonly redirects: readonly { readonly iqn: string; readonly portal: string }[] };
+
+export type ReplicaPhase = 'in-sync' | 'rebuilding' | 'failed';
+
+export type VolumeStatus = {
+  readonly volumeId: bigint;
+  readonly epoch: bigint;
+  /** why I/O has stopped or waits; empty when it flows */
+  readonly failure: string;
+  readonly sizeBytes: bigint;
+  readonly lastSeq: bigint;
+  readonly committedSeq: bigint;
+  readonly reads: bigint;
+  readonly writes: bigint;
+  readonly flushes: bigint;
+  readonly readBytes: bigint;
+  readonly writtenBytes: bigint;
+  readonly repairedBlocks: bigint;
+  readonly replicas: readonly {
+    readonly replicaId: bigint;
+    readonly phase: ReplicaPhase;
+    readonly reason: string;
+    readonly journalledSeq: bigint;
+    readonly chunksTotal: bigint;
+    readonly chunksExamined: bigint;
+    readonly bytesCopied: bigint;
+    readonly bytesPerSecond: bigint;
+  }[];
+  readonly sessions: readonly {
+    readonly initiator: string;
+    readonly peerAddress: string;
+    readonly commands: bigint;
+  }[];
+};
+
+/** What a target asks (`id` is answered once by targetAnswer) or tells. */
+export type TargetEvent =
+  | {
+      readonly kind: 'change-in-sync-set';
+      readonly id: bigint;
+      readonly volumeId: bigint;
+      readonly epoch: bigint;
+      readonly inSync: readonly bigint[];
+      readonly reason: string;
+    }
+  | {
+      readonly kind: 'save-reservations';
+      readonly id: bigint;
+      readonly volumeId: bigint;
+      readonly epoch: bigint;
+      readonly reservations: Buffer;
+    }
+  | { readonly kind: 'fenced'; readonly volumeId: bigint; readonly epoch: bigint };
+
+/** Promises are rejected with an Error that has a `code` of errorCodes. */
+export type NativeAddon = {
+  readonly replicaStart: () => ReplicaHandle;
+  readonly replicaOpen: (handle: ReplicaHandle, options: ReplicaOptions) => Promise<ReplicaOpened>;
+  readonly replicaStatus: (handle: ReplicaHandle) => Promise<DiskStatus>;
+  readonly replicaClose: (handle: ReplicaHandle) => Promise<null>;
+  readonly targetStart: (listener: (event: TargetEvent) => void) => TargetHandle;
+  readonly targetOpen: (
+    handle: TargetHandle,
+    options: { readonly portal: string },
+  ) => Promise<{ readonly portal: string }>;
+  readonly targetAttach: (handle: TargetHandle, volume: AttachRequest) => Promise<AttachOutcome>;
+  readonly targetDetach: (handle: TargetHandle, volumeId: bigint) => Promise<null>;
+  readonly targetConfigure: (handle: TargetHandle, volume: ConfigureRequest) => Promise<null>;
+  readonly targetResize: (handle: TargetHandle, volumeId: bigint, sizeBytes: bigint) => Promise<null>;
+  readonly targetSetRedirects: (handle: TargetHandle, table: Redirects) => Promise<null>;
+  readonly targetStatus: (handle: TargetHandle) => Promise<readonly VolumeStatus[]>;
+  readonly targetAnswer: (
+    handle: TargetHandle,
+    id: bigint,
+    error: { readonly code: string; readonly message: string } | null,
+  ) => null;
+  readonly targetClose: (handle: TargetHandle) => Promise<null>;
+};
+
+const addonFile = join('build', 'addon', 'holdfast.node');
+
+// The sources lie in engine/addon, the compiled program in dist/addon: the addon is found from both.
+function locate(): string {
+  for (let folder = import.meta.dirname; ; folder = dirname(folder)) {
+    const candidate = join(folder, addonFile);
+    if (existsSync(candidate)) return candidate;
+    if (folder === dirname(folder)) {
+      throw new HoldfastError('UNSUPPORTED_SYSTEM', `${addonFile} is missing: run npm run build`);
+    }
+  }
+}
+
+let loaded: NativeAddon | undefined;
+
+export function loadAddon(): NativeAddon {
+  if (loaded !== undefined) return loaded;
+  const path = locate();
+  const container: { exports: unknown } = { exports: {} };
+  // Node carries an nghttp2, an OpenSSL and a zlib of its own under the same symbol names. Bound deeply, the addon uses
+  // the libraries that it was built against and never a mixture.
+  const { RTLD_NOW, RTLD_DEEPBIND } = constants.dlopen as {
+    readonly RTLD_NOW: number;
+    readonly RTLD_DEEPBIND?: number;
+  };
+  try {
+    process.dlopen(container, path, RTLD_NOW | (RTLD_DEEPBIND ?? 0));
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new HoldfastError('UNSUPPORTED_SYSTEM', `the addon ${path} cannot be loaded: ${reason}`, { cause: error });
+  }
+  loaded = container.exports as NativeAddon;
+  return loaded;
+}

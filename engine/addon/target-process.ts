@@ -1,0 +1,185 @@
+// The iSCSI target of a node with the engines of its volumes, on a thread of the addon. What an engine may not decide
+// alone it asks `TargetQuestions`; an answer is a resolved promise, a refusal a rejected one.
+//
+// Calls for one volume must come one after the other; calls for different volumes may overlap.
+import { toHoldfastError } from '../errors/holdfast-error.js';
+import { fromNative, native } from './native-error.js';
+import { loadAddon } from './native.js';
+import type {
+  AttachOutcome,
+  AttachRequest,
+  Chap,
+  ConfigureRequest,
+  Redirects,
+  ReplicaEndpoint,
+  TargetEvent,
+  TargetHandle,
+  VolumeStatus,
+} from './native.js';
+import { checkAddress, checkText, checkU64, invalid } from './validation.js';
+
+export type { AttachOutcome, AttachRequest, ConfigureRequest, ReplicaEndpoint, VolumeStatus } from './native.js';
+
+export type InSyncChange = Omit<Extract<TargetEvent, { kind: 'change-in-sync-set' }>, 'kind' | 'id'>;
+export type ReservationsChange = Omit<Extract<TargetEvent, { kind: 'save-reservations' }>, 'kind' | 'id'>;
+export type Fenced = Omit<Extract<TargetEvent, { kind: 'fenced' }>, 'kind'>;
+
+export type TargetQuestions = {
+  /** Stores the in-sync set. Retries until it is stored or refused; I/O that depends on it waits. */
+  readonly changeInSyncSet: (change: InSyncChange) => Promise<void>;
+  readonly saveReservations: (change: ReservationsChange) => Promise<void>;
+  /** Another engine owns the volume: this one has stopped for good. */
+  readonly fenced: (volume: Fenced) => void;
+};
+
+export class TargetProcess implements AsyncDisposable {
+  readonly #handle: TargetHandle;
+  readonly #portal: string;
+  #closing: Promise<void> | undefined;
+
+  private constructor(handle: TargetHandle, portal: string) {
+    this.#handle = handle;
+    this.#portal = portal;
+  }
+
+  /** Listens on `portal` (HOST:PORT; port 0: any). */
+  static async open(options: { readonly portal: string }, questions: TargetQuestions): Promise<TargetProcess> {
+    checkAddress(options.portal, 'portal');
+    const addon = loadAddon();
+    let handle: TargetHandle;
+    try {
+      handle = addon.targetStart((event) => {
+        void answer(handle, event, questions);
+      });
+    } catch (error) {
+      throw fromNative(error);
+    }
+    try {
+      const { portal } = await native(() => addon.targetOpen(handle, { portal: options.portal }));
+      return new TargetProcess(handle, portal);
+    } catch (error) {
+      await addon.targetClose(handle);
+      throw error;
+    }
+  }
+
+  /** HOST:PORT as bound. */
+  get portal(): string {
+    return this.#portal;
+  }
+
+  async attachVolume(request: AttachRequest): Promise<AttachOutcome> {
+    checkAttach(request);
+    return await native(() => loadAddon().targetAttach(this.#handle, request));
+  }
+
+  async detachVolume(volumeId: bigint): Promise<void> {
+    checkU64(volumeId, 'volumeId', 1n);
+    await native(() => loadAddon().targetDetach(this.#handle, volumeId));
+  }
+
+  async configureVolume(request: ConfigureRequest): Promise<void> {
+    checkU64(request.volumeId, 'volumeId', 1n);
+    checkU64(request.rebuildBytesPerSecond, 'rebuildBytesPerSecond');
+    checkReplicas(request.replicas);
+    await native(() => loadAddon().targetConfigure(this.#handle, request));
+  }
+
+  async resizeVolume(volumeId: bigint, sizeBytes: bigint): Promise<void> {
+    checkU64(volumeId, 'volumeId', 1n);
+    checkSize(sizeBytes);
+    await native(() => loadAddon().targetResize(this.#handle, volumeId, sizeBytes));
+  }
+
+  async setRedirects(redirects: Redirects['redirects']): Promise<void> {
+    for (const redirect of redirects) {
+      checkIqn(redirect.iqn);
+      checkAddress(redirect.portal, 'portal');
+    }
+    await native(() => loadAddon().targetSetRedirects(this.#handle, { redirects }));
+  }
+
+  async status(): Promise<readonly VolumeStatus[]> {
+    return await native(() => loadAddon().targetStatus(this.#handle));
+  }
+
+  /** Detaches every volume (flushes it), ends all sessions. Again: the same promise. */
+  close(): Promise<void> {
+    this.#closing ??= native(() => loadAddon().targetClose(this.#handle)).then(() => undefined);
+    return this.#closing;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+}
+
+// Never throws: every question gets an answer.
+async function answer(handle: TargetHandle, event: TargetEvent, questions: TargetQuestions): Promise<void> {
+  if (event.kind === 'fenced') {
+    questions.fenced({ volumeId: event.volumeId, epoch: event.epoch });
+    return;
+  }
+  let refusal: { readonly code: string; readonly message: string } | null = null;
+  try {
+    if (event.kind === 'change-in-sync-set') {
+      const { volumeId, epoch, inSync, reason } = event;
+      await questions.changeInSyncSet({ volumeId, epoch, inSync, reason });
+    } else {
+      const { volumeId, epoch, reservations } = event;
+      await questions.saveReservations({ volumeId, epoch, reservations });
+    }
+  } catch (error) {
+    const { code, message } = toHoldfastError(error);
+    refusal = { code, message };
+  }
+  loadAddon().targetAnswer(handle, event.id, refusal);
+}
+
+// ---- validation ----
+
+// RFC 7143 section 4.2.7: an iSCSI name has at most 223 bytes.
+function checkIqn(iqn: string): void {
+  checkText(iqn, 'iqn', 223);
+  if (!/^(?:iqn|eui|naa)\.[-.:_a-z0-9]+$/.test(iqn)) throw invalid(`iqn "${iqn}" is not an iSCSI name`);
+}
+
+function checkSize(sizeBytes: bigint): void {
+  checkU64(sizeBytes, 'sizeBytes', 4096n);
+  if (sizeBytes % 4096n !== 0n) throw invalid(`sizeBytes ${sizeBytes} is not a multiple of 4096`);
+}
+
+function checkReplicas(replicas: readonly ReplicaEndpoint[]): void {
+  if (replicas.length === 0) throw invalid('replicas is empty');
+  const seen = new Set<bigint>();
+  for (const replica of replicas) {
+    checkU64(replica.replicaId, 'replicaId', 1n);
+    checkAddress(replica.address, 'address');
+    if (seen.has(replica.replicaId)) throw invalid(`replica ${replica.replicaId.toString(16)} is named twice`);
+    seen.add(replica.replicaId);
+  }
+}
+
+function checkChap(chap: Chap | null, field: string): void {
+  if (chap === null) return;
+  checkText(chap.user, `${field}.user`, 256);
+  const length = Buffer.byteLength(chap.secret);
+  if (length < 12 || length > 64) throw invalid(`${field}.secret has ${length} bytes: it takes 12 to 64`);
+}
+
+function checkAttach(request: AttachRequest): void {
+  checkU64(request.volumeId, 'volumeId', 1n);
+  checkText(request.name, 'name', 256);
+  checkU64(request.epoch, 'epoch', 1n);
+  checkSize(request.sizeBytes);
+  if (request.logicalBlockSize !== 512 && request.logicalBlockSize !== 4096) {
+    throw invalid(`logicalBlockSize ${request.logicalBlockSize} is neither 512 nor 4096`);
+  }
+  checkReplicas(request.replicas);
+  if (!request.replicas.some((replica) => replica.inSync)) throw invalid('no replica is marked in-sync');
+  checkIqn(request.iqn);
+  checkChap(request.chap, 'chap');
+  checkChap(request.mutualChap, 'mutualChap');
+  for (const initiator of request.initiatorAllowList) checkText(initiator, 'initiatorAllowList', 223);
+  checkU64(request.rebuildBytesPerSecond, 'rebuildBytesPerSecond');
+}

@@ -1,0 +1,98 @@
+// Service holdfast.v1.Target: messages in, TargetVolumes, messages out.
+import type { handleUnaryCall, sendUnaryData, ServerUnaryCall } from '@grpc/grpc-js';
+import type { TargetProcess } from '../addon/target-process.js';
+import { toGrpcStatus } from '../errors/grpc-errors.js';
+import type {
+  AttachedVolume,
+  AttachVolumeRequest,
+  ConfigureVolumeRequest,
+  TargetServer,
+  TargetStatus,
+} from '../generated/holdfast/v1/target.js';
+import type { TargetVolumes, VolumeReport } from './volumes.js';
+
+export type ServiceContext = {
+  readonly instanceId: string;
+  readonly target: Pick<TargetProcess, 'portal' | 'setRedirects'>;
+  readonly volumes: TargetVolumes;
+};
+
+export function createTargetService({ instanceId, target, volumes }: ServiceContext): TargetServer {
+  return {
+    attach: unary((request: AttachVolumeRequest) => volumes.attach(attachRequestOf(request))),
+    detach: unary(async ({ volumeId }) => {
+      await volumes.detach(volumeId);
+      return {};
+    }),
+    configure: unary(async ({ volumeId, replicas, rebuildBytesPerSecond }: ConfigureVolumeRequest) => {
+      await volumes.configure({ volumeId, replicas, rebuildBytesPerSecond });
+      return {};
+    }),
+    resize: unary(async ({ volumeId, sizeBytes }) => {
+      await volumes.resize(volumeId, sizeBytes);
+      return {};
+    }),
+    setRedirects: unary(async ({ redirects }) => {
+      await target.setRedirects(redirects);
+      return {};
+    }),
+    getStatus: unary(async (): Promise<TargetStatus> => ({
+      instanceId,
+      pid: process.pid,
+      portal: target.portal,
+      volumes: (await volumes.report()).map(toMessage),
+    })),
+  };
+}
+
+function unary<Request, Response>(handle: (request: Request) => Promise<Response>): handleUnaryCall<Request, Response> {
+  return (call: ServerUnaryCall<Request, Response>, done: sendUnaryData<Response>) => {
+    handle(call.request).then(
+      (response) => {
+        done(null, response);
+      },
+      (error: unknown) => {
+        done(toGrpcStatus(error));
+      },
+    );
+  };
+}
+
+// Every field by name: what the wire may hold beyond them does not reach the addon.
+function attachRequestOf(message: AttachVolumeRequest) {
+  return {
+    volumeId: message.volumeId,
+    name: message.name,
+    epoch: message.epoch,
+    sizeBytes: message.sizeBytes,
+    logicalBlockSize: message.logicalBlockSize,
+    replicas: message.replicas,
+    iqn: message.iqn,
+    chap: message.chap ?? null,
+    mutualChap: message.mutualChap ?? null,
+    initiatorAllowList: message.initiatorAllowList,
+    reservations: message.reservations,
+    rebuildBytesPerSecond: message.rebuildBytesPerSecond,
+  };
+}
+
+function toMessage({ volumeId, name, epoch, state, failure, engine }: VolumeReport): AttachedVolume {
+  return {
+    volumeId,
+    name,
+    epoch,
+    state,
+    failure,
+    sizeBytes: engine?.sizeBytes ?? 0n,
+    lastSeq: engine?.lastSeq ?? 0n,
+    committedSeq: engine?.committedSeq ?? 0n,
+    replicas: [...(engine?.replicas ?? [])],
+    reads: engine?.reads ?? 0n,
+    writes: engine?.writes ?? 0n,
+    flushes: engine?.flushes ?? 0n,
+    readBytes: engine?.readBytes ?? 0n,
+    writtenBytes: engine?.writtenBytes ?? 0n,
+    repairedBlocks: engine?.repairedBlocks ?? 0n,
+    sessions: [...(engine?.sessions ?? [])],
+  };
+}

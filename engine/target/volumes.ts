@@ -1,0 +1,228 @@
+// The volumes that this target process serves: attach, detach and being fenced, in order per volume, so that the addon
+// sees one change of a volume at a time.
+//
+// Invariants: the epoch of a volume never falls here; a fenced volume is never served again under the same epoch; changes
+// of one in-sync set go to the manager one after the other, with a rising sequence.
+import { KeyedMutex } from '../async/keyed-mutex.js';
+import type {
+  AttachOutcome,
+  AttachRequest,
+  ConfigureRequest,
+  InSyncChange,
+  ReservationsChange,
+  TargetProcess,
+  TargetQuestions,
+  VolumeStatus,
+} from '../addon/target-process.js';
+import { HoldfastError } from '../errors/holdfast-error.js';
+import type { Logger } from '../log/logger.js';
+import { errorFields } from '../log/logger.js';
+import type { Membership } from './membership-client.js';
+
+export type VolumeState = 'opening' | 'serving' | 'waiting' | 'fenced';
+
+type Attached = {
+  readonly volumeId: bigint;
+  readonly name: string;
+  readonly epoch: bigint;
+  readonly state: 'opening' | 'serving' | 'fenced';
+};
+
+export type VolumeReport = {
+  readonly volumeId: bigint;
+  readonly name: string;
+  readonly epoch: bigint;
+  readonly state: VolumeState;
+  readonly failure: string;
+  /** null while it opens and after it was fenced */
+  readonly engine: VolumeStatus | null;
+};
+
+/** What is used of the addon's TargetProcess. */
+export type VolumeHost = Pick<
+  TargetProcess,
+  'portal' | 'attachVolume' | 'detachVolume' | 'configureVolume' | 'resizeVolume' | 'status'
+>;
+
+export class TargetVolumes {
+  readonly #membership: Membership;
+  readonly #log: Logger;
+  readonly #attached = new Map<bigint, Attached>();
+  readonly #order = new KeyedMutex();
+  readonly #membershipOrder = new KeyedMutex();
+  readonly #sequences = new Map<string, bigint>();
+  #host: VolumeHost | undefined;
+
+  constructor(membership: Membership, log: Logger) {
+    this.#membership = membership;
+    this.#log = log;
+  }
+
+  /** The host asks these questions; it is handed over afterwards by serveWith(). */
+  readonly questions: TargetQuestions = {
+    changeInSyncSet: (change) => this.#changeInSyncSet(change),
+    saveReservations: (change) => this.#saveReservations(change),
+    fenced: ({ volumeId, epoch }) => {
+      this.#fenced(volumeId, epoch);
+    },
+  };
+
+  serveWith(host: VolumeHost): void {
+    this.#host = host;
+  }
+
+  /** Answers once the volume is served. Again with the same epoch: the same answer. */
+  async attach(request: AttachRequest): Promise<AttachOutcome> {
+    return await this.#order.run(key(request.volumeId), async () => {
+      const present = this.#attached.get(request.volumeId);
+      if (present !== undefined) {
+        checkEpoch(present, request);
+        if (present.epoch === request.epoch) return await this.#outcomeOf(present, request);
+        await this.#detachNow(present);
+      }
+      return await this.#attachNow(request);
+    });
+  }
+
+  /** Flushes and lets go. A volume that is not attached is success. */
+  async detach(volumeId: bigint): Promise<void> {
+    await this.#order.run(key(volumeId), async () => {
+      const present = this.#attached.get(volumeId);
+      if (present !== undefined) await this.#detachNow(present);
+    });
+  }
+
+  // These two do not wait for a detach that is stuck behind I/O; the addon refuses what no longer fits.
+  async configure(request: ConfigureRequest): Promise<void> {
+    await this.#servingHost(request.volumeId).configureVolume(request);
+  }
+
+  async resize(volumeId: bigint, sizeBytes: bigint): Promise<void> {
+    await this.#servingHost(volumeId).resizeVolume(volumeId, sizeBytes);
+  }
+
+  async report(): Promise<VolumeReport[]> {
+    const engines = new Map((await this.#requireHost().status()).map((status) => [status.volumeId, status]));
+    return [...this.#attached.values()].map((volume) => reportOf(volume, engines.get(volume.volumeId) ?? null));
+  }
+
+  // ---- steps, inside the volume's turn ----
+
+  async #attachNow(request: AttachRequest): Promise<AttachOutcome> {
+    const { volumeId, name, epoch } = request;
+    const log = this.#log.child({ volume: name, epoch });
+    this.#attached.set(volumeId, { volumeId, name, epoch, state: 'opening' });
+    try {
+      const outcome = await this.#requireHost().attachVolume(request);
+      // It may have been fenced already.
+      const now = this.#attached.get(volumeId);
+      if (now?.state === 'opening') this.#attached.set(volumeId, { ...now, state: 'serving' });
+      log.info('the volume is served', { portal: outcome.portal, iqn: request.iqn });
+      return outcome;
+    } catch (error) {
+      this.#attached.delete(volumeId);
+      log.warn('the volume could not be attached', errorFields(error));
+      throw error;
+    }
+  }
+
+  async #outcomeOf(present: Attached, request: AttachRequest): Promise<AttachOutcome> {
+    const status = (await this.#requireHost().status()).find(({ volumeId }) => volumeId === present.volumeId);
+    if (status === undefined) return await this.#attachNow(request);
+    return { portal: this.#requireHost().portal, sizeBytes: status.sizeBytes };
+  }
+
+  async #detachNow(present: Attached): Promise<void> {
+    await this.#requireHost().detachVolume(present.volumeId);
+    this.#attached.delete(present.volumeId);
+    this.#sequences.delete(sequenceKey(present.volumeId, present.epoch));
+    this.#log.info('the volume is detached', { volume: present.name, epoch: present.epoch });
+  }
+
+  // ---- questions of the engines ----
+
+  async #changeInSyncSet(change: InSyncChange): Promise<void> {
+    const { volumeId, epoch } = change;
+    await this.#membershipOrder.run(key(volumeId), async () => {
+      const sequence = (this.#sequences.get(sequenceKey(volumeId, epoch)) ?? 0n) + 1n;
+      this.#sequences.set(sequenceKey(volumeId, epoch), sequence);
+      this.#log.info('changing the in-sync set', {
+        volume: this.#attached.get(volumeId)?.name ?? key(volumeId),
+        epoch,
+        inSync: change.inSync.map(key),
+        reason: change.reason,
+        sequence,
+      });
+      await this.#membership.changeInSyncSet({ ...change, inSync: [...change.inSync], sequence });
+    });
+  }
+
+  async #saveReservations(change: ReservationsChange): Promise<void> {
+    // In the order of the changes: the last one stored is the last one made.
+    await this.#membershipOrder.run(`reservations ${key(change.volumeId)}`, () =>
+      this.#membership.saveReservations(change),
+    );
+  }
+
+  #fenced(volumeId: bigint, epoch: bigint): void {
+    const present = this.#attached.get(volumeId);
+    if (present?.epoch !== epoch) return;
+    this.#attached.set(volumeId, { ...present, state: 'fenced' });
+    this.#log.warn('another engine owns the volume now', { volume: present.name, epoch });
+    // Its initiators must go elsewhere, so the target ends; the record stays, for the manager to see.
+    this.#order
+      .run(key(volumeId), async () => {
+        const now = this.#attached.get(volumeId);
+        if (now?.epoch === epoch && now.state === 'fenced') await this.#requireHost().detachVolume(volumeId);
+      })
+      .catch((error: unknown) => {
+        this.#log.error('a fenced volume could not be closed', { volume: present.name, ...errorFields(error) });
+      });
+  }
+
+  #requireHost(): VolumeHost {
+    if (this.#host === undefined) throw new HoldfastError('FAILED_PRECONDITION', 'the target process is not open yet');
+    return this.#host;
+  }
+
+  #servingHost(volumeId: bigint): VolumeHost {
+    if (this.#attached.get(volumeId)?.state !== 'serving') {
+      throw new HoldfastError('NOT_FOUND', `volume ${key(volumeId)} is not served by this target`);
+    }
+    return this.#requireHost();
+  }
+}
+
+function checkEpoch(present: Attached, request: AttachRequest): void {
+  const fencedHere = present.state === 'fenced' && present.epoch === request.epoch;
+  if (request.epoch > present.epoch || (request.epoch === present.epoch && !fencedHere)) return;
+  throw new HoldfastError(
+    'EPOCH_SUPERSEDED',
+    `volume "${present.name}": epoch ${request.epoch} is past, ${
+      fencedHere ? 'another engine owns the volume' : `epoch ${present.epoch} is attached here`
+    }`,
+  );
+}
+
+function reportOf(volume: Attached, engine: VolumeStatus | null): VolumeReport {
+  const { volumeId, name, epoch } = volume;
+  const base = { volumeId, name, epoch };
+  switch (volume.state) {
+    case 'opening':
+      return { ...base, state: 'opening', failure: '', engine: null };
+    case 'fenced':
+      return { ...base, state: 'fenced', failure: 'another engine owns the volume', engine: null };
+    case 'serving': {
+      const failure = engine?.failure ?? '';
+      return { ...base, state: failure === '' ? 'serving' : 'waiting', failure, engine };
+    }
+  }
+}
+
+function key(volumeId: bigint): string {
+  return volumeId.toString(16).padStart(16, '0');
+}
+
+function sequenceKey(volumeId: bigint, epoch: bigint): string {
+  return `${key(volumeId)} ${epoch}`;
+}
