@@ -1,6 +1,6 @@
 // DataPlane over gRPC: clients are kept per address, and made anew after a connection was lost, so that a process that was
 // just restarted is reached at once instead of after the channel's back-off.
-import { credentials } from '@grpc/grpc-js';
+import { credentials, Metadata } from '@grpc/grpc-js';
 import type { Client, ServiceError } from '@grpc/grpc-js';
 import { fromServiceError } from '../errors/grpc-errors.js';
 import { isHoldfastError } from '../errors/holdfast-error.js';
@@ -40,13 +40,13 @@ class ClientPool<C extends Client> {
   async call<T>(
     address: string,
     timeoutMs: number,
-    start: (client: C, options: Options, done: Callback<T>) => void,
+    start: (client: C, metadata: Metadata, options: Options, done: Callback<T>) => void,
   ): Promise<T> {
     const client = this.#clients.get(address) ?? this.#make(address);
     this.#clients.set(address, client);
     try {
       return await new Promise<T>((resolve, reject) => {
-        start(client, { deadline: Date.now() + timeoutMs }, (error, response) => {
+        start(client, new Metadata(), { deadline: Date.now() + timeoutMs }, (error, response) => {
           if (error === null) resolve(response);
           else reject(fromServiceError(error, `${this.#peer} at ${address}`));
         });
@@ -108,13 +108,13 @@ function targetCalls(pool: ClientPool<TargetClient>): TargetCalls {
       const response = await pool.call<{ portal: string; sizeBytes: bigint }>(
         control,
         deadlineMs.attach,
-        (client, options, done) => client.attach(message, options, done),
+        (client, metadata, options, done) => client.attach(message, metadata, options, done),
       );
       return { portal: response.portal, sizeBytes: Number(response.sizeBytes) };
     },
     detach: async (control, volumeId) => {
       const message = { volumeId: idToBigint(volumeId) };
-      await pool.call(control, deadlineMs.detach, (client, options, done) => client.detach(message, options, done));
+      await pool.call(control, deadlineMs.detach, (client, metadata, options, done) => client.detach(message, metadata, options, done));
     },
     configure: async (control, volumeId, endpoints) => {
       const message = {
@@ -122,23 +122,23 @@ function targetCalls(pool: ClientPool<TargetClient>): TargetCalls {
         replicas: endpoints.map(toEndpoint),
         rebuildBytesPerSecond: 0n,
       };
-      await pool.call(control, deadlineMs.configure, (client, options, done) => client.configure(message, options, done));
+      await pool.call(control, deadlineMs.configure, (client, metadata, options, done) => client.configure(message, metadata, options, done));
     },
     resize: async (control, volumeId, sizeBytes) => {
       const message = { volumeId: idToBigint(volumeId), sizeBytes: BigInt(sizeBytes) };
-      await pool.call(control, deadlineMs.resize, (client, options, done) => client.resize(message, options, done));
+      await pool.call(control, deadlineMs.resize, (client, metadata, options, done) => client.resize(message, metadata, options, done));
     },
     setRedirects: async (control, redirects) => {
       const message = { redirects: redirects.map(({ iqn, portal }) => ({ iqn, portal })) };
-      await pool.call(control, deadlineMs.configure, (client, options, done) =>
-        client.setRedirects(message, options, done),
+      await pool.call(control, deadlineMs.configure, (client, metadata, options, done) =>
+        client.setRedirects(message, metadata, options, done),
       );
     },
     targetStatus: async (control) => {
       const status = await pool.call<{ instanceId: string; volumes: AttachedVolume[] }>(
         control,
         deadlineMs.status,
-        (client, options, done) => client.getStatus({}, options, done),
+        (client, metadata, options, done) => client.getStatus({}, metadata, options, done),
       );
       return { instanceId: status.instanceId, volumes: status.volumes.map(toVolumeStatus) };
     },
@@ -154,14 +154,14 @@ function replicaCalls(pool: ClientPool<ReplicaClient>): ReplicaCalls {
         sizeBlocks: BigInt(sizeBytes) / blockBytes,
         complete: true,
       };
-      await pool.call(address, deadlineMs.create, (client, options, done) =>
-        client.createReplica(message, options, done),
+      await pool.call(address, deadlineMs.create, (client, metadata, options, done) =>
+        client.createReplica(message, metadata, options, done),
       );
     },
     deleteReplica: async (address, replicaId) => {
       const message = { replicaId: idToBigint(replicaId), force: true };
-      await pool.call(address, deadlineMs.delete, (client, options, done) =>
-        client.deleteReplica(message, options, done),
+      await pool.call(address, deadlineMs.delete, (client, metadata, options, done) =>
+        client.deleteReplica(message, metadata, options, done),
       );
     },
     disk: async (address) => {
@@ -172,7 +172,7 @@ function replicaCalls(pool: ClientPool<ReplicaClient>): ReplicaCalls {
         reserveBytes: bigint;
         freeBytes: bigint;
         failure: string;
-      }>(address, deadlineMs.status, (client, options, done) => client.getDisk({}, options, done));
+      }>(address, deadlineMs.status, (client, metadata, options, done) => client.getDisk({}, metadata, options, done));
       return {
         diskId: disk.diskId,
         totalBytes: Number(disk.totalBytes),
@@ -186,7 +186,7 @@ function replicaCalls(pool: ClientPool<ReplicaClient>): ReplicaCalls {
       const { replicas } = await pool.call<{ replicas: { replicaId: bigint; usedBytes: bigint }[] }>(
         address,
         deadlineMs.status,
-        (client, options, done) => client.listReplicas({}, options, done),
+        (client, metadata, options, done) => client.listReplicas({}, metadata, options, done),
       );
       return new Map(replicas.map(({ replicaId, usedBytes }) => [idFromBigint(replicaId), Number(usedBytes)]));
     },

@@ -1,0 +1,158 @@
+// The manager's API: one function per method, plain records in and out. gRPC (grpc-services.ts) and REST (http-routes.ts) are
+// two ways to call it.
+import { HoldfastError } from '../errors/holdfast-error.js';
+import type { ManagerContext } from './context.js';
+import type { DiskStatus, VolumeStatus } from './data-plane.js';
+import { replicaAddress, runningTarget } from './observed.js';
+import type { VolumeRecord } from './records.js';
+import {
+  attachVolume,
+  createVolume,
+  deleteVolume,
+  detachVolume,
+  resizeVolume,
+  scheduledOn,
+} from './volume-operations.js';
+import type { CreateInput } from './volume-operations.js';
+import { diskView, iscsiView, nodeView, processViews, volumeView } from './views.js';
+import type { AttachmentView, DiskView, NodeView, ProcessView, ReplicaView, VolumeView } from './views.js';
+
+export type ClusterView = {
+  readonly id: string;
+  readonly version: string;
+  readonly nodes: number;
+  readonly volumes: number;
+};
+
+export type DeletionView = { readonly volume: string; readonly pendingReplicas: readonly string[] };
+
+export type ManagerApi = {
+  readonly getCluster: () => Promise<ClusterView>;
+  readonly createVolume: (input: CreateInput) => Promise<VolumeView>;
+  readonly getVolume: (name: string) => Promise<VolumeView>;
+  readonly listVolumes: () => Promise<readonly VolumeView[]>;
+  readonly deleteVolume: (name: string) => Promise<DeletionView>;
+  /** `node` null: the manager chooses. */
+  readonly attachVolume: (name: string, node: string | null) => Promise<AttachmentView>;
+  readonly detachVolume: (name: string, force: boolean) => Promise<VolumeView>;
+  readonly resizeVolume: (name: string, size: number) => Promise<VolumeView>;
+  readonly listReplicas: (volume: string) => Promise<readonly ReplicaView[]>;
+  readonly listNodes: () => Promise<readonly NodeView[]>;
+  readonly listDisks: () => Promise<readonly DiskView[]>;
+  readonly listProcesses: () => Promise<readonly ProcessView[]>;
+};
+
+export type ApiOptions = {
+  readonly version: string;
+  readonly pid: number;
+  /** Changed desired state: let the reconciler look. */
+  readonly kick: () => void;
+  /** Resolves once the agents had their chance to report after a start of the manager. */
+  readonly ready: Promise<void>;
+};
+
+export function createApi(context: ManagerContext, options: ApiOptions): ManagerApi {
+  const { repository, observed } = context;
+
+  // Requests that change something wait until the agents have reported, and let the reconciler look afterwards.
+  const change = async <T>(task: () => Promise<T>): Promise<T> => {
+    await options.ready;
+    try {
+      return await task();
+    } finally {
+      options.kick();
+    }
+  };
+  const view = async (record: VolumeRecord): Promise<VolumeView> => {
+    const [seen] = await volumeViews(context, [record]);
+    if (seen === undefined) throw new HoldfastError('INTERNAL', `volume "${record.name}" has no view`);
+    return seen;
+  };
+
+  return {
+    getCluster: async () => {
+      const [nodes, volumes] = await Promise.all([repository.listNodes(), repository.listVolumes()]);
+      return { id: context.cluster.id, version: options.version, nodes: nodes.length, volumes: volumes.length };
+    },
+    createVolume: (input) => change(async () => view(await createVolume(context, input))),
+    getVolume: async (name) => await view((await repository.volume(name)).record),
+    listVolumes: async () => await volumeViews(context, await repository.listVolumes()),
+    deleteVolume: (name) =>
+      change(async () => ({ volume: name, pendingReplicas: await deleteVolume(context, name) })),
+    attachVolume: (name, node) =>
+      change(async () => {
+        const engine = await attachVolume(context, name, node);
+        return { volume: name, epoch: engine.epoch, node: engine.node, iscsi: iscsiView(name, engine.portal) };
+      }),
+    detachVolume: (name, force) => change(async () => view(await detachVolume(context, name, force))),
+    resizeVolume: (name, size) => change(async () => view(await resizeVolume(context, name, size))),
+    listReplicas: async (volume) => (await view((await repository.volume(volume)).record)).replicas,
+    listNodes: async () => {
+      const [nodes, disks, volumes] = await Promise.all([
+        repository.listNodes(),
+        repository.listDisks(),
+        repository.listVolumes(),
+      ]);
+      return nodes.map((node) => nodeView(node, observed.nodes, disks, volumes));
+    },
+    listDisks: () => diskViews(context),
+    listProcesses: () => Promise.resolve(processViews(options.pid, observed.nodes)),
+  };
+}
+
+async function volumeViews(context: ManagerContext, records: readonly VolumeRecord[]): Promise<VolumeView[]> {
+  const { observed } = context;
+  const [engines, usage] = await Promise.all([enginesOf(context, records), usageOf(context, records)]);
+  return records.map((record) => {
+    const used = record.inSync.map((id) => usage.get(id)).find((bytes) => bytes !== undefined);
+    return volumeView(record, observed.nodes, engines.get(record.id) ?? null, used ?? null);
+  });
+}
+
+// Asks each target process that should serve one of the volumes, once.
+async function enginesOf(
+  { observed, dataPlane }: ManagerContext,
+  records: readonly VolumeRecord[],
+): Promise<ReadonlyMap<string, VolumeStatus>> {
+  const engines = new Map<string, VolumeStatus>();
+  const wanted = new Map(records.map((record) => [record.id, record.attachment?.node]));
+  const nodes = new Set([...wanted.values()].filter((node) => node !== undefined));
+  await Promise.all(
+    [...nodes].map(async (node) => {
+      const target = runningTarget(observed.node(node));
+      if (target === null) return;
+      const status = await dataPlane.targetStatus(target.control).catch(() => null);
+      for (const volume of status?.volumes ?? []) {
+        if (wanted.get(volume.volumeId) === node) engines.set(volume.volumeId, volume);
+      }
+    }),
+  );
+  return engines;
+}
+
+// Asks each disk that holds one of the volumes, once.
+async function usageOf(
+  { observed, dataPlane }: ManagerContext,
+  records: readonly VolumeRecord[],
+): Promise<ReadonlyMap<string, number>> {
+  const addresses = new Set<string>();
+  for (const { node, disk } of records.flatMap(({ replicas }) => replicas)) {
+    const address = replicaAddress(observed.node(node), disk);
+    if (address !== null) addresses.add(address);
+  }
+  const answers = await Promise.all(
+    [...addresses].map((address) => dataPlane.replicaUsage(address).catch(() => new Map<string, number>())),
+  );
+  return new Map(answers.flatMap((answer) => [...answer]));
+}
+
+async function diskViews({ repository, observed, dataPlane }: ManagerContext): Promise<DiskView[]> {
+  const [disks, volumes] = await Promise.all([repository.listDisks(), repository.listVolumes()]);
+  return await Promise.all(
+    disks.map(async (disk) => {
+      const address = replicaAddress(observed.node(disk.node), disk.name);
+      const status: DiskStatus | null = address === null ? null : await dataPlane.disk(address).catch(() => null);
+      return diskView(disk, observed.nodes, volumes, status, scheduledOn(volumes, disk.node, disk.name));
+    }),
+  );
+}

@@ -1,0 +1,164 @@
+// The manager's gRPC services: Manager (people and scripts), Membership (engines), AgentRegistry (agents).
+import type { handleUnaryCall, Server } from '@grpc/grpc-js';
+import { toGrpcStatus } from '../errors/grpc-errors.js';
+import { isErrorCode } from '../errors/holdfast-error.js';
+import {
+  AgentRegistryService,
+  Attachment,
+  Cluster,
+  DeleteVolumeResponse,
+  ListDisksResponse,
+  ListNodesResponse,
+  ListProcessesResponse,
+  ListReplicasResponse,
+  ListVolumesResponse,
+  ManagerService,
+  Volume,
+} from '../generated/holdfast/v1/manager.js';
+import type {
+  AgentRegistryServer,
+  AgentReport as AgentReportMessage,
+  ManagerServer,
+  ProcessReport,
+} from '../generated/holdfast/v1/manager.js';
+import { MembershipService } from '../generated/holdfast/v1/target.js';
+import type { MembershipServer } from '../generated/holdfast/v1/target.js';
+import type { Logger } from '../log/logger.js';
+import type { ManagerApi } from './api.js';
+import { idFromBigint, toNumber } from './ids.js';
+import { changeInSyncSet } from './membership.js';
+import type { AgentReport, ObservedProcess } from './observed.js';
+import type { Repository } from './repository.js';
+
+export type AgentSink = {
+  readonly report: (connection: symbol, report: AgentReport) => Promise<void>;
+  readonly disconnected: (connection: symbol, node: string) => void;
+};
+
+export function addServices(server: Server, api: ManagerApi, repository: Repository, agents: AgentSink, logger: Logger): void {
+  server.addService(ManagerService, managerService(api));
+  server.addService(MembershipService, membershipService(repository, logger));
+  server.addService(AgentRegistryService, agentRegistryService(agents, logger));
+}
+
+function unary<Request, Response>(handle: (request: Request) => Promise<Response>): handleUnaryCall<Request, Response> {
+  return (call, callback) => {
+    handle(call.request).then(
+      (response) => {
+        callback(null, response);
+      },
+      (error: unknown) => {
+        callback(toGrpcStatus(error));
+      },
+    );
+  };
+}
+
+// Views are JSON shapes of the messages, so `fromJSON` makes one of the other.
+function managerService(api: ManagerApi): ManagerServer {
+  return {
+    getCluster: unary(async () => Cluster.fromJSON(await api.getCluster())),
+    createVolume: unary(async ({ name, size, replicas, blockSize }) => {
+      const input = {
+        name,
+        size: toNumber(size, 'size'),
+        replicas: replicas === 0 ? 3 : replicas,
+        blockSize: blockSize === 0 ? 512 : blockSize,
+      };
+      return Volume.fromJSON(await api.createVolume(input));
+    }),
+    getVolume: unary(async ({ name }) => Volume.fromJSON(await api.getVolume(name))),
+    listVolumes: unary(async () => ListVolumesResponse.fromJSON({ volumes: await api.listVolumes() })),
+    deleteVolume: unary(async ({ name }) => DeleteVolumeResponse.fromJSON(await api.deleteVolume(name))),
+    attachVolume: unary(async ({ name, node }) =>
+      Attachment.fromJSON(await api.attachVolume(name, node === '' ? null : node)),
+    ),
+    detachVolume: unary(async ({ name, force }) => Volume.fromJSON(await api.detachVolume(name, force))),
+    resizeVolume: unary(async ({ name, size }) => Volume.fromJSON(await api.resizeVolume(name, toNumber(size, 'size')))),
+    listReplicas: unary(async ({ volume }) =>
+      ListReplicasResponse.fromJSON({ replicas: await api.listReplicas(volume) }),
+    ),
+    listNodes: unary(async () => ListNodesResponse.fromJSON({ nodes: await api.listNodes() })),
+    listDisks: unary(async () => ListDisksResponse.fromJSON({ disks: await api.listDisks() })),
+    listProcesses: unary(async () => ListProcessesResponse.fromJSON({ processes: await api.listProcesses() })),
+  };
+}
+
+function membershipService(repository: Repository, logger: Logger): MembershipServer {
+  return {
+    changeInSyncSet: unary(async (request) => {
+      const change = {
+        volumeId: idFromBigint(request.volumeId),
+        epoch: toNumber(request.epoch, 'epoch'),
+        inSync: request.inSync.map(idFromBigint),
+        reason: request.reason,
+        sequence: toNumber(request.sequence, 'sequence'),
+      };
+      const { name } = await changeInSyncSet(repository, change);
+      logger.info('in-sync set changed', { volume: name, ...change });
+      return {};
+    }),
+    saveReservations: unary(async ({ volumeId, epoch, reservations }) => {
+      await repository.saveReservations(idFromBigint(volumeId), toNumber(epoch, 'epoch'), reservations);
+      return {};
+    }),
+  };
+}
+
+function agentRegistryService(agents: AgentSink, logger: Logger): AgentRegistryServer {
+  return {
+    connect: (call) => {
+      const connection = Symbol('agent');
+      let node: string | null = null;
+      let reports = 0n;
+      let taken = Promise.resolve();
+      call.on('data', (message: AgentReportMessage) => {
+        if (node === null) logger.info('agent connected', { node: message.node, pid: message.pid });
+        node = message.node;
+        reports += 1n;
+        const accepted = reports;
+        taken = taken.then(async () => {
+          try {
+            await agents.report(connection, toReport(message));
+            call.write({ accepted });
+          } catch (error) {
+            call.emit('error', toGrpcStatus(error));
+          }
+        });
+      });
+      const gone = () => {
+        if (node === null) return;
+        logger.info('agent disconnected', { node });
+        agents.disconnected(connection, node);
+        node = null;
+      };
+      call.on('end', () => {
+        gone();
+        call.end();
+      });
+      call.on('cancelled', gone);
+      call.on('error', gone);
+    },
+  };
+}
+
+function toReport(message: AgentReportMessage): AgentReport {
+  return { node: message.node, pid: message.pid, processes: message.processes.map(toProcess) };
+}
+
+function toProcess(message: ProcessReport): ObservedProcess {
+  const orNull = (text: string) => (text === '' ? null : text);
+  const code = isErrorCode(message.failureCode) ? message.failureCode : 'INTERNAL';
+  return {
+    role: message.role === 'target' ? 'target' : 'replica',
+    disk: orNull(message.disk),
+    state: message.state === 'running' ? 'running' : message.state === 'failed' ? 'failed' : 'starting',
+    pid: message.pid === 0 ? null : message.pid,
+    failure: message.failureMessage === '' ? null : { code, message: message.failureMessage },
+    instanceId: orNull(message.instanceId),
+    address: orNull(message.address),
+    portal: orNull(message.portal),
+    directory: orNull(message.directory),
+    diskId: orNull(message.diskId),
+  };
+}

@@ -1,0 +1,253 @@
+// What the API shows, made of records and of what was observed. Pure. The types are the JSON shapes of REST and of the CLI's
+// `--json` output (docs/cli.md); gRPC answers are made of the same objects. Absent is null.
+import type { DiskStatus, ReplicaStatus, VolumeStatus } from './data-plane.js';
+import { replicaAddress, replicaProcess, runningTarget } from './observed.js';
+import { iqnOf } from './reconcile.js';
+import type { Nodes } from './reconcile.js';
+import type { DiskRecord, NodeRecord, ReplicaRecord, VolumeRecord } from './records.js';
+
+export type IscsiView = {
+  readonly portal: string;
+  readonly iqn: string;
+  readonly lun: number;
+  readonly url: string;
+};
+
+export type AttachmentView = {
+  readonly volume: string;
+  readonly epoch: number;
+  readonly node: string;
+  readonly iscsi: IscsiView;
+};
+
+export type RebuildView = {
+  readonly chunksTotal: number;
+  readonly chunksExamined: number;
+  readonly bytesCopied: number;
+  readonly bytesPerSecond: number;
+};
+
+export type ReplicaView = {
+  readonly id: string;
+  readonly node: string;
+  readonly disk: string;
+  readonly state: 'in-sync' | 'rebuilding' | 'failed';
+  readonly reason: string | null;
+  readonly address: string | null;
+  readonly rebuild: RebuildView | null;
+};
+
+export type VolumeView = {
+  readonly id: string;
+  readonly name: string;
+  readonly size: number;
+  readonly blockSize: number;
+  readonly state: 'creating' | 'detached' | 'attaching' | 'attached';
+  readonly health: 'healthy' | 'degraded' | 'faulted';
+  readonly reason: string | null;
+  readonly epoch: number;
+  readonly node: string | null;
+  readonly iscsi: IscsiView | null;
+  readonly inSync: readonly string[];
+  readonly replicas: readonly ReplicaView[];
+  readonly usedBytes: number | null;
+  readonly createdAt: string;
+};
+
+export type NodeView = {
+  readonly name: string;
+  readonly state: 'online' | 'impaired' | 'offline';
+  readonly reason: string | null;
+  readonly portal: string | null;
+  readonly disks: number;
+  readonly volumes: number;
+};
+
+export type DiskView = {
+  readonly node: string;
+  readonly name: string;
+  readonly id: string | null;
+  readonly state: 'online' | 'starting' | 'failed' | 'offline';
+  readonly reason: string | null;
+  readonly directory: string;
+  readonly address: string | null;
+  readonly totalBytes: number | null;
+  readonly usedBytes: number | null;
+  readonly freeBytes: number | null;
+  readonly scheduledBytes: number;
+  readonly replicas: number;
+};
+
+export type ProcessView = {
+  readonly node: string | null;
+  readonly role: 'manager' | 'agent' | 'target' | 'replica';
+  readonly pid: number;
+  readonly disk: string | null;
+};
+
+/** `engine`: what the target process of the volume's node says of it; null when it says nothing. */
+export function volumeView(
+  record: VolumeRecord,
+  nodes: Nodes,
+  engine: VolumeStatus | null,
+  usedBytes: number | null,
+): VolumeView {
+  const replicas = record.replicas.map((replica) => replicaView(replica, record, nodes, engine));
+  const state = volumeState(record, engine);
+  const node = record.attachment?.node ?? null;
+  const portal = node === null ? null : (runningTarget(nodes.get(node))?.portal ?? null);
+  return {
+    id: record.id,
+    name: record.name,
+    size: record.size,
+    blockSize: record.blockSize,
+    state,
+    ...volumeHealth(record, state, engine, replicas, nodes),
+    epoch: record.epoch,
+    node,
+    iscsi: state === 'attached' && portal !== null ? iscsiView(record.name, portal) : null,
+    inSync: record.inSync,
+    replicas,
+    usedBytes,
+    createdAt: record.createdAt,
+  };
+}
+
+export function iscsiView(volumeName: string, portal: string): IscsiView {
+  const iqn = iqnOf(volumeName);
+  return { portal, iqn, lun: 0, url: `iscsi://${portal}/${iqn}/0` };
+}
+
+function volumeState(record: VolumeRecord, engine: VolumeStatus | null): VolumeView['state'] {
+  if (record.phase === 'creating') return 'creating';
+  if (record.attachment === null) return 'detached';
+  return engine === null || engine.state === 'opening' || engine.epoch !== record.epoch ? 'attaching' : 'attached';
+}
+
+type Health = Pick<VolumeView, 'health' | 'reason'>;
+
+function volumeHealth(
+  record: VolumeRecord,
+  state: VolumeView['state'],
+  engine: VolumeStatus | null,
+  replicas: readonly ReplicaView[],
+  nodes: Nodes,
+): Health {
+  if (state === 'attaching') {
+    return { health: 'faulted', reason: `waits for the target process of ${record.attachment?.node ?? 'its node'}` };
+  }
+  if (state === 'attached' && engine !== null && engine.state !== 'serving') {
+    return { health: 'faulted', reason: engine.failure === '' ? `I/O is stopped (${engine.state})` : engine.failure };
+  }
+  if (state === 'attached') return copiesHealth(replicas.filter((replica) => replica.state === 'in-sync').length, replicas);
+  const reachable = record.replicas.filter(
+    (replica) => record.inSync.includes(replica.id) && replicaAddress(nodes.get(replica.node), replica.disk) !== null,
+  );
+  return copiesHealth(reachable.length, replicas);
+}
+
+function copiesHealth(good: number, replicas: readonly ReplicaView[]): Health {
+  if (good === replicas.length) return { health: 'healthy', reason: null };
+  if (good === 0) return { health: 'faulted', reason: 'no in-sync replica can be reached' };
+  return { health: 'degraded', reason: `${good} of ${replicas.length} replicas are in-sync and reachable` };
+}
+
+function replicaView(
+  { id, node, disk }: ReplicaRecord,
+  record: VolumeRecord,
+  nodes: Nodes,
+  engine: VolumeStatus | null,
+): ReplicaView {
+  const address = replicaAddress(nodes.get(node), disk);
+  const status = engine?.replicas.find(({ replicaId }) => replicaId === id);
+  const base = { id, node, disk, address };
+  if (status !== undefined) {
+    const reason = status.phase === 'in-sync' || status.reason === '' ? null : status.reason;
+    return { ...base, state: status.phase, reason, rebuild: rebuildView(status) };
+  }
+  const unreachable = address === null ? `its replica process does not run${describeFailure(nodes, node, disk)}` : null;
+  if (record.inSync.includes(id)) return { ...base, state: 'in-sync', reason: unreachable, rebuild: null };
+  const reason = unreachable ?? 'left the in-sync set; it is rebuilt while the volume is attached';
+  return { ...base, state: 'failed', reason, rebuild: null };
+}
+
+function rebuildView(status: ReplicaStatus): RebuildView | null {
+  if (status.phase !== 'rebuilding') return null;
+  const { chunksTotal, chunksExamined, bytesCopied, bytesPerSecond } = status;
+  return { chunksTotal, chunksExamined, bytesCopied, bytesPerSecond };
+}
+
+function describeFailure(nodes: Nodes, node: string, disk: string): string {
+  const failure = replicaProcess(nodes.get(node), disk)?.failure ?? null;
+  return failure === null ? '' : `: ${failure.message}`;
+}
+
+export function nodeView(
+  record: NodeRecord,
+  nodes: Nodes,
+  disks: readonly DiskRecord[],
+  volumes: readonly VolumeRecord[],
+): NodeView {
+  const observed = nodes.get(record.name);
+  return {
+    name: record.name,
+    ...nodeState(record, nodes),
+    portal: runningTarget(observed)?.portal ?? record.portal,
+    disks: disks.filter(({ node }) => node === record.name).length,
+    volumes: volumes.filter(({ attachment }) => attachment?.node === record.name).length,
+  };
+}
+
+function nodeState(record: NodeRecord, nodes: Nodes): Pick<NodeView, 'state' | 'reason'> {
+  const observed = nodes.get(record.name);
+  if (observed === undefined || observed.agentPid === null) return { state: 'offline', reason: 'no agent is connected' };
+  const stopped = observed.processes.find(({ state }) => state !== 'running');
+  if (stopped === undefined) return { state: 'online', reason: null };
+  const what = stopped.role === 'target' ? 'its target process' : `the replica process of ${stopped.disk ?? 'a disk'}`;
+  const why = stopped.failure === null ? 'is being started' : `does not run: ${stopped.failure.message}`;
+  return { state: 'impaired', reason: `${what} ${why}` };
+}
+
+export function diskView(
+  record: DiskRecord,
+  nodes: Nodes,
+  volumes: readonly VolumeRecord[],
+  status: DiskStatus | null,
+  scheduledBytes: number,
+): DiskView {
+  return {
+    node: record.node,
+    name: record.name,
+    id: record.diskId,
+    ...diskState(record, nodes, status),
+    directory: record.directory,
+    address: replicaAddress(nodes.get(record.node), record.name),
+    totalBytes: status?.totalBytes ?? null,
+    usedBytes: status?.usedBytes ?? null,
+    freeBytes: status?.freeBytes ?? null,
+    scheduledBytes,
+    replicas: volumes.filter(({ replicas }) =>
+      replicas.some((replica) => replica.node === record.node && replica.disk === record.name),
+    ).length,
+  };
+}
+
+function diskState(record: DiskRecord, nodes: Nodes, status: DiskStatus | null): Pick<DiskView, 'state' | 'reason'> {
+  const process = replicaProcess(nodes.get(record.node), record.name);
+  if (process === null) return { state: 'offline', reason: `the agent of ${record.node} has not reported it` };
+  if (process.failure !== null && process.state !== 'running') return { state: 'failed', reason: process.failure.message };
+  if (process.state !== 'running') return { state: 'starting', reason: null };
+  if (status === null) return { state: 'failed', reason: 'its replica process does not answer' };
+  return status.failure === '' ? { state: 'online', reason: null } : { state: 'failed', reason: status.failure };
+}
+
+export function processViews(managerPid: number, nodes: Nodes): readonly ProcessView[] {
+  const views: ProcessView[] = [{ node: null, role: 'manager', pid: managerPid, disk: null }];
+  for (const node of [...nodes.values()].sort((a, b) => (a.name < b.name ? -1 : 1))) {
+    if (node.agentPid !== null) views.push({ node: node.name, role: 'agent', pid: node.agentPid, disk: null });
+    for (const { role, pid, disk } of node.processes) {
+      if (pid !== null) views.push({ node: node.name, role, pid, disk });
+    }
+  }
+  return views;
+}
