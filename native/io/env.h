@@ -48,7 +48,8 @@ class File {
   virtual void write(std::uint64_t offset, std::span<const std::span<const std::byte>> parts, StatusCallback done) = 0;
   // Makes all writes that completed before this call durable (fdatasync).
   virtual void sync(StatusCallback done) = 0;
-  // Reserves [offset, offset + length) with zeros, growing the file where needed.
+  // Reserves [offset, offset + length), growing the file where needed. What was never written reads as zeros; content
+  // stays. On a block device nothing is to be reserved, and content stays what it is: NO_SPACE past its end.
   virtual void allocate(std::uint64_t offset, std::uint64_t length, StatusCallback done) = 0;
   // Gives the space of the range back to the file system; it then reads as zeros. The size stays.
   virtual void punch_hole(std::uint64_t offset, std::uint64_t length, StatusCallback done) = 0;
@@ -68,7 +69,9 @@ class StreamHandler {
   virtual void on_data(std::span<const std::byte> bytes) = 0;
   // Everything sent so far has been handed to the kernel (unsent_bytes() became 0).
   virtual void on_drained() {}
-  // The stream ended: ok for an orderly end by the peer. The last call made.
+  // The stream ended: ok for an orderly end by the peer, which is reported once all that it sent was delivered and what
+  // was queued was sent (or made no progress for seconds). While receiving is paused an orderly end goes unnoticed, a
+  // broken connection is noticed when something is sent. The last call made.
   virtual void on_closed(Status reason) = 0;
 
  protected:
@@ -87,7 +90,8 @@ class Stream {
   virtual std::size_t unsent_bytes() const = 0;
   virtual void pause_receiving() = 0;
   virtual void resume_receiving() = 0;
-  // Sends what is queued, then ends the stream. on_closed() follows.
+  // Sends what is queued, then ends the stream. No on_data() follows, on_closed() does: when the peer has ended its
+  // side too, or seconds later.
   virtual void shutdown() = 0;
   virtual Address local_address() const = 0;
   virtual Address peer_address() const = 0;
@@ -103,7 +107,7 @@ using AcceptCallback = Callback<void(std::unique_ptr<Stream>)>;
 using ConnectCallback = Callback<void(Result<std::unique_ptr<Stream>>)>;
 using OpenCallback = Callback<void(Result<std::unique_ptr<File>>)>;
 
-// A timer that is cancelled by its destruction. Movable; the callback runs once per arming.
+// A timer that is cancelled by its destruction. The callback runs once per arming.
 class Timer;
 
 class Env {

@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <fstream>
 #include <random>
 
@@ -22,6 +23,7 @@ using test::run_until;
 
 class FileTest : public ::testing::Test {
  protected:
+  explicit FileTest(ReactorOptions options = {}) : reactor(make_reactor(options)) {}
   Result<std::unique_ptr<File>> open(const std::string& path, FileOptions options) {
     std::optional<Result<std::unique_ptr<File>>> outcome;
     env.open_file(path, options, [&](Result<std::unique_ptr<File>> opened) { outcome.emplace(std::move(opened)); });
@@ -47,6 +49,7 @@ class FileTest : public ::testing::Test {
   Status read(File& file, std::uint64_t offset, std::span<std::byte> bytes) {
     return wait([&](StatusCallback done) { file.read(offset, bytes, std::move(done)); });
   }
+  void many_at_once();
   Slice filled(std::size_t size, int seed) {
     Slice slice = env.buffers().allocate(size);
     std::mt19937 random(static_cast<unsigned>(seed));
@@ -55,7 +58,7 @@ class FileTest : public ::testing::Test {
   }
 
   test::TempDir folder;
-  std::unique_ptr<Reactor> reactor = make_reactor();
+  std::unique_ptr<Reactor> reactor;
   Env& env = reactor->env();
 };
 
@@ -75,9 +78,10 @@ TEST_F(FileTest, WritesGatheredAndReadsBack) {
   EXPECT_EQ(file->size(), (1u << 20) + 4096);
 }
 
-TEST_F(FileTest, ManyOperationsAtOnce) {
+// More than the queues hold, of a small ring far more: completions overflow in the kernel and still all arrive.
+void FileTest::many_at_once() {
   auto file = created("data");
-  constexpr int kBlocks = 3'000;  // more than the submission queue holds
+  constexpr int kBlocks = 3'000;
   std::vector<Slice> out, in;
   int done = 0;
   for (int i = 0; i < kBlocks; ++i) {
@@ -100,6 +104,14 @@ TEST_F(FileTest, ManyOperationsAtOnce) {
   ASSERT_TRUE(run_until(*reactor, [&] { return done == kBlocks; }));
   for (std::size_t i = 0; i < kBlocks; ++i) ASSERT_EQ(in[i].text(), out[i].text());
 }
+
+TEST_F(FileTest, ManyOperationsAtOnce) { many_at_once(); }
+
+class SmallRingTest : public FileTest {
+ protected:
+  SmallRingTest() : FileTest({.submission_entries = 4}) {}
+};
+TEST_F(SmallRingTest, ManyOperationsAtOnce) { many_at_once(); }
 
 TEST_F(FileTest, AnEmptyWriteCompletes) {
   auto file = created("data");
@@ -230,6 +242,56 @@ TEST_F(FileTest, AKilledProcessLeavesNoLock) {
   EXPECT_TRUE(file.ok()) << file.error().to_string();
   ::close(ready[0]);
   ::close(ready[1]);
+}
+
+// A file behind a loop device. Skipped where loop devices cannot be made.
+class LoopDevice {
+ public:
+  explicit LoopDevice(const std::string& backing) {
+    std::string command = "losetup --find --show " + backing + " 2>/dev/null";
+    std::FILE* output = popen(command.c_str(), "r");
+    char line[128] = {};
+    if (output && std::fgets(line, sizeof line, output)) path_ = line;
+    if (output) pclose(output);
+    while (!path_.empty() && path_.back() == '\n') path_.pop_back();
+  }
+  ~LoopDevice() {
+    if (!path_.empty() && std::system(("losetup --detach " + path_).c_str()) != 0) ADD_FAILURE();
+  }
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+TEST_F(FileTest, ABlockDeviceIsAFileOfFixedSize) {
+  std::string backing = folder.file("backing");
+  std::ofstream(backing).close();
+  std::filesystem::resize_file(backing, 4u << 20);
+  LoopDevice device(backing);
+  if (device.path().empty()) GTEST_SKIP() << "loop devices are not available";
+  auto file = std::move(*open(device.path(), {.exclusive = true}));
+  EXPECT_EQ(file->size(), 4u << 20);
+  Slice content = filled(1u << 20, 1);
+  ASSERT_TRUE(write(*file, 1u << 20, content.bytes()).ok());
+  EXPECT_TRUE(wait([&](StatusCallback done) { file->sync(std::move(done)); }).ok());
+  // Reserving keeps what is there, and does not go beyond the end.
+  EXPECT_TRUE(wait([&](StatusCallback done) { file->allocate(0, 4u << 20, std::move(done)); }).ok());
+  Status beyond = wait([&](StatusCallback done) { file->allocate(4u << 20, 4096, std::move(done)); });
+  ASSERT_FALSE(beyond.ok());
+  EXPECT_EQ(beyond.error().code(), ErrorCode::kNoSpace);
+  EXPECT_TRUE(wait([&](StatusCallback done) { file->punch_hole(1u << 20, 4096, std::move(done)); }).ok());
+  Slice back = env.buffers().allocate(1u << 20);
+  ASSERT_TRUE(read(*file, 1u << 20, back.bytes()).ok());
+  EXPECT_EQ(back.text(), std::string(4096, '\0') + std::string(content.text().substr(4096)));
+  EXPECT_FALSE(write(*file, 4u << 20, content.bytes()).ok());
+  EXPECT_FALSE(read(*file, (4u << 20) - 4096, back.bytes()).ok());
+  EXPECT_EQ(file->size(), 4u << 20);
+
+  auto second = open(device.path(), {.exclusive = true});
+  ASSERT_FALSE(second.ok());
+  EXPECT_EQ(second.error().code(), ErrorCode::kInUse);
+  file.reset();
 }
 
 TEST_F(FileTest, TheReactorEndsWithOperationsInFlight) {

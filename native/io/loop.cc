@@ -166,8 +166,15 @@ bool Loop::spin(Nanos budget) {
 void Loop::sleep(Nanos wait_max) {
   if (!inbox_.prepare_to_sleep()) return;
   add(counters.sleeps, 1);
-  // What goes out now may complete at once; only waiting for others says anything about spinning.
-  bool only_waits = !ring_->has_unsubmitted();
+  bool watch = poll_policy_.watches_sleeps(now_);
+  if (watch && ring_->has_unsubmitted()) {
+    // What goes out may complete at once, and that says nothing about spinning.
+    ring_->submit();
+    if (ring_->has_completions()) {
+      inbox_.woke_up();
+      return;
+    }
+  }
   Nanos began = monotonic_now();
   if (wait_max == Nanos::max()) {
     ring_->submit_and_wait(std::nullopt);
@@ -175,7 +182,7 @@ void Loop::sleep(Nanos wait_max) {
     ring_->submit_and_wait(wait_max);
   }
   inbox_.woke_up();
-  if (only_waits) poll_policy_.slept(monotonic_now() - began);
+  if (watch) poll_policy_.slept(monotonic_now() - began);
 }
 
 void Loop::watch_switches() {

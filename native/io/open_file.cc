@@ -53,41 +53,42 @@ Status sync_folder(const std::string& path) {
   return {};
 }
 
+void pause_for_lock() {
+  timespec pause{0, kLockPauseNanos};
+  nanosleep(&pause, nullptr);
+}
+
 int open_retrying(const std::string& path, int flags) {
-  int fd;
-  do {
-    fd = open(path.c_str(), flags, kMode);
-  } while (fd < 0 && errno == EINTR);
-  return fd;
+  for (int attempt = 1;;) {
+    int fd = open(path.c_str(), flags, kMode);
+    if (fd >= 0) return fd;
+    // EBUSY: a block device that somebody has for himself, perhaps a process that is just ending.
+    if (errno == EBUSY && attempt++ < kLockAttempts) {
+      pause_for_lock();
+    } else if (errno != EINTR) {
+      return -1;
+    }
+  }
 }
 
 struct Opened {
   int fd = -1;
-  bool created = false;
+  bool buffered = false;
 };
 
-// Sets errno and returns -1 in `fd` on failure.
-Opened open_or_create(const std::string& path, bool create, int flags) {
-  Opened opened;
-  if (create) {
-    opened.fd = open_retrying(path, flags | O_CREAT | O_EXCL);
-    opened.created = opened.fd >= 0;
-    if (opened.created || errno != EEXIST) return opened;
-  }
-  opened.fd = open_retrying(path, flags);
-  return opened;
+Error in_use(const std::string& path) {
+  return Error(ErrorCode::kInUse, path + " is in use by another process, or mounted: stop that first");
 }
 
 Result<Opened> open_direct(const std::string& path, const FileOptions& options, int extra_flags) {
   int flags = O_RDWR | O_CLOEXEC | O_NOCTTY | extra_flags;
-  Opened opened = open_or_create(path, options.create, flags | O_DIRECT);
+  if (options.create) flags |= O_CREAT;
+  Opened opened{.fd = open_retrying(path, flags | O_DIRECT)};
   if (opened.fd < 0 && errno == EINVAL) {
     // Some file systems (tmpfs before Linux 6.6) have no direct I/O. Everything stays correct, only buffered.
-    opened = open_or_create(path, options.create, flags);
-    // The refused attempt may have left the new file behind.
-    opened.created = options.create;
-    if (opened.fd >= 0) log_warn("io", path + ": the file system has no direct I/O; using the page cache");
+    opened = {.fd = open_retrying(path, flags), .buffered = true};
   }
+  if (opened.fd < 0 && errno == EBUSY) return in_use(path);
   if (opened.fd < 0) return disk_error("open", path, errno);
   return opened;
 }
@@ -97,11 +98,8 @@ Status lock(int fd, const std::string& path) {
     if (flock(fd, LOCK_EX | LOCK_NB) == 0) return {};
     if (errno == EINTR) continue;
     if (errno != EWOULDBLOCK) return disk_error("lock", path, errno);
-    if (attempt == kLockAttempts) {
-      return Error(ErrorCode::kInUse, path + " is in use by another process: stop that one first");
-    }
-    timespec pause{0, kLockPauseNanos};
-    nanosleep(&pause, nullptr);
+    if (attempt == kLockAttempts) return in_use(path);
+    pause_for_lock();
   }
 }
 
@@ -125,6 +123,7 @@ Result<OpenedFile> open_blocking(const std::string& path, const FileOptions& opt
   if (!S_ISREG(status.st_mode) && !S_ISBLK(status.st_mode)) {
     return Error(ErrorCode::kInvalidArgument, path + " is neither a file nor a block device");
   }
+  if (opened.buffered) log_warn("io", path + ": its file system has no direct I/O; using the page cache");
   if (options.exclusive) TRY(lock(file.get(), path));
   if (options.create) {
     // Also when it was there already: who made it may have died before this.

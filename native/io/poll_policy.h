@@ -27,6 +27,9 @@ class PollPolicy {
     return spin_max_;
   }
 
+  // Whether sleeps are of interest: to tell a wait from what submitting itself takes costs a system call.
+  bool watches_sleeps(Nanos now) const { return spin_max_ > Nanos(0) && now >= blocked_until_; }
+
   // A spin found something, or not.
   void spun(bool hit, Nanos now) {
     learn(hit);

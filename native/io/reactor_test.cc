@@ -2,8 +2,12 @@
 #include "io/reactor.h"
 
 #include <gtest/gtest.h>
-#include <sys/resource.h>
-#include <time.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <set>
@@ -250,6 +254,34 @@ TEST(Reactor, AnIdleReactorSleepsWithoutWakingUp) {
   EXPECT_EQ(after.system_calls, before.system_calls);
   idle->stop();
   runner.join();
+}
+
+// What a container's seccomp profile does: io_uring_setup fails with `error_number` from now on.
+bool forbid_io_uring(unsigned error_number) {
+  sock_filter filter[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_io_uring_setup, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | error_number),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  };
+  sock_fprog program{.len = std::size(filter), .filter = filter};
+  return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+}
+
+TEST(Reactor, SaysWhatToDoWithoutIoUring) {
+  for (auto [error_number, hint] : {std::pair(EPERM, "seccomp"), {ENOSYS, "6.1"}, {EINVAL, "too old"}}) {
+    pid_t child = fork();
+    if (child == 0) {
+      if (!forbid_io_uring(static_cast<unsigned>(error_number))) _exit(2);
+      Result<std::unique_ptr<Reactor>> reactor = Reactor::create();
+      bool clear = !reactor.ok() && reactor.error().code() == ErrorCode::kUnsupportedSystem &&
+                   reactor.error().message().find(hint) != std::string::npos;
+      _exit(clear ? 0 : 1);
+    }
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    EXPECT_EQ(status, 0) << error_number;
+  }
 }
 
 TEST(Reactor, RandomNumbersDiffer) {
