@@ -185,7 +185,7 @@ void Connection::flush() {
   writer_.send_to(*stream_);
   deliver_drained();
   if (closed_) return;
-  if (draining_ && calls_.empty() && !ping_outstanding_) nghttp2_session_terminate_session(session_, NGHTTP2_NO_ERROR);
+  if (drain_answered_ && calls_.empty()) nghttp2_session_terminate_session(session_, NGHTTP2_NO_ERROR);
   if (!nghttp2_session_want_read(session_) && !nghttp2_session_want_write(session_)) close();
 }
 
@@ -243,6 +243,7 @@ void Connection::on_ping_answer(const std::uint8_t* opaque) {
     arm_keepalive();
   }
   if (draining_ && std::equal(std::begin(kDrainPing), std::end(kDrainPing), opaque)) {
+    drain_answered_ = true;
     nghttp2_submit_goaway(session_, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(session_),
                           NGHTTP2_NO_ERROR, nullptr, 0);
     schedule_flush();

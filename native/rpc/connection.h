@@ -128,6 +128,7 @@ class Connection final : public StreamHandler, public std::enable_shared_from_th
   bool peer_going_away_ = false;
   bool ids_exhausted_ = false;
   bool draining_ = false;
+  bool drain_answered_ = false;  // the peer knows; calls that it makes from now on are above the last id
   bool ping_outstanding_ = false;
   bool flooded_ = false;
   Nanos last_heard_;
