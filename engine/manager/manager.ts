@@ -1,0 +1,113 @@
+// A manager, put together: store, observed state, reconciler, API. main.ts runs it as a process; tests run it in theirs.
+import { randomBytes } from 'node:crypto';
+import { Server } from '@grpc/grpc-js';
+import { KeyedMutex } from '../async/keyed-mutex.js';
+import type { Logger } from '../log/logger.js';
+import type { Metastore } from '../metastore/metastore.js';
+import { createAgentSink } from './agents.js';
+import { createApi } from './api.js';
+import type { ManagerApi } from './api.js';
+import { listenApi } from './api-listener.js';
+import type { ManagerContext } from './context.js';
+import type { DataPlane } from './data-plane.js';
+import { addServices } from './grpc-services.js';
+import { createHttpHandler } from './http-routes.js';
+import { Observed } from './observed.js';
+import { perform, readDesired } from './perform.js';
+import { reconcile } from './reconcile.js';
+import { recordVersion } from './records.js';
+import { Repository } from './repository.js';
+import { Runner } from './runner.js';
+
+export type ManagerOptions = {
+  readonly store: Metastore;
+  readonly dataPlane: DataPlane;
+  readonly logger: Logger;
+  /** HOST:PORT for gRPC and REST. */
+  readonly listen: string;
+  readonly version: string;
+  /** How long requests after a start wait for the agents of known nodes, ms. */
+  readonly settleMs?: number;
+  /** How long an operation waits for a process that is being started, ms. */
+  readonly patienceMs?: number;
+};
+
+export type Manager = {
+  readonly address: string;
+  readonly api: ManagerApi;
+  /** For tests: until the reconciler has nothing left to do. */
+  readonly settle: () => Promise<void>;
+  /** Closes everything that the manager made, and the store and data plane it was given. */
+  readonly close: () => Promise<void>;
+};
+
+// Clients of other hosts that vanish without a word are noticed within half a minute.
+const serverOptions = {
+  'grpc.keepalive_time_ms': 20_000,
+  'grpc.keepalive_timeout_ms': 10_000,
+  'grpc.http2.min_ping_interval_without_data_ms': 5_000,
+};
+
+export async function startManager(options: ManagerOptions): Promise<Manager> {
+  const { store, dataPlane, logger } = options;
+  const repository = new Repository(store);
+  const cluster = await repository.openCluster({
+    version: recordVersion,
+    id: randomBytes(16).toString('hex'),
+    createdAt: new Date().toISOString(),
+  });
+  const observed = new Observed();
+  const context: ManagerContext = {
+    cluster,
+    repository,
+    observed,
+    dataPlane,
+    logger,
+    random: randomBytes,
+    now: () => new Date(),
+    locks: new KeyedMutex(),
+    patienceMs: options.patienceMs ?? 10_000,
+  };
+  const runner = new Runner({
+    plan: async () => reconcile(await readDesired(context), observed.nodes),
+    perform: (action) => perform(context, action),
+    logger,
+  });
+  const kick = () => {
+    runner.kick();
+  };
+  observed.onChange(kick);
+  const api = createApi(context, {
+    version: options.version,
+    pid: process.pid,
+    kick,
+    ready: agentsReported(context, options.settleMs ?? 3_000),
+  });
+  const grpc = new Server(serverOptions);
+  addServices(grpc, api, repository, createAgentSink(repository, observed, logger), logger);
+  const listener = await listenApi(options.listen, grpc, createHttpHandler(api, logger));
+  kick();
+  return {
+    address: listener.address,
+    api,
+    settle: () => runner.settle(),
+    close: async () => {
+      await listener.close();
+      await runner.stop();
+      dataPlane.close();
+      await store.close();
+    },
+  };
+}
+
+// After a start every agent that lives reconnects within a moment; until then its node looks as if it were gone.
+async function agentsReported({ repository, observed }: ManagerContext, timeoutMs: number): Promise<void> {
+  const nodes = await repository.listNodes();
+  await observed.waitFor(() => {
+    const all = nodes.every(({ name }) => {
+      const node = observed.node(name);
+      return node !== undefined && node.processes.every(({ state }) => state !== 'starting');
+    });
+    return all ? true : null;
+  }, timeoutMs);
+}
