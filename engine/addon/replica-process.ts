@@ -19,7 +19,7 @@ const defaults = {
 export type OpenReplicaOptions = Pick<ReplicaOptions, 'directory' | 'listen'> & Partial<ReplicaOptions>;
 
 // The least that the store can work with.
-const journalBytesMin = 16n << 20n;
+const journalBytesMin = 4n << 20n;
 const cacheBytesMin = 4n << 20n;
 
 function complete(options: OpenReplicaOptions): ReplicaOptions {
