@@ -66,6 +66,9 @@ class ChannelImpl final : public Channel, public ConnectionOwner {
   }
 
  private:
+  // Without a further owner: the channel must be seen to go away by those whom this calls.
+  static ChannelImpl* alive(const std::weak_ptr<ChannelImpl*>& self) { return self.expired() ? nullptr : *self.lock(); }
+
   // Every call starts in waiting_; launch() moves it on.
   ClientStream& add(std::string_view path, Metadata metadata, std::optional<Nanos> deadline) {
     waiting_.push_back(std::make_unique<ClientStream>(env_, path, std::move(metadata), deadline));
@@ -88,7 +91,7 @@ class ChannelImpl final : public Channel, public ConnectionOwner {
     connecting_ = true;
     env_.connect(address_, options_.connect_timeout,
                  [weak = std::weak_ptr(self_)](Result<std::unique_ptr<Stream>> stream) {
-                   if (auto self = weak.lock()) (*self)->on_connected(std::move(stream));
+                   if (ChannelImpl* self = alive(weak)) self->on_connected(std::move(stream));
                  });
   }
 
@@ -121,13 +124,13 @@ class ChannelImpl final : public Channel, public ConnectionOwner {
     stream.failure = std::move(error);
     stream.move_to(failing_);
     env_.post([weak = std::weak_ptr(self_)] {
-      if (auto self = weak.lock()) (*self)->end_failing();
+      if (ChannelImpl* self = alive(weak)) self->end_failing();
     });
   }
 
   void end_failing() {
-    std::weak_ptr alive(self_);
-    while (!alive.expired() && !failing_.empty()) {
+    std::weak_ptr self(self_);
+    while (!self.expired() && !failing_.empty()) {
       CallList one;
       failing_.front()->move_to(one);
       one.front()->end(*one.front()->failure);
