@@ -1,0 +1,182 @@
+import { beforeEach, describe, expect, test } from 'vitest';
+import type { AttachRequest, VolumeStatus } from '../addon/target-process.js';
+import { HoldfastError } from '../errors/holdfast-error.js';
+import type { ChangeInSyncSetRequest } from '../generated/holdfast/v1/target.js';
+import { silentLogger } from '../log/logger.js';
+import { TargetVolumes } from './volumes.js';
+import type { VolumeHost } from './volumes.js';
+
+const volumeId = 0x17n;
+
+function request(epoch: bigint): AttachRequest {
+  return {
+    volumeId,
+    name: 'v',
+    epoch,
+    sizeBytes: 1n << 30n,
+    logicalBlockSize: 512,
+    replicas: [{ replicaId: 1n, address: '127.0.0.1:1', local: true, inSync: true }],
+    iqn: 'iqn.2026-11.io.holdfast:v',
+    chap: null,
+    mutualChap: null,
+    initiatorAllowList: [],
+    reservations: Buffer.alloc(0),
+    rebuildBytesPerSecond: 0n,
+  };
+}
+
+function statusOf(epoch: bigint, failure = ''): VolumeStatus {
+  return {
+    volumeId,
+    epoch,
+    failure,
+    sizeBytes: 1n << 30n,
+    lastSeq: 0n,
+    committedSeq: 0n,
+    reads: 0n,
+    writes: 0n,
+    flushes: 0n,
+    readBytes: 0n,
+    writtenBytes: 0n,
+    repairedBlocks: 0n,
+    replicas: [],
+    sessions: [],
+  };
+}
+
+// An addon that attaches at once and fails the test when it is told two things about one volume at a time.
+class FakeHost implements VolumeHost {
+  readonly portal = '127.0.0.1:3260';
+  readonly calls: string[] = [];
+  failure = '';
+  attachError: HoldfastError | null = null;
+  #attached: bigint | null = null;
+  #busy = false;
+
+  async attachVolume({ epoch, sizeBytes }: AttachRequest) {
+    await this.#turn(`attach ${epoch}`);
+    if (this.attachError !== null) throw this.attachError;
+    expect(this.#attached).toBeNull();
+    this.#attached = epoch;
+    return { portal: this.portal, sizeBytes };
+  }
+  async detachVolume() {
+    await this.#turn('detach');
+    this.#attached = null;
+  }
+  configureVolume(): Promise<void> {
+    this.calls.push('configure');
+    return Promise.resolve();
+  }
+  resizeVolume(): Promise<void> {
+    this.calls.push('resize');
+    return Promise.resolve();
+  }
+  status() {
+    return Promise.resolve(this.#attached === null ? [] : [statusOf(this.#attached, this.failure)]);
+  }
+  async #turn(call: string): Promise<void> {
+    expect(this.#busy).toBe(false);
+    this.#busy = true;
+    this.calls.push(call);
+    await new Promise((resolve) => setImmediate(resolve));
+    this.#busy = false;
+  }
+}
+
+let host: FakeHost;
+let changes: ChangeInSyncSetRequest[];
+let volumes: TargetVolumes;
+beforeEach(() => {
+  host = new FakeHost();
+  changes = [];
+  const membership = {
+    changeInSyncSet: async (change: ChangeInSyncSetRequest) => {
+      await new Promise((resolve) => setImmediate(resolve));
+      changes.push(change);
+    },
+    saveReservations: () => Promise.resolve(),
+    close: () => undefined,
+  };
+  volumes = new TargetVolumes(membership, silentLogger);
+  volumes.serveWith(host);
+});
+
+async function stateNow() {
+  return (await volumes.report()).map(({ epoch, state }) => ({ epoch, state }));
+}
+
+describe('attach', () => {
+  test('again with the same epoch is the same answer and no second engine', async () => {
+    const answers = await Promise.all([volumes.attach(request(3n)), volumes.attach(request(3n))]);
+    expect(answers[1]).toEqual(answers[0]);
+    expect(host.calls).toEqual(['attach 3']);
+  });
+
+  test('with a newer epoch replaces the engine', async () => {
+    await volumes.attach(request(3n));
+    await volumes.attach(request(4n));
+    expect(host.calls).toEqual(['attach 3', 'detach', 'attach 4']);
+    expect(await stateNow()).toEqual([{ epoch: 4n, state: 'serving' }]);
+  });
+
+  test('with an older epoch is refused and changes nothing', async () => {
+    await volumes.attach(request(3n));
+    await expect(volumes.attach(request(2n))).rejects.toMatchObject({ code: 'EPOCH_SUPERSEDED' });
+    expect(host.calls).toEqual(['attach 3']);
+  });
+
+  test('that fails leaves nothing behind', async () => {
+    host.attachError = new HoldfastError('NO_IN_SYNC_REPLICA', 'none');
+    await expect(volumes.attach(request(3n))).rejects.toMatchObject({ code: 'NO_IN_SYNC_REPLICA' });
+    expect(await stateNow()).toEqual([]);
+    host.attachError = null;
+    await volumes.attach(request(3n));
+    expect(await stateNow()).toEqual([{ epoch: 3n, state: 'serving' }]);
+  });
+});
+
+test('detach waits for the attach before it, and is success for what is not attached', async () => {
+  await volumes.detach(volumeId);
+  await Promise.all([volumes.attach(request(3n)), volumes.detach(volumeId)]);
+  expect(host.calls).toEqual(['attach 3', 'detach']);
+  expect(await stateNow()).toEqual([]);
+});
+
+test('a volume whose I/O waits says so', async () => {
+  await volumes.attach(request(3n));
+  host.failure = 'no in-sync replica answers';
+  expect(await volumes.report()).toMatchObject([{ state: 'waiting', failure: 'no in-sync replica answers' }]);
+});
+
+describe('a fenced volume', () => {
+  test('is closed, stays visible, and only a newer epoch brings it back', async () => {
+    await volumes.attach(request(3n));
+    volumes.questions.fenced({ volumeId, epoch: 3n });
+    expect(await stateNow()).toEqual([{ epoch: 3n, state: 'fenced' }]);
+    await expect(volumes.attach(request(3n))).rejects.toMatchObject({ code: 'EPOCH_SUPERSEDED' });
+    expect(host.calls).toEqual(['attach 3', 'detach']);
+    await expect(volumes.resize(volumeId, 1n << 31n)).rejects.toMatchObject({ code: 'NOT_FOUND' });
+    await volumes.attach(request(5n));
+    expect(await stateNow()).toEqual([{ epoch: 5n, state: 'serving' }]);
+  });
+
+  test('is told of an epoch that is gone: nothing happens', async () => {
+    await volumes.attach(request(3n));
+    await volumes.attach(request(4n));
+    volumes.questions.fenced({ volumeId, epoch: 3n });
+    expect(await stateNow()).toEqual([{ epoch: 4n, state: 'serving' }]);
+  });
+});
+
+test('changes of the in-sync set go out in order with a rising sequence per epoch', async () => {
+  await volumes.attach(request(3n));
+  const change = (epoch: bigint, inSync: bigint[]) =>
+    volumes.questions.changeInSyncSet({ volumeId, epoch, inSync, reason: 'r' });
+  await Promise.all([change(3n, [1n, 2n]), change(3n, [1n]), change(4n, [2n])]);
+  expect(changes.map(({ epoch, inSync, sequence }) => ({ epoch, inSync, sequence }))).toEqual([
+    { epoch: 3n, inSync: [1n, 2n], sequence: 1n },
+    { epoch: 3n, inSync: [1n], sequence: 2n },
+    { epoch: 4n, inSync: [2n], sequence: 1n },
+  ]);
+});
