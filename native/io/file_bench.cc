@@ -1,10 +1,12 @@
 // 4 KiB random reads and writes, alone and many at once, with different spins. The file is on the file system of
-// $HOLDFAST_BENCH_DIR (default: /tmp). Counters: cpu_us = CPU time of this process per operation.
+// $HOLDFAST_BENCH_DIR, else of the system's folder for temporary files. Counters: cpu_us = CPU time of this process per
+// operation.
 #include <benchmark/benchmark.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <random>
 #include <string>
 
@@ -30,7 +32,8 @@ double cpu_microseconds() {
 static const std::string& prepared_file() {
   static const std::string path = [] {
     const char* folder = std::getenv("HOLDFAST_BENCH_DIR");
-    std::string name = std::string(folder ? folder : "/tmp") + "/holdfast-file-bench-" + std::to_string(getpid());
+    std::string name = (folder ? std::string(folder) : std::filesystem::temp_directory_path().string()) +
+                       "/holdfast-file-bench-" + std::to_string(getpid());
     auto reactor = std::move(*Reactor::create());
     std::unique_ptr<File> file;
     reactor->env().open_file(name, {.create = true}, [&](auto opened) { file = std::move(*opened); });

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <filesystem>
 #include <string>
 #include <thread>
 
@@ -62,7 +63,8 @@ class Setting {
     server_reactor_ = std::move(*Reactor::create(options));
     server_.env = &server_reactor_->env();
     server_.echo = echo;
-    std::string path = "unix:/tmp/holdfast-bench-" + std::to_string(getpid()) + ".sock";
+    std::string path = "unix:" + std::filesystem::temp_directory_path().string() + "/holdfast-bench-" +
+                       std::to_string(getpid()) + ".sock";
     Result<std::unique_ptr<Listener>> listener = server_.env->listen(
         *Address::parse(unix_socket ? path : "127.0.0.1:0"), [this](std::unique_ptr<Stream> stream) {
           server_.stream = std::move(stream);
