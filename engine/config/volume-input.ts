@@ -31,6 +31,11 @@ const unitBytes: Readonly<Record<string, number>> = {
 
 /** "10Gi", "500Mi", "1Ti", "20G" or plain bytes, as a number of bytes. Rounds nothing. */
 export function parseSize(text: string): number {
+  return validateVolumeSize(parseSizeText(text));
+}
+
+/** As parseSize, for sizes of other things than volumes. */
+export function parseSizeText(text: string): number {
   const match = /^(\d{1,18})(Ki|Mi|Gi|Ti|k|M|G|T)?$/.exec(text);
   const bytes = Number(match?.[1]) * (unitBytes[match?.[2] ?? ''] ?? Number.NaN);
   if (Number.isNaN(bytes)) {
@@ -39,7 +44,7 @@ export function parseSize(text: string): number {
       `size "${text}" is not valid: write a whole number with Ki, Mi, Gi or Ti (or k, M, G, T; or plain bytes), for example 10Gi`,
     );
   }
-  return validateVolumeSize(bytes);
+  return bytes;
 }
 
 export function validateVolumeSize(bytes: number): number {

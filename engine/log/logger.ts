@@ -16,11 +16,19 @@ export type Logger = {
 
 const order: Readonly<Record<LogLevel, number>> = { debug: 0, info: 1, warn: 2, error: 3 };
 
-export function createLogger(write: (line: string) => void, base: LogFields = {}, threshold: LogLevel = 'info'): Logger {
-  const log = (level: LogLevel) => (message: string, fields: LogFields = {}) => {
-    if (order[level] < order[threshold]) return;
-    write(JSON.stringify({ time: new Date().toISOString(), level, ...base, message, ...fields }, encodeBigint) + '\n');
-  };
+export function createLogger(
+  write: (line: string) => void,
+  base: LogFields = {},
+  threshold: LogLevel = 'info',
+): Logger {
+  const log =
+    (level: LogLevel) =>
+    (message: string, fields: LogFields = {}) => {
+      if (order[level] < order[threshold]) return;
+      write(
+        JSON.stringify({ time: new Date().toISOString(), level, ...base, message, ...fields }, encodeBigint) + '\n',
+      );
+    };
   return {
     debug: log('debug'),
     info: log('info'),

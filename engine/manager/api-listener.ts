@@ -89,7 +89,10 @@ function sortOut(socket: Socket, toGrpc: () => void, toHttp: () => void): void {
 
 function listenError(address: string, error: Error): HoldfastError {
   if (systemErrorCode(error) === 'EADDRINUSE') {
-    return new HoldfastError('IN_USE', `${address} is used by another process: stop it, or choose another address with --api`);
+    return new HoldfastError(
+      'IN_USE',
+      `${address} is used by another process: stop it, or choose another address with --api`,
+    );
   }
   return new HoldfastError('INVALID_ARGUMENT', `cannot listen on ${address}: ${toHoldfastError(error).message}`);
 }

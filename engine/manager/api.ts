@@ -4,6 +4,7 @@ import { HoldfastError } from '../errors/holdfast-error.js';
 import type { ManagerContext } from './context.js';
 import type { DiskStatus, VolumeStatus } from './data-plane.js';
 import { replicaAddress, runningTarget } from './observed.js';
+import { lastAddressesOf } from './reconcile.js';
 import type { VolumeRecord } from './records.js';
 import {
   attachVolume,
@@ -77,8 +78,7 @@ export function createApi(context: ManagerContext, options: ApiOptions): Manager
     createVolume: (input) => change(async () => view(await createVolume(context, input))),
     getVolume: async (name) => await view((await repository.volume(name)).record),
     listVolumes: async () => await volumeViews(context, await repository.listVolumes()),
-    deleteVolume: (name) =>
-      change(async () => ({ volume: name, pendingReplicas: await deleteVolume(context, name) })),
+    deleteVolume: (name) => change(async () => ({ volume: name, pendingReplicas: await deleteVolume(context, name) })),
     attachVolume: (name, node) =>
       change(async () => {
         const engine = await attachVolume(context, name, node);
@@ -101,11 +101,16 @@ export function createApi(context: ManagerContext, options: ApiOptions): Manager
 }
 
 async function volumeViews(context: ManagerContext, records: readonly VolumeRecord[]): Promise<VolumeView[]> {
-  const { observed } = context;
-  const [engines, usage] = await Promise.all([enginesOf(context, records), usageOf(context, records)]);
+  const { observed, repository } = context;
+  const [engines, usage, disks] = await Promise.all([
+    enginesOf(context, records),
+    usageOf(context, records),
+    repository.listDisks(),
+  ]);
+  const lastAddresses = lastAddressesOf(disks);
   return records.map((record) => {
     const used = record.inSync.map((id) => usage.get(id)).find((bytes) => bytes !== undefined);
-    return volumeView(record, observed.nodes, engines.get(record.id) ?? null, used ?? null);
+    return volumeView(record, observed.nodes, lastAddresses, engines.get(record.id) ?? null, used ?? null);
   });
 }
 

@@ -6,7 +6,7 @@ import { endpointsKey } from './data-plane.js';
 import type { VolumeStatus } from './data-plane.js';
 import { runningTarget } from './observed.js';
 import type { RunningTarget } from './observed.js';
-import { diskKey, endpointsOf, iqnOf } from './reconcile.js';
+import { endpointsOf, iqnOf, lastAddressesOf } from './reconcile.js';
 import type { VolumeRecord } from './records.js';
 
 export type EngineAt = { readonly epoch: number; readonly node: string; readonly portal: string };
@@ -67,8 +67,7 @@ async function startEngine(
     epoch: current.epoch + 1,
     inSyncSequence: 0,
   }));
-  const disks = await repository.listDisks();
-  const lastAddresses = new Map(disks.map((disk) => [diskKey(disk.node, disk.name), disk.address]));
+  const lastAddresses = lastAddressesOf(await repository.listDisks());
   const endpoints = endpointsOf(record, node, observed.nodes, lastAddresses);
   const reservations = await repository.reservations(record.id);
   const { sizeBytes } = await dataPlane.attach(target.control, {
@@ -100,7 +99,9 @@ async function meetSizes(
 ): Promise<void> {
   if (logSize < record.size) await dataPlane.resize(target.control, record.id, record.size);
   if (logSize > record.size) {
-    await repository.updateVolume(record.id, (current) => (current.size < logSize ? { ...current, size: logSize } : null));
+    await repository.updateVolume(record.id, (current) =>
+      current.size < logSize ? { ...current, size: logSize } : null,
+    );
   }
 }
 
@@ -145,7 +146,8 @@ async function waitForTarget({ observed, patienceMs }: ManagerContext, node: str
   const target = await observed.waitFor(() => runningTarget(observed.node(node)), patienceMs);
   if (target !== null) return target;
   const process = observed.node(node)?.processes.find(({ role }) => role === 'target');
-  const why = process?.failure?.message ?? (observed.node(node) === undefined ? 'no agent has reported' : 'it is being started');
+  const why =
+    process?.failure?.message ?? (observed.node(node) === undefined ? 'no agent has reported' : 'it is being started');
   throw new HoldfastError('CONNECTION_LOST', `the target process of ${node} does not run: ${why}`);
 }
 

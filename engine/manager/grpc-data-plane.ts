@@ -114,7 +114,9 @@ function targetCalls(pool: ClientPool<TargetClient>): TargetCalls {
     },
     detach: async (control, volumeId) => {
       const message = { volumeId: idToBigint(volumeId) };
-      await pool.call(control, deadlineMs.detach, (client, metadata, options, done) => client.detach(message, metadata, options, done));
+      await pool.call(control, deadlineMs.detach, (client, metadata, options, done) =>
+        client.detach(message, metadata, options, done),
+      );
     },
     configure: async (control, volumeId, endpoints) => {
       const message = {
@@ -122,11 +124,15 @@ function targetCalls(pool: ClientPool<TargetClient>): TargetCalls {
         replicas: endpoints.map(toEndpoint),
         rebuildBytesPerSecond: 0n,
       };
-      await pool.call(control, deadlineMs.configure, (client, metadata, options, done) => client.configure(message, metadata, options, done));
+      await pool.call(control, deadlineMs.configure, (client, metadata, options, done) =>
+        client.configure(message, metadata, options, done),
+      );
     },
     resize: async (control, volumeId, sizeBytes) => {
       const message = { volumeId: idToBigint(volumeId), sizeBytes: BigInt(sizeBytes) };
-      await pool.call(control, deadlineMs.resize, (client, metadata, options, done) => client.resize(message, metadata, options, done));
+      await pool.call(control, deadlineMs.resize, (client, metadata, options, done) =>
+        client.resize(message, metadata, options, done),
+      );
     },
     setRedirects: async (control, redirects) => {
       const message = { redirects: redirects.map(({ iqn, portal }) => ({ iqn, portal })) };

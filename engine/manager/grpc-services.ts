@@ -35,7 +35,13 @@ export type AgentSink = {
   readonly disconnected: (connection: symbol, node: string) => void;
 };
 
-export function addServices(server: Server, api: ManagerApi, repository: Repository, agents: AgentSink, logger: Logger): void {
+export function addServices(
+  server: Server,
+  api: ManagerApi,
+  repository: Repository,
+  agents: AgentSink,
+  logger: Logger,
+): void {
   server.addService(ManagerService, managerService(api));
   server.addService(MembershipService, membershipService(repository, logger));
   server.addService(AgentRegistryService, agentRegistryService(agents, logger));
@@ -74,7 +80,9 @@ function managerService(api: ManagerApi): ManagerServer {
       Attachment.fromJSON(await api.attachVolume(name, node === '' ? null : node)),
     ),
     detachVolume: unary(async ({ name, force }) => Volume.fromJSON(await api.detachVolume(name, force))),
-    resizeVolume: unary(async ({ name, size }) => Volume.fromJSON(await api.resizeVolume(name, toNumber(size, 'size')))),
+    resizeVolume: unary(async ({ name, size }) =>
+      Volume.fromJSON(await api.resizeVolume(name, toNumber(size, 'size'))),
+    ),
     listReplicas: unary(async ({ volume }) =>
       ListReplicasResponse.fromJSON({ replicas: await api.listReplicas(volume) }),
     ),

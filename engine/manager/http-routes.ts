@@ -67,7 +67,12 @@ export function createHttpHandler(api: ManagerApi, logger: Logger): RequestListe
   };
 }
 
-async function answer(api: ManagerApi, logger: Logger, request: IncomingMessage, response: ServerResponse): Promise<void> {
+async function answer(
+  api: ManagerApi,
+  logger: Logger,
+  request: IncomingMessage,
+  response: ServerResponse,
+): Promise<void> {
   try {
     requireLocalHost(request);
     const { route, name } = findRoute(request);
@@ -91,7 +96,8 @@ function findRoute(request: IncomingMessage): { readonly route: Route; readonly 
   );
   const route = candidates.find(({ method }) => method === request.method);
   if (route !== undefined) return { route, name: decodeSegment(segments[route.path.indexOf(':name')] ?? '') };
-  if (candidates.length === 0) throw new HoldfastError('NOT_FOUND', `there is nothing at ${pathname}: see docs/cli.md for the paths`);
+  if (candidates.length === 0)
+    throw new HoldfastError('NOT_FOUND', `there is nothing at ${pathname}: see docs/cli.md for the paths`);
   const methods = candidates.map(({ method }) => method).join(', ');
   throw new HoldfastError('UNIMPLEMENTED', `${pathname} takes ${methods}, not ${request.method ?? 'this'}`);
 }
@@ -108,7 +114,10 @@ function decodeSegment(segment: string): string {
 function requireLocalHost(request: IncomingMessage): void {
   const host = (request.headers.host ?? '').replace(/:\d+$/, '');
   if (host === 'localhost' || /^[\d.]+$/.test(host) || /^\[[\da-fA-F:.]+\]$/.test(host)) return;
-  throw new HoldfastError('INVALID_ARGUMENT', `host "${host}" is refused: address the manager by IP address or as localhost`);
+  throw new HoldfastError(
+    'INVALID_ARGUMENT',
+    `host "${host}" is refused: address the manager by IP address or as localhost`,
+  );
 }
 
 async function readBody(request: IncomingMessage): Promise<unknown> {
@@ -116,7 +125,8 @@ async function readBody(request: IncomingMessage): Promise<unknown> {
   let bytes = 0;
   for await (const chunk of request as AsyncIterable<Buffer>) {
     bytes += chunk.length;
-    if (bytes > bodyBytesMax) throw new HoldfastError('MESSAGE_TOO_LARGE', `a request has at most ${bodyBytesMax} bytes`);
+    if (bytes > bodyBytesMax)
+      throw new HoldfastError('MESSAGE_TOO_LARGE', `a request has at most ${bodyBytesMax} bytes`);
     chunks.push(chunk);
   }
   if (!/^application\/json\b/.test(request.headers['content-type'] ?? '')) {

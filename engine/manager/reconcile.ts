@@ -50,7 +50,7 @@ export type Nodes = ReadonlyMap<string, ObservedNode>;
 
 export function reconcile(desired: Desired, nodes: Nodes): readonly Action[] {
   const actions: Action[] = [];
-  const addresses = new Map(desired.disks.map((disk) => [diskKey(disk.node, disk.name), disk.address]));
+  const addresses = lastAddressesOf(desired.disks);
   const byNode = new Map<string, VolumeRecord[]>();
   for (const volume of desired.volumes) {
     if (volume.phase === 'creating') actions.push({ kind: 'abandon-creation', volumeId: volume.id });
@@ -101,6 +101,11 @@ export function endpointsOf(
       { replicaId: replica.id, address, local: replica.node === node, inSync: volume.inSync.includes(replica.id) },
     ];
   });
+}
+
+/** Where replica processes last ran, by diskKey. */
+export function lastAddressesOf(disks: readonly DiskRecord[]): ReadonlyMap<string, string | null> {
+  return new Map(disks.map((disk) => [diskKey(disk.node, disk.name), disk.address]));
 }
 
 export function diskKey(node: string, disk: string): string {

@@ -105,7 +105,10 @@ export function decodeRecord<T>(schema: z.ZodType<T>, key: string, text: string)
   }
   const parsed = schema.safeParse(value);
   if (!parsed.success) {
-    throw new HoldfastError('CORRUPT', `record ${key} of the metadata store is damaged: ${z.prettifyError(parsed.error)}`);
+    throw new HoldfastError(
+      'CORRUPT',
+      `record ${key} of the metadata store is damaged: ${z.prettifyError(parsed.error)}`,
+    );
   }
   return parsed.data;
 }

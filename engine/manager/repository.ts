@@ -26,7 +26,11 @@ import type { z } from 'zod';
 /** A record with the revision that a compare-and-swap of it names. */
 export type Versioned<T> = { readonly record: T; readonly modRevision: number };
 
-export const putRecord = (key: string, record: unknown): Change => ({ kind: 'put', key, value: JSON.stringify(record) });
+export const putRecord = (key: string, record: unknown): Change => ({
+  kind: 'put',
+  key,
+  value: JSON.stringify(record),
+});
 const deleteKey = (key: string): Change => ({ kind: 'delete', key });
 const absent = (key: string): Compare => ({ key, modRevision: 0 });
 
@@ -112,7 +116,10 @@ export class Repository {
       if (edited === null) return found.record;
       volumeSchema.parse(edited);
       const key = keys.volume(edited.name);
-      const { succeeded } = await this.#store.transact([{ key, modRevision: found.modRevision }], [putRecord(key, edited)]);
+      const { succeeded } = await this.#store.transact(
+        [{ key, modRevision: found.modRevision }],
+        [putRecord(key, edited)],
+      );
       if (succeeded) return edited;
     }
   }
@@ -173,7 +180,11 @@ export class Repository {
 }
 
 /** A volume that is gone supersedes every epoch: its engine must stop. */
-export function requireEpoch(record: VolumeRecord | null, volumeId: string, epoch: number): asserts record is VolumeRecord {
+export function requireEpoch(
+  record: VolumeRecord | null,
+  volumeId: string,
+  epoch: number,
+): asserts record is VolumeRecord {
   if (record === null) throw new HoldfastError('EPOCH_SUPERSEDED', `volume ${volumeId} was deleted`);
   if (record.epoch !== epoch) {
     throw new HoldfastError(

@@ -2,7 +2,8 @@
 // `--json` output (docs/cli.md); gRPC answers are made of the same objects. Absent is null.
 import type { DiskStatus, ReplicaStatus, VolumeStatus } from './data-plane.js';
 import { replicaAddress, replicaProcess, runningTarget } from './observed.js';
-import { iqnOf } from './reconcile.js';
+import type { ObservedProcess } from './observed.js';
+import { diskKey, iqnOf } from './reconcile.js';
 import type { Nodes } from './reconcile.js';
 import type { DiskRecord, NodeRecord, ReplicaRecord, VolumeRecord } from './records.js';
 
@@ -33,6 +34,7 @@ export type ReplicaView = {
   readonly disk: string;
   readonly state: 'in-sync' | 'rebuilding' | 'failed';
   readonly reason: string | null;
+  /** Of its replica process: where it runs, else where it last ran. */
   readonly address: string | null;
   readonly rebuild: RebuildView | null;
 };
@@ -56,7 +58,7 @@ export type VolumeView = {
 
 export type NodeView = {
   readonly name: string;
-  readonly state: 'online' | 'impaired' | 'offline';
+  readonly state: 'online' | 'starting' | 'impaired' | 'offline';
   readonly reason: string | null;
   readonly portal: string | null;
   readonly disks: number;
@@ -89,10 +91,11 @@ export type ProcessView = {
 export function volumeView(
   record: VolumeRecord,
   nodes: Nodes,
+  lastAddresses: ReadonlyMap<string, string | null>,
   engine: VolumeStatus | null,
   usedBytes: number | null,
 ): VolumeView {
-  const replicas = record.replicas.map((replica) => replicaView(replica, record, nodes, engine));
+  const replicas = record.replicas.map((replica) => replicaView(replica, record, nodes, lastAddresses, engine));
   const state = volumeState(record, engine);
   const node = record.attachment?.node ?? null;
   const portal = node === null ? null : (runningTarget(nodes.get(node))?.portal ?? null);
@@ -139,7 +142,8 @@ function volumeHealth(
   if (state === 'attached' && engine !== null && engine.state !== 'serving') {
     return { health: 'faulted', reason: engine.failure === '' ? `I/O is stopped (${engine.state})` : engine.failure };
   }
-  if (state === 'attached') return copiesHealth(replicas.filter((replica) => replica.state === 'in-sync').length, replicas);
+  if (state === 'attached')
+    return copiesHealth(replicas.filter((replica) => replica.state === 'in-sync').length, replicas);
   const reachable = record.replicas.filter(
     (replica) => record.inSync.includes(replica.id) && replicaAddress(nodes.get(replica.node), replica.disk) !== null,
   );
@@ -156,16 +160,18 @@ function replicaView(
   { id, node, disk }: ReplicaRecord,
   record: VolumeRecord,
   nodes: Nodes,
+  lastAddresses: ReadonlyMap<string, string | null>,
   engine: VolumeStatus | null,
 ): ReplicaView {
-  const address = replicaAddress(nodes.get(node), disk);
+  const running = replicaAddress(nodes.get(node), disk);
+  const address = running ?? lastAddresses.get(diskKey(node, disk)) ?? null;
   const status = engine?.replicas.find(({ replicaId }) => replicaId === id);
   const base = { id, node, disk, address };
   if (status !== undefined) {
     const reason = status.phase === 'in-sync' || status.reason === '' ? null : status.reason;
     return { ...base, state: status.phase, reason, rebuild: rebuildView(status) };
   }
-  const unreachable = address === null ? `its replica process does not run${describeFailure(nodes, node, disk)}` : null;
+  const unreachable = running === null ? `its replica process does not run${describeFailure(nodes, node, disk)}` : null;
   if (record.inSync.includes(id)) return { ...base, state: 'in-sync', reason: unreachable, rebuild: null };
   const reason = unreachable ?? 'left the in-sync set; it is rebuilt while the volume is attached';
   return { ...base, state: 'failed', reason, rebuild: null };
@@ -200,12 +206,20 @@ export function nodeView(
 
 function nodeState(record: NodeRecord, nodes: Nodes): Pick<NodeView, 'state' | 'reason'> {
   const observed = nodes.get(record.name);
-  if (observed === undefined || observed.agentPid === null) return { state: 'offline', reason: 'no agent is connected' };
-  const stopped = observed.processes.find(({ state }) => state !== 'running');
-  if (stopped === undefined) return { state: 'online', reason: null };
-  const what = stopped.role === 'target' ? 'its target process' : `the replica process of ${stopped.disk ?? 'a disk'}`;
-  const why = stopped.failure === null ? 'is being started' : `does not run: ${stopped.failure.message}`;
-  return { state: 'impaired', reason: `${what} ${why}` };
+  if (observed === undefined || observed.agentPid === null)
+    return { state: 'offline', reason: 'no agent is connected' };
+  const stopped = observed.processes.filter(({ state }) => state !== 'running');
+  const failed = stopped.find(({ failure }) => failure !== null);
+  if (failed !== undefined) {
+    return { state: 'impaired', reason: `${describeProcess(failed)} does not run: ${failed.failure?.message ?? ''}` };
+  }
+  const [starting] = stopped;
+  if (starting === undefined) return { state: 'online', reason: null };
+  return { state: 'starting', reason: `${describeProcess(starting)} is being started` };
+}
+
+function describeProcess({ role, disk }: ObservedProcess): string {
+  return role === 'target' ? 'its target process' : `the replica process of ${disk ?? 'a disk'}`;
 }
 
 export function diskView(
@@ -235,7 +249,8 @@ export function diskView(
 function diskState(record: DiskRecord, nodes: Nodes, status: DiskStatus | null): Pick<DiskView, 'state' | 'reason'> {
   const process = replicaProcess(nodes.get(record.node), record.name);
   if (process === null) return { state: 'offline', reason: `the agent of ${record.node} has not reported it` };
-  if (process.failure !== null && process.state !== 'running') return { state: 'failed', reason: process.failure.message };
+  if (process.failure !== null && process.state !== 'running')
+    return { state: 'failed', reason: process.failure.message };
   if (process.state !== 'running') return { state: 'starting', reason: null };
   if (status === null) return { state: 'failed', reason: 'its replica process does not answer' };
   return status.failure === '' ? { state: 'online', reason: null } : { state: 'failed', reason: status.failure };

@@ -34,7 +34,10 @@ export async function createVolume(context: ManagerContext, input: CreateInput):
   const { repository, random, locks } = context;
   return await locks.run('create', async () => {
     if ((await repository.findVolume(name)) !== null) {
-      throw new HoldfastError('ALREADY_EXISTS', `volume "${name}" exists already: choose another name, or delete it first`);
+      throw new HoldfastError(
+        'ALREADY_EXISTS',
+        `volume "${name}" exists already: choose another name, or delete it first`,
+      );
     }
     const places = placeReplicas(await diskCandidates(context), count, size);
     const replicas = places.map((place) => ({ id: randomId(random), ...place }));
@@ -128,10 +131,14 @@ export async function resizeVolume(context: ManagerContext, name: string, wanted
       const { node } = record.attachment;
       await ensureAttached(context, record.id);
       const target = runningTarget(context.observed.node(node));
-      if (target === null) throw new HoldfastError('CONNECTION_LOST', `the target process of ${node} is being started: try again`);
+      if (target === null)
+        throw new HoldfastError('CONNECTION_LOST', `the target process of ${node} is being started: try again`);
       await context.dataPlane.resize(target.control, record.id, size);
     }
-    return await context.repository.updateVolume(record.id, (latest) => ({ ...latest, size: Math.max(latest.size, size) }));
+    return await context.repository.updateVolume(record.id, (latest) => ({
+      ...latest,
+      size: Math.max(latest.size, size),
+    }));
   });
 }
 
@@ -241,7 +248,10 @@ async function requireNode({ repository }: ManagerContext, name: string): Promis
   const nodes = await repository.listNodes();
   if (nodes.some((node) => node.name === name)) return;
   const names = nodes.map((node) => node.name).join(', ');
-  throw new HoldfastError('NOT_FOUND', `node "${name}" does not exist; the nodes are: ${names === '' ? 'none yet' : names}`);
+  throw new HoldfastError(
+    'NOT_FOUND',
+    `node "${name}" does not exist; the nodes are: ${names === '' ? 'none yet' : names}`,
+  );
 }
 
 async function requireRoom(context: ManagerContext, record: VolumeRecord, additionalBytes: number): Promise<void> {

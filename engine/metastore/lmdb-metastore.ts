@@ -69,7 +69,10 @@ export async function openLmdbMetastore(directory: string, clock: Clock = system
     transact: (compares, changes) => store.transact(compares, changes),
     watch: (prefix, signal) => store.watch(prefix, signal),
     grantLease: (ttlMs) => store.grantLease(ttlMs),
-    renewLease: (lease) => Promise.resolve().then(() => { store.renewLease(lease); }),
+    renewLease: (lease) =>
+      Promise.resolve().then(() => {
+        store.renewLease(lease);
+      }),
     revokeLease: (lease) => store.revokeLease(lease),
     close: () => store.close(),
   };
@@ -182,7 +185,10 @@ class LmdbMetastore {
   }
 
   // Runs inside a write transaction.
-  #apply(compares: readonly Compare[], changes: readonly Change[]): { outcome: TransactionOutcome; events: WatchEvent[] } {
+  #apply(
+    compares: readonly Compare[],
+    changes: readonly Change[],
+  ): { outcome: TransactionOutcome; events: WatchEvent[] } {
     const before = this.#revision();
     const holds = compares.every(({ key, modRevision }) => (this.#entries.get(key)?.[1] ?? 0) === modRevision);
     if (!holds) return { outcome: { succeeded: false, revision: before }, events: [] };
@@ -203,7 +209,8 @@ class LmdbMetastore {
     const former = this.#entries.get(change.key);
     const formerLease = former?.[2] ?? null;
     const lease = change.kind === 'put' ? (change.lease ?? null) : null;
-    if (formerLease !== null && formerLease !== lease) this.#bind(formerLease, (keys) => keys.filter((key) => key !== change.key));
+    if (formerLease !== null && formerLease !== lease)
+      this.#bind(formerLease, (keys) => keys.filter((key) => key !== change.key));
     if (change.kind === 'delete') {
       if (former === undefined) return [];
       this.#entries.removeSync(change.key);

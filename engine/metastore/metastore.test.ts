@@ -90,7 +90,9 @@ describe.each(implementations)('metastore on $name', ({ open }) => {
 
   test('modRevision 0 means absent: of many creators exactly one wins', async () => {
     const outcomes = await Promise.all(
-      Array.from({ length: 20 }, (_, index) => store.transact([{ key: '/a', modRevision: 0 }], [put('/a', String(index))])),
+      Array.from({ length: 20 }, (_, index) =>
+        store.transact([{ key: '/a', modRevision: 0 }], [put('/a', String(index))]),
+      ),
     );
     expect(outcomes.filter(({ succeeded }) => succeeded)).toHaveLength(1);
   });
@@ -145,10 +147,11 @@ describe.each(implementations)('metastore on $name', ({ open }) => {
       seen.push(events);
       if (seen.length === 2) stop.abort();
     }
-    expect(seen.map((events) => events.map((event) => `${event.kind} ${event.kind === 'put' ? event.entry.key : event.key}`))).toEqual([
-      ['put /v/a', 'put /v/b'],
-      ['delete /v/a'],
-    ]);
+    expect(
+      seen.map((events) =>
+        events.map((event) => `${event.kind} ${event.kind === 'put' ? event.entry.key : event.key}`),
+      ),
+    ).toEqual([['put /v/a', 'put /v/b'], ['delete /v/a']]);
   });
 
   test('a watch ends when its signal aborts and when the store closes', async () => {
@@ -219,7 +222,10 @@ describe.each(implementations)('metastore on $name', ({ open }) => {
     );
     await fc.assert(
       fc.asyncProperty(fc.array(step, { maxLength: 20 }), async (steps) => {
-        await store.transact([], ['/a', '/b', '/c'].map((each): Change => ({ kind: 'delete', key: each })));
+        await store.transact(
+          [],
+          ['/a', '/b', '/c'].map((each): Change => ({ kind: 'delete', key: each })),
+        );
         const model = new Map<string, string>();
         for (const each of steps) {
           if (each === 'reopen') {
@@ -233,7 +239,9 @@ describe.each(implementations)('metastore on $name', ({ open }) => {
           }
         }
         const { entries } = await store.range('/');
-        expect(entries.map((entry) => [entry.key, entry.value])).toEqual([...model].sort(([a], [b]) => (a < b ? -1 : 1)));
+        expect(entries.map((entry) => [entry.key, entry.value])).toEqual(
+          [...model].sort(([a], [b]) => (a < b ? -1 : 1)),
+        );
       }),
       { numRuns: 15 },
     );

@@ -39,7 +39,10 @@ export type RangeOutcome = { readonly entries: readonly StoredEntry[]; readonly 
 export type Metastore = {
   readonly get: (key: string) => Promise<StoredEntry | null>;
   /** All keys that begin with `prefix`, ascending; at most `limit`, starting after the key `after` when given. */
-  readonly range: (prefix: string, options?: { readonly limit?: number; readonly after?: string }) => Promise<RangeOutcome>;
+  readonly range: (
+    prefix: string,
+    options?: { readonly limit?: number; readonly after?: string },
+  ) => Promise<RangeOutcome>;
   /** When all compares hold, makes all changes. A key is changed at most once per transaction. */
   readonly transact: (compares: readonly Compare[], changes: readonly Change[]) => Promise<TransactionOutcome>;
   /** Changes of keys that begin with `prefix`, from the call on, one array per transaction. Ends when the signal aborts. */

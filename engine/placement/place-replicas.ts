@@ -23,7 +23,11 @@ export const overProvisioning = 2;
 /** A disk with less free space than this takes no new replica. */
 export const freeBytesMin = 64 * 2 ** 20;
 
-export function placeReplicas(candidates: readonly DiskCandidate[], count: number, sizeBytes: number): readonly Place[] {
+export function placeReplicas(
+  candidates: readonly DiskCandidate[],
+  count: number,
+  sizeBytes: number,
+): readonly Place[] {
   const online = candidates.filter((candidate) => candidate.online && candidate.capacityBytes > 0);
   const onlineNodes = new Set(online.map(({ node }) => node)).size;
   if (onlineNodes < count) {

@@ -17,6 +17,7 @@ export type SupervisedRole<Config> = {
   readonly start: (
     config: Config,
     logger: Logger,
+    runDir: string,
   ) => Promise<{ readonly state: Readonly<Record<string, unknown>>; readonly stop: () => Promise<void> }>;
 };
 
@@ -37,7 +38,7 @@ export async function runSupervised<Config>({ role, configSchema, start }: Super
         resolve('supervisor gone');
       });
     });
-    const { state, stop } = await start(readConfig(join(runDir, 'config.json'), configSchema), logger);
+    const { state, stop } = await start(readConfig(join(runDir, 'config.json'), configSchema), logger, runDir);
     writeJsonAtomic(join(runDir, 'state.json'), { ...selfIdentity(), ...state });
     logger.info(`${role} runs`, state);
     logger.info(`${role} stops`, { why: await stopAsked });
@@ -54,7 +55,8 @@ export async function runSupervised<Config>({ role, configSchema, start }: Super
 function runDirectory(): string {
   const { values } = parseArgs({ options: { 'run-dir': { type: 'string' } } });
   const runDir = values['run-dir'];
-  if (runDir === undefined || runDir === '') throw new HoldfastError('INVALID_ARGUMENT', 'give the run directory: --run-dir DIR');
+  if (runDir === undefined || runDir === '')
+    throw new HoldfastError('INVALID_ARGUMENT', 'give the run directory: --run-dir DIR');
   return runDir;
 }
 

@@ -1,0 +1,74 @@
+// The agent's line to the manager: one stream, on which the whole report goes out when it opens and whenever it changed.
+// Quiet otherwise; a peer that vanished is noticed by keep-alives of the connection.
+import { credentials } from '@grpc/grpc-js';
+import type { ClientDuplexStream } from '@grpc/grpc-js';
+import { backoffMs, sleep } from '../async/wait.js';
+import { AgentRegistryClient } from '../generated/holdfast/v1/manager.js';
+import type { AgentReport, ManagerOrder } from '../generated/holdfast/v1/manager.js';
+import type { Logger } from '../log/logger.js';
+
+const channelOptions = {
+  'grpc.initial_reconnect_backoff_ms': 50,
+  'grpc.max_reconnect_backoff_ms': 500,
+  'grpc.keepalive_time_ms': 10_000,
+  'grpc.keepalive_timeout_ms': 5_000,
+};
+
+export class RegistryClient {
+  readonly #managers: readonly string[];
+  readonly #logger: Logger;
+  #report: AgentReport | null = null;
+  #stream: ClientDuplexStream<AgentReport, ManagerOrder> | null = null;
+
+  constructor(managers: readonly string[], logger: Logger) {
+    this.#managers = managers;
+    this.#logger = logger;
+  }
+
+  publish(report: AgentReport): void {
+    this.#report = report;
+    this.#stream?.write(report);
+  }
+
+  /** Stays connected to one of the managers until the signal aborts. */
+  async run(signal: AbortSignal): Promise<void> {
+    for (let attempt = 1; !signal.aborted; attempt++) {
+      const manager = this.#managers[attempt % this.#managers.length] ?? '';
+      const wasTaken = await this.#session(manager, signal);
+      if (wasTaken) attempt = 1;
+      await sleep(backoffMs(attempt, 50, 1_000), signal);
+    }
+  }
+
+  /** Whether the manager took in a report before the stream ended. */
+  async #session(manager: string, signal: AbortSignal): Promise<boolean> {
+    const client = new AgentRegistryClient(manager, credentials.createInsecure(), channelOptions);
+    const stream = client.connect();
+    const stop = () => {
+      stream.cancel();
+    };
+    signal.addEventListener('abort', stop, { once: true });
+    let taken = false;
+    try {
+      await new Promise<void>((resolve) => {
+        stream.on('data', () => {
+          if (!taken) this.#logger.info('the manager knows this node', { manager });
+          taken = true;
+        });
+        stream.on('error', (error) => {
+          if (taken) this.#logger.warn('the line to the manager broke', { manager, error: error.message });
+          resolve();
+        });
+        stream.on('end', resolve);
+        this.#stream = stream;
+        if (this.#report !== null) stream.write(this.#report);
+      });
+    } finally {
+      signal.removeEventListener('abort', stop);
+      this.#stream = null;
+      stream.cancel();
+      client.close();
+    }
+    return taken;
+  }
+}

@@ -1,0 +1,91 @@
+// Calls the manager's REST API. A small one, so that every command of the CLI starts fast.
+import { request as httpRequest } from 'node:http';
+import { z } from 'zod';
+import { sleep } from '../async/wait.js';
+import { HoldfastError, isErrorCode, systemErrorCode, toHoldfastError } from '../errors/holdfast-error.js';
+import { parseHostPort } from '../os/addresses.js';
+
+// A manager that was killed is back within a moment; a request that was never sent may be sent again.
+const connectPatienceMs = 1_500;
+const answerTimeoutMs = 100_000;
+
+const errorSchema = z.object({ error: z.object({ code: z.string(), message: z.string() }) });
+
+/** `server` is HOST:PORT. The answer's shape is the server's word. */
+export async function request<T>(server: string, method: string, path: string, body?: unknown): Promise<T> {
+  const { status, text } = await send(server, method, path, body);
+  const value = parseBody(server, text);
+  if (status < 300) return value as T;
+  const parsed = errorSchema.safeParse(value);
+  if (!parsed.success) throw new HoldfastError('PROTOCOL', `${server} answered ${status} without saying why`);
+  const { code, message } = parsed.data.error;
+  throw new HoldfastError(isErrorCode(code) ? code : 'INTERNAL', message);
+}
+
+/** As `request`, and patient with a manager that is just being started again. */
+export async function requestWithPatience<T>(server: string, method: string, path: string, body?: unknown): Promise<T> {
+  const deadline = performance.now() + connectPatienceMs;
+  for (;;) {
+    try {
+      return await request<T>(server, method, path, body);
+    } catch (error) {
+      const refused = error instanceof HoldfastError && systemErrorCode(error.cause) === 'ECONNREFUSED';
+      if (!refused || performance.now() >= deadline) throw error;
+      await sleep(100);
+    }
+  }
+}
+
+async function send(
+  server: string,
+  method: string,
+  path: string,
+  body: unknown,
+): Promise<{ readonly status: number; readonly text: string }> {
+  const { host, port } = parseHostPort(server.replace(/^http:\/\//, '').replace(/\/$/, ''), '--server');
+  const payload = body === undefined ? null : Buffer.from(JSON.stringify(body));
+  return await new Promise((resolve, reject) => {
+    const fail = (error: unknown) => {
+      reject(
+        new HoldfastError(
+          'CONNECTION_LOST',
+          `cannot reach the manager at ${server} (${toHoldfastError(error).message}): ` +
+            `start the cluster with "holdfast up", or name another manager with --server HOST:PORT or HOLDFAST_SERVER`,
+          { cause: error },
+        ),
+      );
+    };
+    const call = httpRequest(
+      {
+        host,
+        port,
+        method,
+        path,
+        agent: false,
+        timeout: answerTimeoutMs,
+        headers: method === 'GET' ? {} : { 'content-type': 'application/json', 'content-length': payload?.length ?? 0 },
+      },
+      (response) => {
+        const chunks: Buffer[] = [];
+        response.on('data', (chunk: Buffer) => chunks.push(chunk));
+        response.on('error', fail);
+        response.on('end', () => {
+          resolve({ status: response.statusCode ?? 500, text: Buffer.concat(chunks).toString('utf8') });
+        });
+      },
+    );
+    call.on('timeout', () => {
+      call.destroy(new Error(`no answer within ${answerTimeoutMs / 1000} s`));
+    });
+    call.on('error', fail);
+    call.end(payload ?? undefined);
+  });
+}
+
+function parseBody(server: string, text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw new HoldfastError('PROTOCOL', `what answers at ${server} is not a Holdfast manager: check --server`);
+  }
+}

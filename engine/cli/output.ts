@@ -1,0 +1,135 @@
+// What commands print: tables and key-value lists for people, JSON for scripts.
+import { formatSize } from '../config/volume-input.js';
+import type { AttachmentView, DiskView, NodeView, ProcessView, ReplicaView, VolumeView } from '../manager/views.js';
+
+/** Columns as wide as their content, two spaces apart; the head in capitals. */
+export function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
+  const lines = [head.map((name) => name.toUpperCase()), ...rows];
+  const widths = head.map((_, column) => Math.max(...lines.map((line) => (line[column] ?? '').length)));
+  return lines
+    .map((line) =>
+      line
+        .map((cell, column) => cell.padEnd(widths[column] ?? 0))
+        .join('  ')
+        .trimEnd(),
+    )
+    .join('\n');
+}
+
+export function fields(pairs: readonly (readonly [name: string, value: string | null])[]): string {
+  const shown = pairs.filter((pair): pair is readonly [string, string] => pair[1] !== null);
+  const width = Math.max(...shown.map(([name]) => name.length));
+  return shown.map(([name, value]) => `${name.padEnd(width)}  ${value}`).join('\n');
+}
+
+const bytes = (value: number | null) => (value === null ? '-' : formatSize(value));
+const text = (value: string | null) => value ?? '-';
+
+export function volumeTable(volumes: readonly VolumeView[]): string {
+  if (volumes.length === 0) return 'There are no volumes: "holdfast volume create NAME --size 10Gi" makes one.';
+  return table(
+    ['name', 'size', 'used', 'state', 'health', 'replicas', 'node'],
+    volumes.map((volume) => [
+      volume.name,
+      formatSize(volume.size),
+      bytes(volume.usedBytes),
+      volume.state,
+      volume.health,
+      `${volume.inSync.length}/${volume.replicas.length}`,
+      text(volume.node),
+    ]),
+  );
+}
+
+export function volumeDetails(volume: VolumeView): string {
+  const head = fields([
+    ['name', volume.name],
+    ['id', volume.id],
+    ['size', `${formatSize(volume.size)} (${volume.size} bytes)`],
+    ['used', `${bytes(volume.usedBytes)} per replica`],
+    ['block size', `${volume.blockSize} bytes`],
+    ['state', volume.state],
+    ['health', volume.reason === null ? volume.health : `${volume.health}: ${volume.reason}`],
+    ['epoch', String(volume.epoch)],
+    ['node', volume.node],
+    ['portal', volume.iscsi?.portal ?? null],
+    ['iqn', volume.iscsi?.iqn ?? null],
+    ['url', volume.iscsi?.url ?? null],
+    ['created', volume.createdAt],
+  ]);
+  return `${head}\n\n${replicaTable(volume.replicas)}`;
+}
+
+export function attachmentDetails({ volume, node, epoch, iscsi }: AttachmentView): string {
+  return fields([
+    ['volume', volume],
+    ['node', node],
+    ['epoch', String(epoch)],
+    ['portal', iscsi.portal],
+    ['iqn', iscsi.iqn],
+    ['lun', String(iscsi.lun)],
+    ['url', iscsi.url],
+  ]);
+}
+
+export function replicaTable(replicas: readonly ReplicaView[]): string {
+  return table(
+    ['replica', 'node', 'disk', 'state', 'address', 'progress', 'reason'],
+    replicas.map((replica) => [
+      replica.id,
+      replica.node,
+      replica.disk,
+      replica.state,
+      text(replica.address),
+      progress(replica),
+      text(replica.reason),
+    ]),
+  );
+}
+
+function progress({ rebuild }: ReplicaView): string {
+  if (rebuild === null) return '-';
+  const share = rebuild.chunksTotal === 0 ? 0 : Math.floor((100 * rebuild.chunksExamined) / rebuild.chunksTotal);
+  return `${share} %, ${formatSize(rebuild.bytesCopied)} copied, ${formatSize(rebuild.bytesPerSecond)}/s`;
+}
+
+export function nodeTable(nodes: readonly NodeView[]): string {
+  if (nodes.length === 0) return 'No node has reported yet.';
+  return table(
+    ['node', 'state', 'portal', 'disks', 'attached', 'reason'],
+    nodes.map((node) => [
+      node.name,
+      node.state,
+      text(node.portal),
+      String(node.disks),
+      String(node.volumes),
+      text(node.reason),
+    ]),
+  );
+}
+
+export function diskTable(disks: readonly DiskView[]): string {
+  if (disks.length === 0) return 'No disk has reported yet.';
+  return table(
+    ['node', 'disk', 'state', 'total', 'used', 'free', 'promised', 'replicas', 'address', 'reason'],
+    disks.map((disk) => [
+      disk.node,
+      disk.name,
+      disk.state,
+      bytes(disk.totalBytes),
+      bytes(disk.usedBytes),
+      bytes(disk.freeBytes),
+      formatSize(disk.scheduledBytes),
+      String(disk.replicas),
+      text(disk.address),
+      text(disk.reason),
+    ]),
+  );
+}
+
+export function processTable(processes: readonly ProcessView[]): string {
+  return table(
+    ['node', 'role', 'pid', 'disk'],
+    processes.map(({ node, role, pid, disk }) => [text(node), role, String(pid), text(disk)]),
+  );
+}

@@ -1,0 +1,87 @@
+// How every command runs: JSON or text on stdout, errors on stderr, and the exit code. Never a stack trace.
+import type { Command } from 'commander';
+import { requestWithPatience } from '../api/rest-client.js';
+import { errorBody, toHoldfastError } from '../errors/holdfast-error.js';
+import type { HoldfastError } from '../errors/holdfast-error.js';
+
+export const exitCodes = { done: 0, failed: 1, usage: 2 } as const;
+
+/** What the command line itself is wrong about: exit code 2. Everything else that fails: 1. */
+export class UsageError extends Error {
+  readonly reason: HoldfastError;
+
+  constructor(reason: HoldfastError) {
+    super(reason.message);
+    this.reason = reason;
+  }
+}
+
+/** Runs a check of something that was typed. */
+export function checkUsage<T>(check: () => T): T {
+  try {
+    return check();
+  } catch (error) {
+    throw new UsageError(toHoldfastError(error));
+  }
+}
+
+export type Streams = {
+  readonly out: (text: string) => void;
+  readonly err: (text: string) => void;
+};
+
+export type CommonOptions = { readonly json?: boolean; readonly server?: string };
+
+export const defaultServer = '127.0.0.1:7600';
+
+/** The manager, as a command sees it. */
+export type Session = {
+  readonly call: <T>(method: string, path: string, body?: unknown) => Promise<T>;
+};
+
+export function openSession(options: CommonOptions, environment: NodeJS.ProcessEnv): Session {
+  const fromEnvironment = environment['HOLDFAST_SERVER'];
+  const server =
+    options.server ?? (fromEnvironment === undefined || fromEnvironment === '' ? defaultServer : fromEnvironment);
+  return { call: (method, path, body) => requestWithPatience(server, method, path, body) };
+}
+
+export function printResult<T>(streams: Streams, json: boolean, value: T, show: (value: T) => string): void {
+  streams.out((json ? JSON.stringify(value) : show(value)) + '\n');
+}
+
+export function printError(streams: Streams, json: boolean, error: HoldfastError): void {
+  streams.err(json ? JSON.stringify(errorBody(error)) + '\n' : `holdfast: ${error.message}\n`);
+}
+
+/** Says on stderr every few seconds that something is still going on. */
+export async function withProgress<T>(
+  streams: Streams,
+  what: () => Promise<string>,
+  work: Promise<T>,
+  firstMs = 2_000,
+  everyMs = 3_000,
+): Promise<T> {
+  const began = performance.now();
+  let timer: NodeJS.Timeout;
+  const say = async () => {
+    const text = await what().catch(() => 'working');
+    streams.err(`${text} (${Math.round((performance.now() - began) / 1000)} s)\n`);
+    timer.refresh();
+  };
+  timer = setTimeout(() => void say(), firstMs);
+  const again = setInterval(() => void say(), everyMs);
+  try {
+    return await work;
+  } finally {
+    clearTimeout(timer);
+    clearInterval(again);
+  }
+}
+
+/** `--json` and `--server` at this command; both may also stand before it. */
+export function withCommonOptions(command: Command): Command {
+  return command
+    .option('--json', 'print JSON')
+    .option('--server <host:port>', `the manager (default: $HOLDFAST_SERVER, else ${defaultServer})`);
+}

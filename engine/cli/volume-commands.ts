@@ -1,0 +1,137 @@
+// holdfast volume …, holdfast replica ls
+import type { Command } from 'commander';
+import { parseSize, validateBlockSize, validateReplicaCount, validateVolumeName } from '../config/volume-input.js';
+import type { DeletionView } from '../manager/api.js';
+import type { AttachmentView, ReplicaView, VolumeView } from '../manager/views.js';
+import { attachmentDetails, replicaTable, volumeDetails, volumeTable } from './output.js';
+import { checkUsage, openSession, printResult, withCommonOptions, withProgress } from './run.js';
+import type { CommonOptions, Session, Streams } from './run.js';
+
+const sizeHelp = 'such as 10Gi, 500Mi or 1Ti; a multiple of 4096 bytes';
+
+type CreateOptions = CommonOptions & { readonly size: string; readonly replicas: string; readonly blockSize: string };
+
+export function addVolumeCommands(program: Command, streams: Streams): void {
+  const volume = program.command('volume').description('make, attach, show and delete volumes').helpCommand(false);
+
+  withCommonOptions(volume.command('create'))
+    .argument('<name>', 'lower-case letters, digits and "-"')
+    .requiredOption('--size <size>', sizeHelp)
+    .option('--replicas <count>', 'copies, each on another node', '3')
+    .option('--block-size <bytes>', 'logical blocks as hosts see them: 512 or 4096', '512')
+    .description('make a volume')
+    .addHelpText(
+      'after',
+      examples('holdfast volume create db --size 10Gi', 'holdfast volume create scratch --size 500Mi --replicas 1'),
+    )
+    .action(async (name: string, _: unknown, command: Command) => {
+      const options = command.optsWithGlobals<CreateOptions>();
+      const body = checkUsage(() => ({
+        name: validateVolumeName(name),
+        size: parseSize(options.size),
+        replicas: validateReplicaCount(Number(options.replicas)),
+        blockSize: validateBlockSize(Number(options.blockSize)),
+      }));
+      const session = openSession(options, process.env);
+      const work = session.call<VolumeView>('POST', '/v1/volumes', body);
+      const made = await withProgress(streams, () => Promise.resolve(`making the replicas of ${name}`), work);
+      printResult(streams, options.json === true, made, volumeDetails);
+    });
+
+  named(volume, 'attach', 'serve a volume to hosts; prints how to reach it')
+    .option('--node <node>', 'where (default: a node that holds an in-sync replica)')
+    .addHelpText('after', examples('holdfast volume attach db', 'holdfast volume attach db --node node2 --json'))
+    .action(async (name: string, _: unknown, command: Command) => {
+      const options = command.optsWithGlobals<CommonOptions & { readonly node?: string }>();
+      const session = openSession(options, process.env);
+      const work = session.call<AttachmentView>('POST', path(name, '/attach'), { node: options.node ?? null });
+      const attachment = await withProgress(streams, progressOf(session, name, 'attaching'), work);
+      printResult(streams, options.json === true, attachment, attachmentDetails);
+    });
+
+  named(volume, 'detach', 'stop serving a volume; its data stays')
+    .option('--force', 'also when the node that serves it cannot be reached')
+    .addHelpText('after', examples('holdfast volume detach db'))
+    .action(async (name: string, _: unknown, command: Command) => {
+      const options = command.optsWithGlobals<CommonOptions & { readonly force?: boolean }>();
+      const session = openSession(options, process.env);
+      const work = session.call<VolumeView>('POST', path(name, '/detach'), { force: options.force === true });
+      const detached = await withProgress(streams, progressOf(session, name, 'detaching'), work);
+      printResult(streams, options.json === true, detached, ({ name: done }) => `Volume ${done} is detached.`);
+    });
+
+  named(volume, 'show', 'show a volume with its replicas')
+    .addHelpText('after', examples('holdfast volume show db', 'holdfast volume show db --json'))
+    .action(async (name: string, _: unknown, command: Command) => {
+      const options = command.optsWithGlobals<CommonOptions>();
+      const shown = await openSession(options, process.env).call<VolumeView>('GET', path(name));
+      printResult(streams, options.json === true, shown, volumeDetails);
+    });
+
+  named(volume, 'resize', 'make a volume larger; hosts that use it see it at once')
+    .requiredOption('--size <size>', `new size, ${sizeHelp}`)
+    .addHelpText('after', examples('holdfast volume resize db --size 20Gi'))
+    .action(async (name: string, _: unknown, command: Command) => {
+      const options = command.optsWithGlobals<CommonOptions & { readonly size: string }>();
+      const size = checkUsage(() => parseSize(options.size));
+      const session = openSession(options, process.env);
+      const work = session.call<VolumeView>('POST', path(name, '/resize'), { size });
+      const resized = await withProgress(streams, progressOf(session, name, 'resizing'), work);
+      printResult(streams, options.json === true, resized, volumeDetails);
+    });
+
+  named(volume, 'delete', 'delete a volume and its data; it must be detached')
+    .addHelpText('after', examples('holdfast volume delete scratch'))
+    .action(async (name: string, _: unknown, command: Command) => {
+      const options = command.optsWithGlobals<CommonOptions>();
+      const deleted = await openSession(options, process.env).call<DeletionView>('DELETE', path(name));
+      printResult(streams, options.json === true, deleted, describeDeletion);
+    });
+
+  withCommonOptions(volume.command('ls'))
+    .description('list the volumes')
+    .addHelpText('after', examples('holdfast volume ls'))
+    .action(async (_: unknown, command: Command) => {
+      const options = command.optsWithGlobals<CommonOptions>();
+      const volumes = await openSession(options, process.env).call<readonly VolumeView[]>('GET', '/v1/volumes');
+      printResult(streams, options.json === true, volumes, volumeTable);
+    });
+
+  const replica = program.command('replica').description('show the replicas of a volume').helpCommand(false);
+  withCommonOptions(replica.command('ls'))
+    .argument('<volume>', 'name of the volume')
+    .description('list the replicas of a volume')
+    .addHelpText('after', examples('holdfast replica ls db'))
+    .action(async (name: string, _: unknown, command: Command) => {
+      const options = command.optsWithGlobals<CommonOptions>();
+      const replicas = await openSession(options, process.env).call<readonly ReplicaView[]>(
+        'GET',
+        path(name, '/replicas'),
+      );
+      printResult(streams, options.json === true, replicas, replicaTable);
+    });
+}
+
+export function examples(...lines: readonly string[]): string {
+  return `\n${lines.length === 1 ? 'Example' : 'Examples'}:\n${lines.map((line) => `  ${line}`).join('\n')}`;
+}
+
+function named(parent: Command, name: string, description: string): Command {
+  return withCommonOptions(parent.command(name)).argument('<name>', 'name of the volume').description(description);
+}
+
+function path(name: string, rest = ''): string {
+  return `/v1/volumes/${encodeURIComponent(checkUsage(() => validateVolumeName(name)))}${rest}`;
+}
+
+function progressOf(session: Session, name: string, what: string): () => Promise<string> {
+  return async () => {
+    const { state, reason } = await session.call<VolumeView>('GET', path(name));
+    return `${what} ${name}: ${state}${reason === null ? '' : `, ${reason}`}`;
+  };
+}
+
+function describeDeletion({ volume, pendingReplicas }: DeletionView): string {
+  if (pendingReplicas.length === 0) return `Volume ${volume} is deleted.`;
+  return `Volume ${volume} is deleted; ${pendingReplicas.length} of its replicas follow when their disks can be reached.`;
+}

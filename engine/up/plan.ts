@@ -1,0 +1,203 @@
+// What `holdfast up` is going to do: options, what the folder remembers, and defaults, brought together and checked. Nothing is
+// changed here.
+import { resolve } from 'node:path';
+import { systemProcessHost } from '../agent/process-host.js';
+import { HoldfastError } from '../errors/holdfast-error.js';
+import { findFreePorts, formatHostPort, isLoopback, parseHostPort, tryBind } from '../os/addresses.js';
+import type { HostPort } from '../os/addresses.js';
+import {
+  clusterFileVersion,
+  defaultFolder,
+  inspectFolder,
+  lockPath,
+  managerRunDir,
+  nodePaths,
+} from './cluster-folder.js';
+import type { ClusterFile, NodePaths } from './cluster-folder.js';
+import { folderInUse, lockHolder } from './folder-lock.js';
+
+export type UpOptions = {
+  /** Null everywhere: not given. */
+  readonly data: string | null;
+  readonly nodes: number | null;
+  readonly api: string | null;
+  readonly iscsi: string | null;
+  readonly journalBytes: number | null;
+  readonly cacheBytes: number | null;
+};
+
+export type UpNode = NodePaths & { readonly portal: string };
+
+export type UpPlan = {
+  readonly folder: string;
+  readonly fresh: boolean;
+  readonly file: ClusterFile;
+  /** HOST:PORT to listen on, and HOST:PORT that clients on this machine use. */
+  readonly listen: string;
+  readonly server: string;
+  readonly nodes: readonly UpNode[];
+  readonly warnings: readonly string[];
+};
+
+export const upDefaults = {
+  nodes: 3,
+  api: '127.0.0.1:7600',
+  iscsi: '127.0.0.1:3260',
+  journalBytes: 256 * 2 ** 20,
+  cacheBytes: 64 * 2 ** 20,
+} as const;
+
+const nodesMax = 16;
+const journalBytesMin = 16 * 2 ** 20;
+const cacheBytesMin = 4 * 2 ** 20;
+
+export async function planUp(options: UpOptions, environment: NodeJS.ProcessEnv, now: Date): Promise<UpPlan> {
+  const folder = options.data === null ? defaultFolder(environment) : resolve(options.data);
+  const state = inspectFolder(folder);
+  const stored = state.kind === 'ours' ? state.file : null;
+  const holder = lockHolder(lockPath(folder));
+  if (holder !== null) throw folderInUse(folder, holder.pid);
+
+  const nodes = nodeCount(options.nodes, stored, folder);
+  const api = await withPort(parseHostPort(options.api ?? stored?.api ?? upDefaults.api, '--api'), 1, `${folder} api`);
+  const iscsi = await withPort(
+    numericHost(parseHostPort(options.iscsi ?? stored?.iscsi ?? upDefaults.iscsi, '--iscsi')),
+    nodes,
+    `${folder} iscsi`,
+  );
+  if (iscsi.port + nodes - 1 > 65_535) {
+    throw new HoldfastError(
+      'INVALID_ARGUMENT',
+      `--iscsi ${formatHostPort(iscsi)}: ${nodes} ports from there on do not exist`,
+    );
+  }
+  const file: ClusterFile = {
+    format: 'holdfast-cluster',
+    version: clusterFileVersion,
+    createdAt: stored?.createdAt ?? now.toISOString(),
+    nodes,
+    api: formatHostPort(api),
+    iscsi: formatHostPort(iscsi),
+    journalBytes: atLeast(
+      options.journalBytes ?? stored?.journalBytes ?? upDefaults.journalBytes,
+      journalBytesMin,
+      '--journal-size',
+    ),
+    cacheBytes: atLeast(
+      options.cacheBytes ?? stored?.cacheBytes ?? upDefaults.cacheBytes,
+      cacheBytesMin,
+      '--cache-size',
+    ),
+  };
+  const plan: UpPlan = {
+    folder,
+    fresh: stored === null,
+    file,
+    listen: file.api,
+    server: formatHostPort({ ...api, host: reachable(api.host) }),
+    nodes: Array.from({ length: nodes }, (_, index) => ({
+      ...nodePaths(folder, index + 1),
+      portal: formatHostPort({ host: iscsi.host, port: iscsi.port + index }),
+    })),
+    warnings: isLoopback(api.host)
+      ? []
+      : [`anyone who reaches ${file.api} can control this cluster: there is no authentication yet`],
+  };
+  await checkPorts(plan);
+  return plan;
+}
+
+function nodeCount(wanted: number | null, stored: ClusterFile | null, folder: string): number {
+  const count = wanted ?? stored?.nodes ?? upDefaults.nodes;
+  if (!Number.isInteger(count) || count < 1 || count > nodesMax) {
+    throw new HoldfastError('INVALID_ARGUMENT', `--nodes ${count} is not possible: use 1 to ${nodesMax}`);
+  }
+  if (stored !== null && count < stored.nodes) {
+    throw new HoldfastError(
+      'INVALID_ARGUMENT',
+      `the cluster in ${folder} has ${stored.nodes} nodes, and their disks may hold replicas: start it with --nodes ${stored.nodes} or more`,
+    );
+  }
+  return count;
+}
+
+function atLeast(bytes: number, least: number, option: string): number {
+  if (Number.isInteger(bytes) && bytes >= least && bytes % 4096 === 0) return bytes;
+  throw new HoldfastError(
+    'INVALID_ARGUMENT',
+    `${option} ${bytes} is not possible: at least ${least} bytes, and a multiple of 4096`,
+  );
+}
+
+// Port 0 asks for free ones; they are kept for later starts.
+async function withPort(address: HostPort, count: number, seed: string): Promise<HostPort> {
+  return address.port === 0 ? { ...address, port: await findFreePorts(address.host, count, seed) } : address;
+}
+
+// What hosts are told to connect to must be an address, and one they can use.
+function numericHost({ host, port }: HostPort): HostPort {
+  if (host === 'localhost') return { host: '127.0.0.1', port };
+  const numeric = /^\d+\.\d+\.\d+\.\d+$/.test(host) || host.includes(':');
+  if (numeric && host !== '0.0.0.0' && host !== '::') return { host, port };
+  throw new HoldfastError(
+    'INVALID_ARGUMENT',
+    `--iscsi ${formatHostPort({ host, port })}: give the numeric address that initiators connect to, for example ${upDefaults.iscsi}`,
+  );
+}
+
+function reachable(host: string): string {
+  if (host === '0.0.0.0') return '127.0.0.1';
+  return host === '::' ? '::1' : host;
+}
+
+type Wanted = {
+  readonly address: string;
+  readonly option: '--api' | '--iscsi';
+  readonly runDir: string;
+  readonly field: string;
+};
+
+// A process that an earlier `up` left running may hold its port: it is adopted or replaced.
+async function checkPorts({ folder, listen, nodes }: UpPlan): Promise<void> {
+  const wanted: Wanted[] = [
+    { address: listen, option: '--api', runDir: managerRunDir(folder), field: 'listen' },
+    ...nodes.map(({ portal, target }) => ({
+      address: portal,
+      option: '--iscsi' as const,
+      runDir: target,
+      field: 'portal',
+    })),
+  ];
+  for (const { address, option, runDir, field } of wanted) {
+    const outcome = await tryBind(parseHostPort(address, option));
+    if (!('reason' in outcome)) continue;
+    const config = systemProcessHost.find(runDir) === null ? undefined : systemProcessHost.configOf(runDir);
+    if (outcome.reason === 'EADDRINUSE' && hasField(config, field, address)) continue;
+    throw portError(address, option, outcome.reason, nodes.length);
+  }
+}
+
+function hasField(config: unknown, field: string, value: string): boolean {
+  return typeof config === 'object' && config !== null && (config as Record<string, unknown>)[field] === value;
+}
+
+function portError(address: string, option: string, reason: string, nodes: number): HoldfastError {
+  if (reason === 'EADDRINUSE') {
+    const range =
+      option === '--iscsi' && nodes > 1 ? ` (node 1 has that port, the other nodes the ${nodes - 1} after it)` : '';
+    return new HoldfastError(
+      'IN_USE',
+      `${address} is used by another process: stop that one, or choose another address with ${option} HOST:PORT${range}`,
+    );
+  }
+  const why =
+    reason === 'EACCES'
+      ? 'ports below 1024 need root'
+      : reason === 'EADDRNOTAVAIL'
+        ? 'this machine does not have that address'
+        : reason;
+  return new HoldfastError(
+    'INVALID_ARGUMENT',
+    `cannot listen on ${address} (${why}): choose another address with ${option} HOST:PORT`,
+  );
+}

@@ -1,0 +1,166 @@
+// `holdfast up`: a whole cluster on this machine. Supervises one manager and one agent per node, each a process of its own;
+// the agents supervise the data plane. If this process is killed, manager and agents go with it and the data plane stays, and
+// the next start takes over from there.
+import { mkdirSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { createProcessHost, systemProcessHost } from '../agent/process-host.js';
+import type { ProcessHost, StartFailure } from '../agent/process-host.js';
+import type { AgentConfig } from '../agent/config.js';
+import { supervise } from '../agent/supervisor.js';
+import { HoldfastError, toHoldfastError } from '../errors/holdfast-error.js';
+import type { Logger } from '../log/logger.js';
+import type { ManagerConfig } from '../manager/config.js';
+import { writeJsonAtomic } from '../os/atomic-file.js';
+import { formatHostPort, parseHostPort } from '../os/addresses.js';
+import { clusterFilePath, lockPath, managerRunDir } from './cluster-folder.js';
+import { takeLock } from './folder-lock.js';
+import type { UpNode, UpPlan } from './plan.js';
+import { waitUntilReady } from './readiness.js';
+
+export type UpEvents = {
+  /** What is going on, for people. */
+  readonly onProgress: (text: string) => void;
+  readonly onReady: (server: string, warnings: readonly string[]) => void;
+};
+
+/** Runs the cluster until the signal aborts, then stops all of it. Throws when it could not be started. */
+export async function runUp(plan: UpPlan, events: UpEvents, logger: Logger, signal: AbortSignal): Promise<void> {
+  makeFolder(plan.folder);
+  const release = takeLock(lockPath(plan.folder), plan.folder);
+  try {
+    writeJsonAtomic(clusterFilePath(plan.folder), plan.file);
+    await stopControlPlane(plan);
+    await superviseAll(plan, events, logger, signal);
+  } finally {
+    release();
+  }
+}
+
+async function superviseAll(plan: UpPlan, events: UpEvents, logger: Logger, signal: AbortSignal): Promise<void> {
+  const host = createProcessHost({ tied: true });
+  const stop = new AbortController();
+  let managerFailure: StartFailure | null = null;
+  const supervised = [
+    keepRunning(host, 'manager', managerRunDir(plan.folder), managerConfig(plan), logger, stop.signal, (failure) => {
+      managerFailure = failure;
+      return Promise.resolve();
+    }),
+    ...plan.nodes.map((node) =>
+      keepRunning(host, 'agent', node.agent, agentConfig(plan, node), logger, stop.signal, () => Promise.resolve()),
+    ),
+  ];
+  try {
+    const warnings = await waitUntilReady(plan, () => managerFailure, events.onProgress, signal);
+    if (!signal.aborted) {
+      events.onReady(plan.server, [...plan.warnings, ...warnings]);
+      await aborted(signal);
+    }
+  } finally {
+    stop.abort();
+    await Promise.all(supervised);
+    events.onProgress('stopping');
+    await stopEverything(plan);
+  }
+}
+
+async function keepRunning(
+  host: ProcessHost,
+  role: 'manager' | 'agent',
+  runDir: string,
+  config: Readonly<Record<string, unknown>>,
+  logger: Logger,
+  signal: AbortSignal,
+  onStartFailure: (failure: StartFailure) => Promise<void>,
+): Promise<void> {
+  const main = fileURLToPath(new URL(`../${role}/main.js`, import.meta.url));
+  const supervision = {
+    name: role,
+    runDir,
+    command: [process.execPath, '--max-semi-space-size=4', main, '--run-dir', runDir],
+    config: () => Promise.resolve(config),
+    // One that is found was left by another `up` and is about to end: it would not notice the end of this one.
+    stillRight: () => false,
+    onState: () => undefined,
+    onStartFailure,
+  };
+  await supervise(host, supervision, logger.child({ process: role, runDir }), signal);
+}
+
+function managerConfig(plan: UpPlan): ManagerConfig {
+  return { role: 'manager', listen: plan.listen, metastore: `${managerRunDir(plan.folder)}/metastore` };
+}
+
+function agentConfig(plan: UpPlan, node: UpNode): AgentConfig {
+  const { journalBytes, cacheBytes } = plan.file;
+  return {
+    role: 'agent',
+    node: node.name,
+    managers: [plan.server],
+    // All nodes of `up` are this machine: what they tell each other stays on loopback.
+    host: '127.0.0.1',
+    target: { runDir: node.target, portal: node.portal },
+    disks: node.disks.map(({ name, runDir, directory }) => ({
+      name,
+      runDir,
+      directory,
+      journalPath: null,
+      journalBytes,
+      cacheBytes,
+      capacityBytes: 0,
+    })),
+  };
+}
+
+/** Ends what an earlier `up` left of manager and agents. The data plane is not touched. */
+async function stopControlPlane(plan: UpPlan): Promise<void> {
+  await stopIn([managerRunDir(plan.folder), ...plan.nodes.map(({ agent }) => agent)]);
+}
+
+/** Agents first, so that nothing is started again; the manager last, because engines that stop may need it. */
+async function stopEverything(plan: UpPlan): Promise<void> {
+  await stopIn(plan.nodes.map(({ agent }) => agent));
+  await stopIn(plan.nodes.map(({ target }) => target));
+  await stopIn(plan.nodes.flatMap(({ disks }) => disks.map(({ runDir }) => runDir)));
+  await stopIn([managerRunDir(plan.folder)]);
+}
+
+async function stopIn(runDirs: readonly string[]): Promise<void> {
+  await Promise.all(
+    runDirs.map(async (runDir) => {
+      const process = systemProcessHost.find(runDir);
+      if (process !== null) await systemProcessHost.stop(process);
+    }),
+  );
+}
+
+function makeFolder(folder: string): void {
+  try {
+    mkdirSync(folder, { recursive: true, mode: 0o700 });
+  } catch (error) {
+    throw new HoldfastError(
+      'INVALID_ARGUMENT',
+      `${folder} cannot be made (${toHoldfastError(error).message}): choose another folder with --data`,
+    );
+  }
+}
+
+async function aborted(signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return;
+  await new Promise<void>((resolve) => {
+    signal.addEventListener(
+      'abort',
+      () => {
+        resolve();
+      },
+      { once: true },
+    );
+  });
+}
+
+/** Portals as people read them: the first one, and how many follow. */
+export function describePortals(plan: UpPlan): string {
+  const first = parseHostPort(plan.file.iscsi, 'iscsi');
+  return plan.nodes.length === 1
+    ? formatHostPort(first)
+    : `${formatHostPort(first)} to ${first.port + plan.nodes.length - 1}`;
+}
