@@ -64,6 +64,7 @@ class Planner {
     for (std::uint32_t block = piece.first; block < std::uint32_t{piece.first} + piece.count; ++block) {
       plan_.writes[block] = nullptr;
       if (piece.kind == Piece::Kind::kZero) continue;
+      wrote_data_ = true;
       record.crc[block] = piece.crc_of(block);
       if (piece.kind == Piece::Kind::kData)
         plan_.writes[block] = piece.log->entry.data.data() + piece.data_offset(block);
@@ -82,8 +83,9 @@ class Planner {
     if (record.data == 0) leave_slot();
     record.slot = slot_;
     plan_.needs_slot = record.data != 0 && slot_ == kNoSlot;
-    // Zeroing what never held anything changes nothing: discarding a huge empty volume leaves no records.
-    plan_.remove = record.data == 0 && (record.vanished() || (!tracks_fresh_ && !had_record_));
+    // Zeroing what never held anything changes nothing: discarding a huge empty volume leaves no records. What was
+    // written and zeroed in one round did hold something: another replica may have destaged only the write.
+    plan_.remove = record.data == 0 && (record.vanished() || (!tracks_fresh_ && !had_record_ && !wrote_data_));
     return std::move(plan_);
   }
 
@@ -102,6 +104,7 @@ class Planner {
   bool tracks_fresh_;
   bool version_known_ = true;
   bool had_record_ = false;
+  bool wrote_data_ = false;
   std::uint64_t slot_ = kNoSlot;
 };
 
