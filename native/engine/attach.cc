@@ -101,9 +101,11 @@ void VolumeEngine::open_for_attach(Member& member) {
   member.opening = channels_.get(member.config.address);
   member.opening->unary(
       replica::kOpenPath, replica::encode(env_.buffers(), replica::OpenRequest{member.config.id, config_.epoch}),
-      kOpenTimeout, [this, alive = alive_, &member, generation, asked = env_.now()](Result<rpc::Message> answer) {
-        if (!*alive || member.generation != generation) return;
-        on_attach_opened(member, std::move(answer), asked);
+      kOpenTimeout,
+      [this, alive = alive_, id = member.config.id, generation, asked = env_.now()](Result<rpc::Message> answer) {
+        Member* opened = *alive ? find(id) : nullptr;
+        if (!opened || opened->generation != generation) return;
+        on_attach_opened(*opened, std::move(answer), asked);
       });
 }
 

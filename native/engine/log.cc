@@ -80,9 +80,10 @@ void VolumeEngine::number_and_send(PendingEntry* entry) {
 void VolumeEngine::send_to(Member& member, std::span<const Slice> parts) {
   if (member.phase == MemberPhase::kJoining && member.link->unsent_bytes() > kJoinerUnsentBytesMax) {
     // In a later turn: the caller is walking over the members.
-    env_.post([this, alive = alive_, &member, generation = member.generation] {
-      if (!*alive || member.generation != generation) return;
-      fail_member(member, Error(ErrorCode::kTimedOut, "the replica takes new writes too slowly while it is rebuilt"));
+    env_.post([this, alive = alive_, id = member.config.id, generation = member.generation] {
+      Member* slow = *alive ? find(id) : nullptr;
+      if (!slow || slow->generation != generation) return;
+      fail_member(*slow, Error(ErrorCode::kTimedOut, "the replica takes new writes too slowly while it is rebuilt"));
     });
     return member.link->end();
   }

@@ -16,9 +16,9 @@ namespace {
 constexpr Nanos kOpenTimeout = 3s;
 constexpr Nanos kIoErrorAfter = 30s;
 // How long one that came back waits for the others before they are left out.
-constexpr Nanos kGatherTime = 1s;
+constexpr Nanos kGatherTime = 2s;
 constexpr Nanos kChangeRetry = 1s;
-constexpr Nanos kRequiredRetryMax = 1s;
+constexpr Nanos kRequiredRetryMax = 400ms;
 constexpr Nanos kRetryMax = 10s;
 // A replica that begins a rebuild first drops what it had.
 constexpr Nanos kJoinTimeout = 30s;
@@ -47,10 +47,9 @@ void VolumeEngine::start_link(Member& member, std::optional<replica::Join> join)
 
 void VolumeEngine::end_link(Member& member) {
   ++member.generation;
-  member.opening.reset();
-  if (!member.link) return;
-  member.link->end();
-  env_.post([link = std::move(member.link)] {});  // it may be calling us
+  if (!member.link && !member.opening) return;
+  if (member.link) member.link->end();
+  env_.post([link = std::move(member.link), channel = std::move(member.opening)] {});  // they may be calling us
 }
 
 void VolumeEngine::on_link_ended(Member& member, Error reason) {
@@ -88,6 +87,7 @@ void VolumeEngine::fail_member(Member& member, Error reason) {
   // A replica that was only about to become in-sync holds nothing up any more.
   advance_commit();
   advance_flush();
+  retry_stalled();
 }
 
 bool VolumeEngine::any_required_counts() const {

@@ -275,6 +275,10 @@ void VolumeEngine::stall(BlockRead* read) {
   read->tried.clear();
   read->good.clear();
   read->last_error.reset();
+  read->found_bad = false;
+  read->bad_replica.reset();
+  read->bad_first = UINT32_MAX;
+  read->bad_end = 0;
   stalled_reads_.push_back(read);
   if (!stalled_timer_.armed()) stalled_timer_.arm_after(kStalledRetry, [this] { retry_stalled(); });
 }
