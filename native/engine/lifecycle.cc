@@ -43,6 +43,7 @@ VolumeEngine::VolumeEngine(Env& env, VolumeConfig config, Membership& membership
       announce_timer_(env),
       stalled_timer_(env),
       silence_timer_(env),
+      leave_timer_(env),
       gather_timer_(env),
       unavailable_timer_(env),
       close_timer_(env) {
@@ -85,7 +86,7 @@ void VolumeEngine::stop(Error error) {
   state_ = State::kStopped;
   stop_reason_ = error;
   for (Timer* timer : {&change_timer_, &attach_timer_, &announce_timer_, &stalled_timer_, &silence_timer_,
-                       &gather_timer_, &unavailable_timer_, &close_timer_}) {
+                       &leave_timer_, &gather_timer_, &unavailable_timer_, &close_timer_}) {
     timer->cancel();
   }
   for (const std::unique_ptr<Member>& member : members_) {

@@ -15,6 +15,9 @@ namespace {
 
 constexpr Nanos kOpenTimeout = 3s;
 constexpr Nanos kIoErrorAfter = 30s;
+// Between a failure and its removal from the stored set: several may be failing at once, and if all do, none is
+// removed.
+constexpr Nanos kLeaveDelay = 10ms;
 // How long one that came back waits for the others before they are left out.
 constexpr Nanos kGatherTime = 2s;
 constexpr Nanos kChangeRetry = 1s;
@@ -81,7 +84,7 @@ void VolumeEngine::fail_member(Member& member, Error reason) {
   reroute_reads_of(member);
   restart_rebuilds_from(member.config.id);
   if (was == MemberPhase::kJoining) share_rebuild_rate();
-  update_in_sync_set(name_of(member) + " failed: " + member.reason);
+  leave_soon(name_of(member) + " failed: " + member.reason);
   try_later(member);
   watch_availability();
   // A replica that was only about to become in-sync holds nothing up any more.
@@ -109,6 +112,12 @@ void VolumeEngine::leave_out_failed() {
   for (const std::unique_ptr<Member>& member : members_) {
     if (!member->wanted) in_sync_.remove(member->config.id);
   }
+}
+
+void VolumeEngine::leave_soon(std::string reason) {
+  if (leave_timer_.armed()) return;
+  change_reason_ = std::move(reason);
+  leave_timer_.arm_after(kLeaveDelay, [this] { update_in_sync_set(change_reason_); });
 }
 
 void VolumeEngine::update_in_sync_set(std::string reason) {

@@ -204,6 +204,7 @@ class VolumeEngine final : public Engine, private LinkEvents {
   void update_in_sync_set(std::string reason);
   void store_change(std::vector<ReplicaId> set);
   void on_change_outcome(Status status);
+  void leave_soon(std::string reason);
   void leave_out_failed();
   bool any_required_counts() const;
   void watch_availability();
@@ -282,6 +283,7 @@ class VolumeEngine final : public Engine, private LinkEvents {
   // Replicas.
   Timer silence_timer_;
   Nanos silence_checked_{};
+  Timer leave_timer_;   // after a failure: waits a moment for more of them
   Timer gather_timer_;  // after all had failed and one came back: waits a little for the others
   Timer unavailable_timer_;
   bool failing_io_ = false;
