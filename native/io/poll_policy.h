@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <utility>
 
 #include "io/env.h"
 
@@ -44,10 +45,22 @@ class PollPolicy {
   // A sleep without a spin before it ended after `duration`.
   void slept(Nanos duration) { learn(duration <= spin_max_ * 4); }
 
-  // `count`: involuntary context switches of this thread so far. To be fed now and then while spinning.
+  // `count`: involuntary context switches of this thread so far. To be fed every few milliseconds while spinning.
   void involuntary_switches(std::uint64_t count, Nanos now) {
+    // What happened while this thread did not spin says nothing about spinning.
+    bool gap = now - std::exchange(switches_fed_at_, now) > 4 * kSwitchInterval;
+    if (gap) switches_seen_at_ = now;
+    if (gap) switches_ = count;
     std::uint64_t more = count - switches_;
-    if (more >= 2 && Nanos(more * kSwitchInterval) > now - switches_seen_at_) blocked_until_ = now + kContendedPause;
+    Nanos elapsed = now - switches_seen_at_;
+    // Over a short time a single switch says nothing: gather until two of them, or long enough, have passed.
+    if (more < 2 && elapsed < 4 * kSwitchInterval) return;
+    if (Nanos(static_cast<std::int64_t>(more) * kSwitchInterval) > elapsed) {
+      blocked_until_ = now + contended_pause_;
+      contended_pause_ = std::min(contended_pause_ * 2, kContendedPauseMax);
+    } else {
+      contended_pause_ = kContendedPauseMin;
+    }
     switches_ = count;
     switches_seen_at_ = now;
   }
@@ -59,8 +72,11 @@ class PollPolicy {
   static constexpr std::int32_t kRetryRate = 256;
   static constexpr Nanos kPauseMin = 1ms;
   static constexpr Nanos kPauseMax = 256ms;
-  static constexpr Nanos kSwitchInterval = 5ms;  // more often than this: contended
-  static constexpr Nanos kContendedPause = 50ms;
+  // A switch costs a few milliseconds, a hit saves tens of microseconds: thousands of hits a second outweigh dozens of
+  // switches, but not those of a core shared half and half.
+  static constexpr Nanos kSwitchInterval = 10ms;  // more often than this: contended
+  static constexpr Nanos kContendedPauseMin = 50ms;
+  static constexpr Nanos kContendedPauseMax = 500ms;
 
   void learn(bool hit) {
     if (hit) {
@@ -73,9 +89,11 @@ class PollPolicy {
   Nanos spin_max_;
   Nanos blocked_until_{0};
   Nanos pause_ = kPauseMin;
+  Nanos contended_pause_ = kContendedPauseMin;
   std::int32_t hit_rate_ = 0;  // of 1024
   std::uint64_t switches_ = 0;
   Nanos switches_seen_at_{0};
+  Nanos switches_fed_at_{0};
 };
 
 // CPUs this process may use: its affinity, and the quota of its control group (version 2) where there is one.

@@ -95,10 +95,7 @@ class Setting {
   void turn() { client_reactor_->turn(1s); }
   std::uint64_t server_received() const { return server_.received.load(std::memory_order_relaxed); }
   std::uint64_t calls() const { return client_reactor_->stats().system_calls + server_reactor_->stats().system_calls; }
-  double spin_hits() const {
-    ReactorStats stats = client_reactor_->stats();
-    return stats.spins == 0 ? 0 : static_cast<double>(stats.spin_hits) / static_cast<double>(stats.spins);
-  }
+  ReactorStats client_stats() const { return client_reactor_->stats(); }
 
   Client client;
 
@@ -128,7 +125,9 @@ void round_trips(benchmark::State& state) {
   cpu = cpu_microseconds() - cpu;
   state.counters["cpu_us"] = cpu / static_cast<double>(messages);
   state.counters["calls"] = static_cast<double>(setting.calls() - calls) / static_cast<double>(messages);
-  state.counters["hits"] = setting.spin_hits();
+  ReactorStats stats = setting.client_stats();
+  state.counters["spins"] = static_cast<double>(stats.spins) / static_cast<double>(messages);
+  state.counters["hits"] = static_cast<double>(stats.spin_hits) / static_cast<double>(messages);
 }
 BENCHMARK(round_trips)
     ->ArgNames({"unix", "spin_us", "depth"})
