@@ -44,17 +44,6 @@ export type ProcessHost = {
   readonly stop: (process: HostedProcess) => Promise<void>;
 };
 
-/** For processes that outlive whoever started them. */
-export const systemProcessHost: ProcessHost = createProcessHost({ tied: false });
-
-/** `tied`: the process gets a channel to this one, and sees it close when this one is gone (runSupervised). */
-export function createProcessHost({ tied }: { readonly tied: boolean }): ProcessHost {
-  return {
-    ...commonHost,
-    start: (runDir, command, config) => startProcess(runDir, command, config, tied),
-  };
-}
-
 const commonHost: Omit<ProcessHost, 'start'> = {
   find: (runDir) => {
     for (const file of ['process.json', 'state.json']) {
@@ -97,13 +86,24 @@ const commonHost: Omit<ProcessHost, 'start'> = {
   },
 };
 
+/** `tied`: the process gets a channel to this one, and sees it close when this one is gone (runSupervised). */
+export function createProcessHost({ tied }: { readonly tied: boolean }): ProcessHost {
+  return {
+    ...commonHost,
+    start: (runDir, command, config) => startProcess(runDir, command, config, tied),
+  };
+}
+
+/** For processes that outlive whoever started them. */
+export const systemProcessHost: ProcessHost = createProcessHost({ tied: false });
+
 function startProcess(runDir: string, command: readonly string[], config: unknown, tied: boolean): HostedProcess {
   mkdirSync(runDir, { recursive: true });
   removeFile(join(runDir, 'state.json'));
   writeJsonAtomic(join(runDir, 'config.json'), config);
   const log = openLog(runDir);
   try {
-    return spawnDetached(runDir, command, ['ignore', log, log, ...(tied ? (['ipc'] as const) : [])]);
+    return spawnDetached(runDir, command, log, tied);
   } finally {
     closeSync(log);
   }
@@ -120,12 +120,12 @@ function openLog(runDir: string): number {
   return openSync(path, 'a', 0o600);
 }
 
-function spawnDetached(runDir: string, command: readonly string[], stdio: StdioOptions): HostedProcess {
+function spawnDetached(runDir: string, command: readonly string[], log: number, tied: boolean): HostedProcess {
   const [program = '', ...args] = command;
   // A session of its own: signals to the terminal's or the agent's group do not reach it.
+  const stdio: StdioOptions = ['ignore', log, log, ...(tied ? (['ipc'] as const) : [])];
   const child = spawn(program, args, { cwd: runDir, detached: true, stdio });
-  child.unref();
-  child.channel?.unref();
+  if (!tied) child.unref();
   const exited = new Promise<string>((resolve) => {
     child.once('exit', (code, signal) => {
       resolve(signal === null ? `exit code ${String(code)}` : `signal ${signal}`);

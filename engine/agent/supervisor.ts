@@ -49,7 +49,7 @@ export async function supervise(
   let failure: StartFailure | null = null;
   while (!signal.aborted) {
     const life = await liveOnce(host, supervision, failure, logger, signal);
-    if (signal.aborted || life === null) return;
+    if (life === null) return;
     failuresInRow = life.kind === 'served' ? 0 : failuresInRow + 1;
     failure = life.kind === 'served' ? null : life.failure;
     const delay = restartDelayMs(life, failuresInRow);
@@ -118,7 +118,7 @@ const aborted = Symbol('aborted');
 
 async function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T | typeof aborted> {
   if (signal.aborted) return aborted;
-  let onAbort = () => undefined as void;
+  let onAbort: (() => void) | undefined;
   const abort = new Promise<typeof aborted>((resolve) => {
     onAbort = () => {
       resolve(aborted);
@@ -128,6 +128,6 @@ async function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promi
   try {
     return await Promise.race([promise, abort]);
   } finally {
-    signal.removeEventListener('abort', onAbort);
+    if (onAbort !== undefined) signal.removeEventListener('abort', onAbort);
   }
 }

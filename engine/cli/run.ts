@@ -59,23 +59,20 @@ export async function withProgress<T>(
   streams: Streams,
   what: () => Promise<string>,
   work: Promise<T>,
-  firstMs = 2_000,
-  everyMs = 3_000,
+  everyMs = 2_000,
 ): Promise<T> {
   const began = performance.now();
-  let timer: NodeJS.Timeout;
+  let done = false;
   const say = async () => {
     const text = await what().catch(() => 'working');
-    streams.err(`${text} (${Math.round((performance.now() - began) / 1000)} s)\n`);
-    timer.refresh();
+    if (!done) streams.err(`${text} (${Math.round((performance.now() - began) / 1000)} s)\n`);
   };
-  timer = setTimeout(() => void say(), firstMs);
-  const again = setInterval(() => void say(), everyMs);
+  const timer = setInterval(() => void say(), everyMs);
   try {
     return await work;
   } finally {
-    clearTimeout(timer);
-    clearInterval(again);
+    done = true;
+    clearInterval(timer);
   }
 }
 

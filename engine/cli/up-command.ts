@@ -1,8 +1,9 @@
 // holdfast up
 import type { Command } from 'commander';
 import { parseSizeText } from '../config/volume-input.js';
+import { HoldfastError, isHoldfastError } from '../errors/holdfast-error.js';
 import { createLogger } from '../log/logger.js';
-import { checkUsage, withCommonOptions } from './run.js';
+import { checkUsage, UsageError, withCommonOptions } from './run.js';
 import type { CommonOptions, Streams } from './run.js';
 import { examples } from './volume-commands.js';
 
@@ -40,7 +41,7 @@ async function up(options: Options, streams: Streams): Promise<void> {
   const { describePortals, runUp } = await import('../up/up.js');
   const input = checkUsage(() => ({
     data: options.data ?? null,
-    nodes: options.nodes === undefined ? null : Number(options.nodes),
+    nodes: options.nodes === undefined ? null : parseCount(options.nodes),
     api: options.api ?? null,
     iscsi: options.iscsi ?? null,
     journalBytes: options.journalSize === undefined ? null : parseSizeText(options.journalSize),
@@ -57,7 +58,7 @@ async function up(options: Options, streams: Streams): Promise<void> {
     stop.abort();
   });
   const json = options.json === true;
-  const plan = await planUp(input, process.env, new Date());
+  const plan = await checkUsageOf(planUp(input, process.env, new Date()));
   const note = (text: string) => {
     streams.err(`holdfast: ${text}\n`);
   };
@@ -74,6 +75,20 @@ async function up(options: Options, streams: Streams): Promise<void> {
     streams.out(readyText(server, describePortals(plan)));
   };
   await runUp(plan, { onProgress: note, onReady }, logger, stop.signal);
+}
+
+function parseCount(text: string): number {
+  if (/^\d{1,4}$/.test(text)) return Number(text);
+  throw new HoldfastError('INVALID_ARGUMENT', `--nodes "${text}" is not a number`);
+}
+
+// What is wrong with an option is wrong usage; what is wrong with the folder or a port is a failure.
+async function checkUsageOf<T>(planning: Promise<T>): Promise<T> {
+  try {
+    return await planning;
+  } catch (error) {
+    throw isHoldfastError(error, 'INVALID_ARGUMENT') ? new UsageError(error) : error;
+  }
 }
 
 function readyText(server: string, portals: string): string {

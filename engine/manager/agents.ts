@@ -12,8 +12,8 @@ export function createAgentSink(repository: Repository, observed: Observed, logg
   return {
     report: async (connection, report) => {
       const processes = await Promise.all(
-        report.processes.map((process) =>
-          process.role === 'replica' ? recordDisk(repository, report.node, process) : process,
+        report.processes.map(async (process) =>
+          process.role === 'replica' ? await recordDisk(repository, report.node, process) : process,
         ),
       );
       await recordNode(repository, report).catch((error: unknown) => {
@@ -32,7 +32,7 @@ async function recordNode(repository: Repository, report: AgentReport): Promise<
   const portal = report.processes.find(({ role }) => role === 'target')?.portal ?? null;
   const former = (await repository.listNodes()).find(({ name }) => name === report.node);
   const record: NodeRecord = { version: recordVersion, name: report.node, portal: portal ?? former?.portal ?? null };
-  if (former === undefined || former.portal !== record.portal) await repository.putNode(record);
+  if (former?.portal !== record.portal) await repository.putNode(record);
 }
 
 // Another disk at the place of a known one must not be used: its replicas are not those of the records.
@@ -53,10 +53,7 @@ async function recordDisk(repository: Repository, node: string, process: Observe
     address: process.address ?? former?.address ?? null,
   };
   const unchanged =
-    former !== undefined &&
-    former.diskId === record.diskId &&
-    former.directory === record.directory &&
-    former.address === record.address;
+    former?.diskId === record.diskId && former.directory === record.directory && former.address === record.address;
   if (!unchanged) await repository.putDisk(record);
   return process;
 }

@@ -136,9 +136,13 @@ function agentRegistryService(agents: AgentSink, logger: Logger): AgentRegistryS
       });
       const gone = () => {
         if (node === null) return;
-        logger.info('agent disconnected', { node });
-        agents.disconnected(connection, node);
+        const name = node;
         node = null;
+        logger.info('agent disconnected', { node: name });
+        // After the reports that are still being taken in, or one of them would bring the agent back.
+        taken = taken.then(() => {
+          agents.disconnected(connection, name);
+        });
       };
       call.on('end', () => {
         gone();

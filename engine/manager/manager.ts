@@ -106,7 +106,7 @@ async function agentsReported({ repository, observed }: ManagerContext, timeoutM
   await observed.waitFor(() => {
     const all = nodes.every(({ name }) => {
       const node = observed.node(name);
-      return node !== undefined && node.processes.every(({ state }) => state !== 'starting');
+      return node?.processes.every(({ state }) => state !== 'starting') === true;
     });
     return all ? true : null;
   }, timeoutMs);

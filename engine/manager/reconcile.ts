@@ -132,7 +132,7 @@ function reconcileTarget(
   for (const volume of wanted) {
     const engine = served.get(volume.id);
     served.delete(volume.id);
-    if (engine === undefined || engine.epoch < volume.epoch) {
+    if (!isCurrent(engine, volume)) {
       actions.push({ kind: 'attach', volumeId: volume.id, ...where });
       continue;
     }
@@ -143,6 +143,11 @@ function reconcileTarget(
   }
   for (const unwanted of served.values()) actions.push(detachAction(unwanted, where, control));
   return actions;
+}
+
+// One that was fenced has stopped by itself; a new epoch takes the volume back.
+function isCurrent(engine: ServedVolume | undefined, volume: VolumeRecord): engine is ServedVolume {
+  return engine?.state !== 'fenced' && (engine?.epoch ?? -1) >= volume.epoch;
 }
 
 function detachAction(
@@ -160,12 +165,13 @@ function reconcileRedirects(
   nodes: Nodes,
 ): readonly Action[] {
   const target = runningTarget(node);
-  if (target === null || node.servedBy !== target.instanceId) return [];
+  if (target === null) return [];
+  if (node.servedBy !== target.instanceId) return [];
   const redirects: Redirect[] = [];
   for (const [owner, volumes] of byNode) {
-    const portal = runningTarget(nodes.get(owner))?.portal;
-    if (owner === node.name || portal === undefined) continue;
-    for (const volume of volumes) redirects.push({ iqn: iqnOf(volume.name), portal });
+    const elsewhere = owner === node.name ? null : runningTarget(nodes.get(owner));
+    if (elsewhere === null) continue;
+    for (const volume of volumes) redirects.push({ iqn: iqnOf(volume.name), portal: elsewhere.portal });
   }
   const { instanceId, control } = target;
   if (redirectsKey(redirects) === node.redirectsKey) return [];

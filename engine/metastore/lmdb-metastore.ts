@@ -22,6 +22,7 @@ import { WatchHub } from './watch-hub.js';
 const formatVersion = 1;
 
 type Row = readonly [createRevision: number, modRevision: number, lease: LeaseId | null, value: string];
+type Applied = { readonly outcome: TransactionOutcome; readonly events: readonly WatchEvent[] };
 type LeaseRow = { readonly ttlMs: number; readonly keys: readonly string[] };
 
 const rowSchema = z.tuple([z.number(), z.number(), z.string().nullable(), z.string()]);
@@ -128,17 +129,7 @@ class LmdbMetastore {
 
   async transact(compares: readonly Compare[], changes: readonly Change[]): Promise<TransactionOutcome> {
     this.#assertOpen();
-    const committed = this.#root.transaction(() => this.#apply(compares, changes));
-    // Published in the order of commits, even when promises of one batch were to resolve in another order.
-    this.#published = this.#published.then(async () => {
-      try {
-        this.#watches.publish((await committed).events);
-      } catch {
-        // The caller of this transaction gets the error; there is nothing to publish.
-      }
-    });
-    const { outcome } = await committed;
-    return outcome;
+    return await this.#commit(() => this.#apply(compares, changes));
   }
 
   watch(prefix: string, signal: AbortSignal): AsyncIterable<readonly WatchEvent[]> {
@@ -165,14 +156,18 @@ class LmdbMetastore {
   }
 
   async revokeLease(lease: LeaseId): Promise<void> {
+    this.#assertOpen();
     this.#leaseTimers.get(lease)?.cancel();
     this.#leaseTimers.delete(lease);
-    const keys = this.#leases.get(lease)?.keys ?? [];
-    await this.transact(
-      [],
-      keys.map((key) => ({ kind: 'delete', key })),
-    );
-    await this.#leases.remove(lease);
+    // The keys are read in the transaction that deletes them: none can be bound in between and stay for ever.
+    await this.#commit(() => {
+      const keys = this.#leases.get(lease)?.keys ?? [];
+      this.#leases.removeSync(lease);
+      return this.#apply(
+        [],
+        keys.map((key) => ({ kind: 'delete', key })),
+      );
+    });
   }
 
   async close(): Promise<void> {
@@ -184,11 +179,21 @@ class LmdbMetastore {
     await this.#root.close();
   }
 
+  // Published in the order of commits, even when promises of one batch were to resolve in another order.
+  async #commit(apply: () => Applied): Promise<TransactionOutcome> {
+    const committed = this.#root.transaction(apply);
+    this.#published = this.#published.then(async () => {
+      try {
+        this.#watches.publish((await committed).events);
+      } catch {
+        // The caller of this transaction gets the error; there is nothing to publish.
+      }
+    });
+    return (await committed).outcome;
+  }
+
   // Runs inside a write transaction.
-  #apply(
-    compares: readonly Compare[],
-    changes: readonly Change[],
-  ): { outcome: TransactionOutcome; events: WatchEvent[] } {
+  #apply(compares: readonly Compare[], changes: readonly Change[]): Applied {
     const before = this.#revision();
     const holds = compares.every(({ key, modRevision }) => (this.#entries.get(key)?.[1] ?? 0) === modRevision);
     if (!holds) return { outcome: { succeeded: false, revision: before }, events: [] };
@@ -232,7 +237,7 @@ class LmdbMetastore {
     if (row === undefined) return;
     this.#leaseTimers.get(lease)?.cancel();
     const timer = this.#clock.after(row.ttlMs, () => {
-      void this.revokeLease(lease);
+      if (!this.#closed) void this.revokeLease(lease);
     });
     this.#leaseTimers.set(lease, timer);
   }

@@ -20,7 +20,7 @@ export function formatHostPort({ host, port }: HostPort): string {
 }
 
 export function isLoopback(host: string): boolean {
-  return host === 'localhost' || host === '::1' || /^127\./.test(host);
+  return host === 'localhost' || host === '::1' || host.startsWith('127.');
 }
 
 /** The port that was bound for a moment (`port` itself unless that is 0), or the system's reason against it. */

@@ -54,10 +54,11 @@ export function hasRoom(candidate: DiskCandidate, additionalBytes: number): bool
   );
 }
 
+// Rounded, so that disks which differ by a few megabytes count as equal and the names decide.
 function compareCandidates(a: DiskCandidate, b: DiskCandidate): number {
   return (
-    a.scheduledBytes / a.capacityBytes - b.scheduledBytes / b.capacityBytes ||
-    b.freeBytes - a.freeBytes ||
+    Math.round((100 * a.scheduledBytes) / a.capacityBytes) - Math.round((100 * b.scheduledBytes) / b.capacityBytes) ||
+    Math.round((20 * b.freeBytes) / b.capacityBytes) - Math.round((20 * a.freeBytes) / a.capacityBytes) ||
     compareText(a.node, b.node) ||
     compareText(a.disk, b.disk)
   );
