@@ -14,6 +14,9 @@ export const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 // A compiler of this code base takes up to 1 GB.
 export const jobs = Math.max(1, Math.min(availableParallelism(), Math.floor(totalmem() / 2 ** 30)));
 
+// The same object serves the addon and the plain build: ccache need not tell their folders apart.
+process.env.CCACHE_NOHASHDIR ??= 'true';
+
 export function run(command, args, options = {}) {
   const result = spawnSync(command, args, { cwd: root, stdio: ['ignore', 'inherit', 'inherit'], ...options });
   if (result.error) throw new Error(`${command} could not be started: ${result.error.message}`);
