@@ -116,9 +116,10 @@ const engineLayers: Readonly<Record<string, readonly string[]>> = {
   metastore: ['async', 'log', 'os'],
   placement: ['config'],
   manager: ['metastore', 'placement', 'config', 'async', 'log', 'os', 'process'],
+  api: ['async', 'os'],
   agent: ['config', 'async', 'log', 'os', 'process'],
-  up: ['manager', 'agent', 'metastore', 'config', 'async', 'log', 'os', 'process'],
-  cli: ['up', 'manager', 'agent', 'config', 'async', 'log', 'os'],
+  up: ['api', 'manager', 'agent', 'metastore', 'config', 'async', 'log', 'os', 'process'],
+  cli: ['api', 'up', 'manager', 'agent', 'config', 'async', 'log', 'os'],
 };
 const openToAll = ['generated', 'errors'];
 

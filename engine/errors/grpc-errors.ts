@@ -12,8 +12,8 @@ export function toGrpcStatus(thrown: unknown): StatusObject {
   const error = toHoldfastError(thrown);
   const metadata = new Metadata();
   metadata.set(errorCodeTrailer, error.code);
-  const code = errorCodes[error.code].grpcStatus as status;
-  return { code, details: error.message, metadata };
+  // eslint-disable-next-line @typescript-eslint/no-unsafe-enum-assignment -- the table holds this enum's numbers
+  return { code: errorCodes[error.code].grpcStatus, details: error.message, metadata };
 }
 
 // For peers that are not Holdfast's, and for errors that the transport itself makes.
