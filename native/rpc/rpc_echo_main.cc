@@ -80,7 +80,7 @@ void send_body(Env& env, Call& call, std::string_view body) {
 
 // One streaming call; owns itself. What it does with messages is the method's.
 struct EchoCall final : CallHandler {
-  enum class Method { kCollect, kRepeat, kChat, kSlow };
+  enum class Method { kCollect, kRepeat, kChat, kSlow, kHang };
   Env& env;
   Method method;
   std::unique_ptr<ServerCall> call;
@@ -108,6 +108,7 @@ struct EchoCall final : CallHandler {
     }
   }
   void on_peer_finished() override {
+    if (method == Method::kHang) return;
     if (method == Method::kCollect || method == Method::kSlow) send_body(env, *call, std::to_string(received));
     if (method == Method::kRepeat) {
       for (int i = 0; i < 10; ++i) send_body(env, *call, last);
@@ -123,7 +124,7 @@ struct EchoCall final : CallHandler {
 void add_methods(Env& env, Server& server) {
   using enum EchoCall::Method;
   for (auto [name, method] : {std::pair{"Collect", kCollect}, std::pair{"Repeat", kRepeat}, std::pair{"Chat", kChat},
-                              std::pair{"Slow", kSlow}}) {
+                              std::pair{"Slow", kSlow}, std::pair{"Hang", kHang}}) {
     server.add_stream_method(path_of(name), [&env, method](std::unique_ptr<ServerCall> call, CallHandler** handler) {
       *handler = new EchoCall(env, method, std::move(call));
     });
@@ -146,8 +147,6 @@ void add_methods(Env& env, Server& server) {
     }
     respond(Error(ErrorCode::kInvalidArgument, "no such code"));
   });
-  // Never answers.
-  server.add_unary_method(path_of("Hang"), [](Message, const Metadata&, Callback<void(Result<Slice>)>) {});
 }
 
 int run_server(const Address& address) {
