@@ -81,6 +81,7 @@ void VolumeEngine::fail_member(Member& member, Error reason) {
   end_link(member);
   member.phase = MemberPhase::kFailed;
   member.reason = reason.to_string();
+  member.failed_at = env_.now();
   reroute_reads_of(member);
   restart_rebuilds_from(member.config.id);
   if (was == MemberPhase::kJoining) share_rebuild_rate();
@@ -99,10 +100,22 @@ bool VolumeEngine::any_required_counts() const {
   });
 }
 
+// A failed replica leaves only when another one was heard of since: when the network of this host dies, the replicas
+// seem to fail one after the other, and the set must not shrink to whichever seemed to be last.
 void VolumeEngine::leave_out_failed() {
   if (!any_required_counts() || gather_timer_.armed()) return;
+  Nanos heard{-1};
   for (const std::unique_ptr<Member>& member : members_) {
-    if (in_sync_.wanted(member->config.id) && !member->counts()) in_sync_.remove(member->config.id);
+    if (member->phase != MemberPhase::kStreaming || !in_sync_.wanted(member->config.id)) continue;
+    heard = std::max(heard, member->link->channel().last_heard().value_or(Nanos(-1)));
+  }
+  for (const std::unique_ptr<Member>& member : members_) {
+    if (!in_sync_.wanted(member->config.id) || member->counts()) continue;
+    if (heard > member->failed_at) {
+      in_sync_.remove(member->config.id);
+    } else {
+      leave_soon(member->reason);
+    }
   }
   // One that is no longer wanted goes as soon as another can do without it.
   bool wanted_one_works = std::any_of(members_.begin(), members_.end(), [this](const std::unique_ptr<Member>& member) {

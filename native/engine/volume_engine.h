@@ -56,6 +56,7 @@ struct Member {
   Nanos confirmed{};
   Nanos append_progress{};  // when it last answered with entries or flushes outstanding, or they began
   Nanos read_progress{};
+  Nanos failed_at{};
   std::uint32_t reads_outstanding = 0;
   bool lost_acknowledged = false;  // came back without entries that were acknowledged
 
