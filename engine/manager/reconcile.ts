@@ -147,7 +147,7 @@ function reconcileTarget(
 
 // One that was fenced has stopped by itself; a new epoch takes the volume back.
 function isCurrent(engine: ServedVolume | undefined, volume: VolumeRecord): engine is ServedVolume {
-  return engine?.state !== 'fenced' && (engine?.epoch ?? -1) >= volume.epoch;
+  return engine?.epoch === volume.epoch && engine.state !== 'fenced';
 }
 
 function detachAction(

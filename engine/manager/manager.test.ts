@@ -1,0 +1,408 @@
+// The manager with everything but a data plane: its store, its reconciler, gRPC, REST.
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { credentials, Metadata } from '@grpc/grpc-js';
+import type { ServiceError } from '@grpc/grpc-js';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { request } from '../api/rest-client.js';
+import { fromServiceError } from '../errors/grpc-errors.js';
+import { HoldfastError } from '../errors/holdfast-error.js';
+import { ManagerClient } from '../generated/holdfast/v1/manager.js';
+import type { Volume } from '../generated/holdfast/v1/manager.js';
+import { MembershipClient } from '../generated/holdfast/v1/target.js';
+import type { ChangeInSyncSetRequest } from '../generated/holdfast/v1/target.js';
+import { silentLogger } from '../log/logger.js';
+import { openLmdbMetastore } from '../metastore/lmdb-metastore.js';
+import { createGrpcDataPlane } from './grpc-data-plane.js';
+import { idToBigint } from './ids.js';
+import { startManager } from './manager.js';
+import type { Manager } from './manager.js';
+import { FakeNode } from './testing/fake-data-plane.js';
+import type { AttachmentView, DiskView, NodeView, ProcessView, VolumeView } from './views.js';
+
+const mib = 2 ** 20;
+let folder: string;
+let manager: Manager;
+let nodes: FakeNode[];
+
+async function start(listen = '127.0.0.1:0'): Promise<void> {
+  manager = await startManager({
+    store: await openLmdbMetastore(join(folder, 'metastore')),
+    dataPlane: createGrpcDataPlane(),
+    logger: silentLogger,
+    listen,
+    version: '1.2.3',
+    settleMs: 2_000,
+    patienceMs: 500,
+  });
+}
+
+async function restartManager(): Promise<void> {
+  const { address } = manager;
+  await manager.close();
+  await start(address);
+  await Promise.all(nodes.map((node) => node.connect(manager.address)));
+  await manager.settle();
+}
+
+beforeEach(async () => {
+  folder = mkdtempSync(join(tmpdir(), 'holdfast-manager-'));
+  nodes = [1, 2, 3].map((number) => new FakeNode(number));
+  await Promise.all(nodes.map((node) => node.start()));
+  await start();
+  await Promise.all(nodes.map((node) => node.connect(manager.address)));
+});
+
+afterEach(async () => {
+  for (const node of nodes) node.stop();
+  await manager.close();
+  rmSync(folder, { recursive: true, force: true });
+});
+
+const node = (number: number): FakeNode => nodes[number - 1]!;
+const create = (name = 'db', replicas = 3) =>
+  manager.api.createVolume({ name, size: 10 * mib, replicas, blockSize: 512 });
+const rejection = (code: string) => expect.objectContaining({ code }) as Error;
+const replicasEverywhere = () => nodes.reduce((sum, each) => sum + each.replica.replicas.size, 0);
+
+describe('create', () => {
+  test('makes complete replicas on three nodes', async () => {
+    const volume = await create();
+    expect(volume).toMatchObject({ name: 'db', state: 'detached', health: 'healthy', epoch: 0, usedBytes: 4096 });
+    expect(volume.replicas.map((replica) => replica.node)).toEqual(['node1', 'node2', 'node3']);
+    expect(volume.inSync).toHaveLength(3);
+    const made = [...node(1).replica.replicas.values()];
+    expect(made).toEqual([
+      {
+        replicaId: idToBigint(volume.replicas[0]!.id),
+        volumeId: idToBigint(volume.id),
+        sizeBlocks: 2560n,
+        complete: true,
+      },
+    ]);
+  });
+
+  test('refuses what cannot be, and changes nothing', async () => {
+    await create();
+    await expect(create()).rejects.toThrow(rejection('ALREADY_EXISTS'));
+    await expect(create('Bad')).rejects.toThrow(rejection('INVALID_ARGUMENT'));
+    await expect(create('many', 4)).rejects.toThrow(rejection('NOT_ENOUGH_DISKS'));
+    const huge = manager.api.createVolume({ name: 'huge', size: 2 ** 40, replicas: 3, blockSize: 512 });
+    await expect(huge).rejects.toThrow(rejection('NO_SPACE'));
+    expect(await manager.api.listVolumes()).toHaveLength(1);
+    expect(replicasEverywhere()).toBe(3);
+  });
+
+  test('leaves nothing behind when a disk refuses', async () => {
+    node(3).replica.refuseCreate = new HoldfastError('DISK_IO', 'sector 7 is gone');
+    await expect(create()).rejects.toThrow(/disk1 of node3.*sector 7 is gone/);
+    await manager.settle();
+    expect(replicasEverywhere()).toBe(0);
+    expect(await manager.api.listVolumes()).toEqual([]);
+    node(3).replica.refuseCreate = null;
+    await create();
+  });
+
+  test('two at once of one name: one of them is made', async () => {
+    const outcomes = await Promise.allSettled([create(), create()]);
+    expect(outcomes.filter(({ status }) => status === 'fulfilled')).toHaveLength(1);
+    expect(replicasEverywhere()).toBe(3);
+  });
+});
+
+describe('attach and detach', () => {
+  test('gives an epoch and says how to reach the volume; again gives the same answer', async () => {
+    const volume = await create();
+    const attachment = await manager.api.attachVolume('db', null);
+    expect(attachment).toEqual({
+      volume: 'db',
+      epoch: 1,
+      node: 'node1',
+      iscsi: {
+        portal: '127.0.0.1:3260',
+        iqn: 'iqn.2026-11.io.holdfast:db',
+        lun: 0,
+        url: 'iscsi://127.0.0.1:3260/iqn.2026-11.io.holdfast:db/0',
+      },
+    });
+    expect(await manager.api.attachVolume('db', 'node1')).toEqual(attachment);
+    expect(node(1).target.epochs).toEqual([1n]);
+    const asked = node(1).target.attached.get(idToBigint(volume.id));
+    expect(asked?.replicas.map(({ local, inSync }) => [local, inSync])).toEqual([
+      [true, true],
+      [false, true],
+      [false, true],
+    ]);
+    expect(await manager.api.getVolume('db')).toMatchObject({ state: 'attached', health: 'healthy', node: 'node1' });
+  });
+
+  test('elsewhere is refused while attached, and every attach has a higher epoch', async () => {
+    await create();
+    await manager.api.attachVolume('db', 'node2');
+    await expect(manager.api.attachVolume('db', 'node1')).rejects.toThrow(rejection('VOLUME_ATTACHED'));
+    await manager.api.detachVolume('db', false);
+    expect(node(2).target.attached.size).toBe(0);
+    expect((await manager.api.attachVolume('db', 'node1')).epoch).toBe(2);
+    await expect(manager.api.attachVolume('db', 'node9')).rejects.toThrow(rejection('NOT_FOUND'));
+    await expect(manager.api.attachVolume('none', null)).rejects.toThrow(rejection('NOT_FOUND'));
+  });
+
+  test('an attach that fails leaves the volume detached, and its epoch used', async () => {
+    await create();
+    node(1).target.refuseAttach = new HoldfastError('NO_IN_SYNC_REPLICA', 'nobody is there');
+    await expect(manager.api.attachVolume('db', null)).rejects.toThrow(rejection('NO_IN_SYNC_REPLICA'));
+    expect(await manager.api.getVolume('db')).toMatchObject({ state: 'detached', node: null });
+    node(1).target.refuseAttach = null;
+    await manager.settle();
+    expect(node(1).target.attached.size).toBe(0);
+    expect((await manager.api.attachVolume('db', null)).epoch).toBe(2);
+  });
+
+  test('a target that was started again gets its volumes back, with new epochs', async () => {
+    await create('a');
+    await create('b');
+    await manager.api.attachVolume('a', 'node1');
+    await manager.api.attachVolume('b', 'node1');
+    await node(1).target.restart();
+    await node(1).report();
+    await manager.settle();
+    expect([...node(1).target.attached.values()].map(({ name, epoch }) => [name, epoch]).sort()).toEqual([
+      ['a', 2n],
+      ['b', 2n],
+    ]);
+  });
+
+  test('a restart of the manager touches no engine', async () => {
+    await create();
+    await manager.api.attachVolume('db', 'node1');
+    await restartManager();
+    expect(node(1).target.epochs).toEqual([1n]);
+    expect(await manager.api.attachVolume('db', null)).toMatchObject({ epoch: 1, node: 'node1' });
+  });
+
+  test('an engine that nobody wants is stopped', async () => {
+    const volume = await create();
+    await manager.api.attachVolume('db', 'node1');
+    const asked = node(1).target.attached.get(idToBigint(volume.id))!;
+    node(2).target.attached.set(asked.volumeId, asked);
+    await restartManager();
+    expect(node(2).target.attached.size).toBe(0);
+    expect(node(1).target.attached.size).toBe(1);
+  });
+
+  test('detach waits for the truth, unless forced', async () => {
+    await create();
+    await manager.api.attachVolume('db', 'node1');
+    node(1).target.kill();
+    node(1).targetRuns = false;
+    await node(1).report();
+    await expect(manager.api.detachVolume('db', false)).rejects.toThrow(rejection('CONNECTION_LOST'));
+    expect((await manager.api.getVolume('db')).node).toBe('node1');
+    expect(await manager.api.detachVolume('db', true)).toMatchObject({ state: 'detached' });
+    expect((await manager.api.attachVolume('db', 'node2')).epoch).toBe(2);
+  });
+
+  test('other portals send initiators to the right one', async () => {
+    await create();
+    await manager.api.attachVolume('db', 'node1');
+    await manager.settle();
+    expect(node(2).target.redirects).toEqual([{ iqn: 'iqn.2026-11.io.holdfast:db', portal: '127.0.0.1:3260' }]);
+    expect(node(1).target.redirects).toEqual([]);
+    await manager.api.detachVolume('db', false);
+    await manager.settle();
+    expect(node(2).target.redirects).toEqual([]);
+  });
+});
+
+describe('resize', () => {
+  test('attached: at once; detached: with the next attach; never smaller', async () => {
+    const { id } = await create();
+    await manager.api.attachVolume('db', 'node1');
+    expect((await manager.api.resizeVolume('db', 20 * mib)).size).toBe(20 * mib);
+    expect(node(1).target.sizes.get(idToBigint(id))).toBe(20n * 2n ** 20n);
+    await manager.api.detachVolume('db', false);
+    expect((await manager.api.resizeVolume('db', 30 * mib)).size).toBe(30 * mib);
+    await manager.api.attachVolume('db', 'node1');
+    expect(node(1).target.sizes.get(idToBigint(id))).toBe(30n * 2n ** 20n);
+    await expect(manager.api.resizeVolume('db', 20 * mib)).rejects.toThrow(rejection('INVALID_ARGUMENT'));
+    await expect(manager.api.resizeVolume('db', 2 ** 40)).rejects.toThrow(rejection('NO_SPACE'));
+  });
+
+  test('a log that is ahead of the record decides', async () => {
+    const { id } = await create();
+    node(1).target.sizes.set(idToBigint(id), 40n * 2n ** 20n);
+    await manager.api.attachVolume('db', 'node1');
+    expect((await manager.api.getVolume('db')).size).toBe(40 * mib);
+  });
+});
+
+describe('delete', () => {
+  test('refused while attached, complete when detached', async () => {
+    await create();
+    await manager.api.attachVolume('db', null);
+    await expect(manager.api.deleteVolume('db')).rejects.toThrow(rejection('VOLUME_ATTACHED'));
+    await manager.api.detachVolume('db', false);
+    expect(await manager.api.deleteVolume('db')).toEqual({ volume: 'db', pendingReplicas: [] });
+    expect(replicasEverywhere()).toBe(0);
+    await create();
+  });
+
+  test('replicas on a disk that is away are deleted when it is back, also after a restart of the manager', async () => {
+    const volume = await create();
+    node(3).replica.kill();
+    node(3).replicaRuns = false;
+    await node(3).report();
+    expect((await manager.api.deleteVolume('db')).pendingReplicas).toEqual([volume.replicas[2]!.id]);
+    await restartManager();
+    expect(replicasEverywhere()).toBe(1);
+    await node(3).replica.start();
+    node(3).replicaRuns = true;
+    await node(3).report();
+    await manager.settle();
+    expect(replicasEverywhere()).toBe(0);
+  });
+});
+
+describe('service Membership', () => {
+  async function change(more: Partial<ChangeInSyncSetRequest>): Promise<void> {
+    const client = new MembershipClient(manager.address, credentials.createInsecure());
+    const base = { volumeId: 0n, epoch: 1n, inSync: [], reason: 'test', sequence: 0n };
+    try {
+      await new Promise<void>((resolve, reject) => {
+        client.changeInSyncSet({ ...base, ...more }, new Metadata(), (error: ServiceError | null) => {
+          if (error === null) resolve();
+          else reject(fromServiceError(error, 'manager'));
+        });
+      });
+    } finally {
+      client.close();
+    }
+  }
+
+  test('stores the set for the owner of the epoch only, durably', async () => {
+    const volume = await create();
+    await manager.api.attachVolume('db', 'node1');
+    const volumeId = idToBigint(volume.id);
+    const two = volume.inSync.slice(0, 2);
+    await change({ volumeId, inSync: two.map(idToBigint), sequence: 1n });
+    await expect(change({ volumeId, epoch: 0n, inSync: volume.inSync.map(idToBigint) })).rejects.toThrow(
+      rejection('EPOCH_SUPERSEDED'),
+    );
+    await expect(change({ volumeId: 99n, inSync: two.map(idToBigint) })).rejects.toThrow(rejection('EPOCH_SUPERSEDED'));
+    await expect(change({ volumeId, inSync: [] })).rejects.toThrow(rejection('INVALID_ARGUMENT'));
+    await restartManager();
+    expect((await manager.api.getVolume('db')).inSync).toEqual(two);
+    await node(1).target.restart();
+    await node(1).report();
+    await manager.settle();
+    const asked = node(1).target.attached.get(volumeId);
+    expect(asked?.replicas.map(({ inSync }) => inSync)).toEqual([true, true, false]);
+    expect(await manager.api.getVolume('db')).toMatchObject({ health: 'degraded' });
+  });
+
+  test('reservations come back with the next engine', async () => {
+    const volume = await create();
+    await manager.api.attachVolume('db', 'node1');
+    const client = new MembershipClient(manager.address, credentials.createInsecure());
+    await new Promise<void>((resolve, reject) => {
+      const message = { volumeId: idToBigint(volume.id), epoch: 1n, reservations: Buffer.from('keys') };
+      client.saveReservations(message, new Metadata(), (error: ServiceError | null) => {
+        if (error === null) resolve();
+        else reject(error);
+      });
+    });
+    client.close();
+    await manager.api.detachVolume('db', false);
+    await manager.api.attachVolume('db', 'node2');
+    const asked = node(2).target.attached.get(idToBigint(volume.id));
+    expect(Buffer.from(asked?.reservations ?? []).toString()).toBe('keys');
+  });
+});
+
+describe('what is shown', () => {
+  test('nodes, disks and processes, with what is away', async () => {
+    await create();
+    node(2).disconnect();
+    node(3).replicaRuns = false;
+    await node(3).report();
+    await expect
+      .poll(async () => (await manager.api.listNodes()).map(({ state }) => state))
+      .toEqual(['online', 'offline', 'starting']);
+    const disks: readonly DiskView[] = await manager.api.listDisks();
+    expect(disks.map(({ state }) => state)).toEqual(['online', 'online', 'starting']);
+    expect(disks[0]).toMatchObject({ scheduledBytes: 10 * mib, replicas: 1, directory: '/disks/node1' });
+    const processes: readonly ProcessView[] = await manager.api.listProcesses();
+    expect(processes.map((each) => `${each.node ?? '-'} ${each.role}`)).toEqual([
+      '- manager',
+      'node1 agent',
+      'node1 target',
+      'node1 replica',
+      'node2 target',
+      'node2 replica',
+      'node3 agent',
+      'node3 target',
+    ]);
+    expect(await manager.api.getVolume('db')).toMatchObject({ health: 'degraded' });
+  });
+
+  test('another disk at the place of a known one is not used', async () => {
+    const { address } = manager;
+    node(2).disconnect();
+    const impostor = new FakeNode(2);
+    nodes.push(impostor);
+    await impostor.start();
+    Object.assign(impostor.replica, { diskId: 'f'.repeat(32) });
+    await impostor.connect(address);
+    const disk = (await manager.api.listDisks()).find((each) => each.node === 'node2');
+    expect(disk).toMatchObject({ state: 'failed', id: '2'.repeat(32) });
+    await expect(create()).rejects.toThrow(rejection('NOT_ENOUGH_DISKS'));
+  });
+});
+
+describe('one port for REST and gRPC', () => {
+  test('REST carries the same shapes, and errors with codes', async () => {
+    const made = await request<VolumeView>(manager.address, 'POST', '/v1/volumes', { name: 'db', size: 10 * mib });
+    expect(made).toEqual(await manager.api.getVolume('db'));
+    const attached = await request<AttachmentView>(manager.address, 'POST', '/v1/volumes/db/attach', {});
+    expect(attached.epoch).toBe(1);
+    expect(await request<readonly NodeView[]>(manager.address, 'GET', '/v1/nodes')).toHaveLength(3);
+    await expect(request(manager.address, 'DELETE', '/v1/volumes/db')).rejects.toThrow(rejection('VOLUME_ATTACHED'));
+    await expect(request(manager.address, 'GET', '/v1/volumes/none')).rejects.toThrow(rejection('NOT_FOUND'));
+    await expect(request(manager.address, 'GET', '/v2/volumes')).rejects.toThrow(rejection('NOT_FOUND'));
+    await expect(request(manager.address, 'PUT', '/v1/volumes')).rejects.toThrow(rejection('UNIMPLEMENTED'));
+    await expect(request(manager.address, 'POST', '/v1/volumes', { name: 'x', size: '10Gi' })).rejects.toThrow(
+      rejection('INVALID_ARGUMENT'),
+    );
+  });
+
+  test('REST refuses what a web page of another origin could send', async () => {
+    const plain = await fetch(`http://${manager.address}/v1/volumes`, {
+      method: 'POST',
+      headers: { 'content-type': 'text/plain' },
+      body: '{"name":"x","size":1048576}',
+    });
+    expect(plain.status).toBe(400);
+    expect(await manager.api.listVolumes()).toEqual([]);
+  });
+
+  test('gRPC carries the same, with the code in the trailer', async () => {
+    const client = new ManagerClient(manager.address, credentials.createInsecure());
+    const made = await new Promise<Volume>((resolve, reject) => {
+      const input = { name: 'db', size: 10n * 2n ** 20n, replicas: 0, blockSize: 0 };
+      client.createVolume(input, (error, volume) => {
+        if (error === null) resolve(volume);
+        else reject(error);
+      });
+    });
+    expect(made).toMatchObject({ name: 'db', size: 10n * 2n ** 20n, blockSize: 512, node: undefined });
+    expect(made.replicas).toHaveLength(3);
+    const error = await new Promise<ServiceError | null>((resolve) => {
+      client.getVolume({ name: 'none' }, (failure) => {
+        resolve(failure);
+      });
+    });
+    expect(fromServiceError(error!, 'manager')).toMatchObject({ code: 'NOT_FOUND' });
+    client.close();
+  });
+});

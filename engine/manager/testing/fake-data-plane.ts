@@ -1,0 +1,274 @@
+// A data plane in memory, behind real gRPC servers: a target and a replica process per node that keep what they are told, and an
+// agent that reports them. What the manager does over the wire in production, it does here.
+import { status as grpcStatus, credentials, Server, ServerCredentials } from '@grpc/grpc-js';
+import type { ClientDuplexStream, handleUnaryCall } from '@grpc/grpc-js';
+import { toGrpcStatus } from '../../errors/grpc-errors.js';
+import { HoldfastError } from '../../errors/holdfast-error.js';
+import { AgentRegistryClient } from '../../generated/holdfast/v1/manager.js';
+import type { AgentReport, ManagerOrder, ProcessReport } from '../../generated/holdfast/v1/manager.js';
+import { Disk, ReplicaService } from '../../generated/holdfast/v1/replica.js';
+import type { CreateReplicaRequest, ReplicaServer } from '../../generated/holdfast/v1/replica.js';
+import { AttachedVolume, TargetService } from '../../generated/holdfast/v1/target.js';
+import type { AttachVolumeRequest, Redirect, TargetServer } from '../../generated/holdfast/v1/target.js';
+
+function unary<Request, Response>(handle: (request: Request) => Response): handleUnaryCall<Request, Response> {
+  return (call, done) => {
+    try {
+      done(null, handle(call.request));
+    } catch (error) {
+      done(toGrpcStatus(error));
+    }
+  };
+}
+
+async function listen(server: Server, port: number): Promise<number> {
+  return await new Promise((resolve, reject) => {
+    server.bindAsync(`127.0.0.1:${port}`, ServerCredentials.createInsecure(), (error, bound) => {
+      if (error === null) resolve(bound);
+      else reject(error);
+    });
+  });
+}
+
+export class FakeTarget {
+  readonly attached = new Map<bigint, AttachVolumeRequest>();
+  readonly sizes = new Map<bigint, bigint>();
+  readonly states = new Map<bigint, string>();
+  /** Of every Attach that was asked for, in order. */
+  readonly epochs: bigint[] = [];
+  redirects: readonly Redirect[] = [];
+  refuseAttach: HoldfastError | null = null;
+  instanceId = 'instance-1';
+  port = 0;
+  #server: Server | null = null;
+  #instances = 1;
+
+  async start(): Promise<void> {
+    const server = new Server();
+    server.addService(TargetService, this.#service());
+    this.port = await listen(server, this.port);
+    this.#server = server;
+  }
+
+  kill(): void {
+    this.#server?.forceShutdown();
+    this.#server = null;
+  }
+
+  /** As a process that died and was started again: nothing is attached, another instance. */
+  async restart(): Promise<void> {
+    this.kill();
+    this.attached.clear();
+    this.instanceId = `instance-${++this.#instances}`;
+    await this.start();
+  }
+
+  #service(): TargetServer {
+    return {
+      attach: unary((request) => {
+        this.epochs.push(request.epoch);
+        if (this.refuseAttach !== null) throw this.refuseAttach;
+        this.attached.set(request.volumeId, request);
+        const sizeBytes = this.sizes.get(request.volumeId) ?? request.sizeBytes;
+        this.sizes.set(request.volumeId, sizeBytes);
+        return { portal: 'unused', sizeBytes };
+      }),
+      detach: unary(({ volumeId }) => {
+        this.attached.delete(volumeId);
+        return {};
+      }),
+      configure: unary(() => ({})),
+      resize: unary(({ volumeId, sizeBytes }) => {
+        this.sizes.set(volumeId, sizeBytes);
+        return {};
+      }),
+      setRedirects: unary(({ redirects }) => {
+        this.redirects = redirects;
+        return {};
+      }),
+      getStatus: unary(() => ({
+        instanceId: this.instanceId,
+        pid: 1,
+        portal: 'unused',
+        volumes: [...this.attached.values()].map((request) =>
+          AttachedVolume.fromPartial({
+            volumeId: request.volumeId,
+            name: request.name,
+            epoch: request.epoch,
+            state: this.states.get(request.volumeId) ?? 'serving',
+            sizeBytes: request.sizeBytes,
+            replicas: request.replicas.map(({ replicaId, inSync }) => ({
+              replicaId,
+              phase: inSync ? 'in-sync' : 'rebuilding',
+            })),
+          }),
+        ),
+      })),
+    };
+  }
+}
+
+export class FakeReplicaProcess {
+  readonly replicas = new Map<bigint, CreateReplicaRequest>();
+  refuseCreate: HoldfastError | null = null;
+  totalBytes = 100n * 2n ** 30n;
+  port = 0;
+  readonly diskId: string;
+  #server: Server | null = null;
+
+  constructor(diskId: string) {
+    this.diskId = diskId;
+  }
+
+  async start(): Promise<void> {
+    const server = new Server();
+    server.addService(ReplicaService, this.#service());
+    this.port = await listen(server, this.port);
+    this.#server = server;
+  }
+
+  kill(): void {
+    this.#server?.forceShutdown();
+    this.#server = null;
+  }
+
+  #service(): ReplicaServer {
+    const notHere = (call: { emit: (event: 'error', error: unknown) => boolean }) => {
+      call.emit('error', { code: grpcStatus.UNIMPLEMENTED, details: 'not part of this fake' });
+    };
+    return {
+      getDisk: unary(() =>
+        Disk.fromPartial({ diskId: this.diskId, totalBytes: this.totalBytes, freeBytes: this.totalBytes }),
+      ),
+      listReplicas: unary(() => ({
+        replicas: [...this.replicas.values()].map(({ replicaId, volumeId, sizeBlocks, complete }) => ({
+          replicaId,
+          volumeId,
+          sizeBlocks,
+          complete,
+          promisedEpoch: 0n,
+          lastEpoch: 0n,
+          lastSeq: 0n,
+          committedSeq: 0n,
+          appliedSeq: 0n,
+          history: [],
+          baseSeq: 0n,
+          usedBytes: 4096n,
+          rebuild: undefined,
+        })),
+      })),
+      createReplica: unary((request) => {
+        if (this.refuseCreate !== null) throw this.refuseCreate;
+        this.replicas.set(request.replicaId, request);
+        return {};
+      }),
+      deleteReplica: unary(({ replicaId }) => {
+        this.replicas.delete(replicaId);
+        return {};
+      }),
+      open: unary(() => {
+        throw new HoldfastError('UNIMPLEMENTED', 'not part of this fake');
+      }),
+      getReplica: unary(() => {
+        throw new HoldfastError('UNIMPLEMENTED', 'not part of this fake');
+      }),
+      append: notHere,
+      read: notHere,
+      readLog: notHere,
+      listChunks: notHere,
+      readChunks: notHere,
+    };
+  }
+}
+
+export class FakeNode {
+  readonly name: string;
+  readonly target = new FakeTarget();
+  readonly replica: FakeReplicaProcess;
+  readonly portal: string;
+  replicaRuns = true;
+  targetRuns = true;
+  #client: AgentRegistryClient | null = null;
+  #stream: ClientDuplexStream<AgentReport, ManagerOrder> | null = null;
+
+  constructor(number: number) {
+    this.name = `node${number}`;
+    this.portal = `127.0.0.1:${3259 + number}`;
+    this.replica = new FakeReplicaProcess(String(number).repeat(32));
+  }
+
+  async start(): Promise<void> {
+    await Promise.all([this.target.start(), this.replica.start()]);
+  }
+
+  /** Resolves when the manager has taken in the report. */
+  async connect(manager: string): Promise<void> {
+    this.disconnect();
+    this.#client = new AgentRegistryClient(manager, credentials.createInsecure());
+    this.#stream = this.#client.connect();
+    this.#stream.on('error', () => undefined);
+    await this.report();
+  }
+
+  disconnect(): void {
+    this.#stream?.cancel();
+    this.#client?.close();
+    this.#stream = null;
+  }
+
+  async report(): Promise<void> {
+    const stream = this.#stream;
+    if (stream === null) return;
+    const taken = new Promise((resolve, reject) => {
+      stream.once('data', resolve);
+      stream.once('error', reject);
+    });
+    stream.write({ node: this.name, pid: 1, processes: [this.#targetReport(), this.#replicaReport()] });
+    await taken;
+  }
+
+  stop(): void {
+    this.disconnect();
+    this.target.kill();
+    this.replica.kill();
+  }
+
+  #targetReport(): ProcessReport {
+    return {
+      ...emptyReport,
+      role: 'target',
+      state: this.targetRuns ? 'running' : 'starting',
+      pid: this.targetRuns ? 11 : 0,
+      instanceId: this.target.instanceId,
+      address: `127.0.0.1:${this.target.port}`,
+      portal: this.portal,
+    };
+  }
+
+  #replicaReport(): ProcessReport {
+    return {
+      ...emptyReport,
+      role: 'replica',
+      disk: 'disk1',
+      state: this.replicaRuns ? 'running' : 'starting',
+      pid: this.replicaRuns ? 12 : 0,
+      address: this.replicaRuns ? `127.0.0.1:${this.replica.port}` : '',
+      diskId: this.replica.diskId,
+      directory: `/disks/${this.name}`,
+    };
+  }
+}
+
+const emptyReport: ProcessReport = {
+  role: '',
+  disk: '',
+  state: '',
+  pid: 0,
+  failureCode: '',
+  failureMessage: '',
+  instanceId: '',
+  address: '',
+  portal: '',
+  directory: '',
+  diskId: '',
+};
