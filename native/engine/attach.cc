@@ -162,6 +162,10 @@ Task<void> VolumeEngine::open_in_sync() {
   for (const std::unique_ptr<Member>& member : members_) {
     member->retry.cancel();
     ++member->generation;
+    if (member->phase != MemberPhase::kOpening || member->opened) continue;
+    end_link(*member);
+    member->phase = MemberPhase::kFailed;
+    member->reason = "it did not answer in time";
   }
 }
 
