@@ -42,7 +42,7 @@ async function send(
   path: string,
   body: unknown,
 ): Promise<{ readonly status: number; readonly text: string }> {
-  const { host, port } = parseHostPort(server.replace(/^http:\/\//, '').replace(/\/$/, ''), '--server');
+  const { host, port } = parseHostPort(server, 'server');
   const payload = body === undefined ? null : Buffer.from(JSON.stringify(body));
   return await new Promise((resolve, reject) => {
     const fail = (error: unknown) => {

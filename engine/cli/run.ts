@@ -2,6 +2,7 @@
 import type { Command } from 'commander';
 import { requestWithPatience } from '../api/rest-client.js';
 import { errorBody, toHoldfastError } from '../errors/holdfast-error.js';
+import { formatHostPort, parseHostPort } from '../os/addresses.js';
 import type { HoldfastError } from '../errors/holdfast-error.js';
 
 export const exitCodes = { done: 0, failed: 1, usage: 2 } as const;
@@ -43,7 +44,8 @@ export function openSession(options: CommonOptions, environment: NodeJS.ProcessE
   const fromEnvironment = environment['HOLDFAST_SERVER'];
   const server =
     options.server ?? (fromEnvironment === undefined || fromEnvironment === '' ? defaultServer : fromEnvironment);
-  return { call: (method, path, body) => requestWithPatience(server, method, path, body) };
+  const address = checkUsage(() => formatHostPort(parseHostPort(server.replace(/^http:\/\/|\/$/g, ''), '--server')));
+  return { call: (method, path, body) => requestWithPatience(address, method, path, body) };
 }
 
 export function printResult<T>(streams: Streams, json: boolean, value: T, show: (value: T) => string): void {

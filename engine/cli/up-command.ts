@@ -1,7 +1,7 @@
 // holdfast up
 import type { Command } from 'commander';
-import { parseSizeText } from '../config/volume-input.js';
-import { HoldfastError, isHoldfastError } from '../errors/holdfast-error.js';
+import { parseCount, parseSizeText } from '../config/volume-input.js';
+import { isHoldfastError } from '../errors/holdfast-error.js';
 import { createLogger } from '../log/logger.js';
 import { checkUsage, UsageError, withCommonOptions } from './run.js';
 import type { CommonOptions, Streams } from './run.js';
@@ -41,7 +41,7 @@ async function up(options: Options, streams: Streams): Promise<void> {
   const { describePortals, runUp } = await import('../up/up.js');
   const input = checkUsage(() => ({
     data: options.data ?? null,
-    nodes: options.nodes === undefined ? null : parseCount(options.nodes),
+    nodes: options.nodes === undefined ? null : parseCount(options.nodes, '--nodes'),
     api: options.api ?? null,
     iscsi: options.iscsi ?? null,
     journalBytes: options.journalSize === undefined ? null : parseSizeText(options.journalSize),
@@ -75,11 +75,6 @@ async function up(options: Options, streams: Streams): Promise<void> {
     streams.out(readyText(server, describePortals(plan)));
   };
   await runUp(plan, { onProgress: note, onReady }, logger, stop.signal);
-}
-
-function parseCount(text: string): number {
-  if (/^\d{1,4}$/.test(text)) return Number(text);
-  throw new HoldfastError('INVALID_ARGUMENT', `--nodes "${text}" is not a number`);
 }
 
 // What is wrong with an option is wrong usage; what is wrong with the folder or a port is a failure.

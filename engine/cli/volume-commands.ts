@@ -1,6 +1,12 @@
 // holdfast volume …, holdfast replica ls
 import type { Command } from 'commander';
-import { parseSize, validateBlockSize, validateReplicaCount, validateVolumeName } from '../config/volume-input.js';
+import {
+  parseCount,
+  parseSize,
+  validateBlockSize,
+  validateReplicaCount,
+  validateVolumeName,
+} from '../config/volume-input.js';
 import type { DeletionView } from '../manager/api.js';
 import type { AttachmentView, ReplicaView, VolumeView } from '../manager/views.js';
 import { attachmentDetails, replicaTable, volumeDetails, volumeTable } from './output.js';
@@ -29,8 +35,8 @@ export function addVolumeCommands(program: Command, streams: Streams): void {
       const body = checkUsage(() => ({
         name: validateVolumeName(name),
         size: parseSize(options.size),
-        replicas: validateReplicaCount(Number(options.replicas)),
-        blockSize: validateBlockSize(Number(options.blockSize)),
+        replicas: validateReplicaCount(parseCount(options.replicas, '--replicas')),
+        blockSize: validateBlockSize(parseCount(options.blockSize, '--block-size')),
       }));
       const session = openSession(options, process.env);
       const work = session.call<VolumeView>('POST', '/v1/volumes', body);

@@ -61,6 +61,12 @@ export function validateVolumeSize(bytes: number): number {
   return bytes;
 }
 
+/** `what` names the option in the error. */
+export function parseCount(text: string, what: string): number {
+  if (/^\d{1,6}$/.test(text)) return Number(text);
+  throw new HoldfastError('INVALID_ARGUMENT', `${what} "${text}" is not a number`);
+}
+
 export function validateReplicaCount(count: number): number {
   if (Number.isInteger(count) && count >= 1 && count <= replicasMax) return count;
   throw new HoldfastError('INVALID_ARGUMENT', `${count} replicas are not possible: ask for 1 to ${replicasMax}`);
