@@ -170,6 +170,30 @@ TEST_F(ForeignServerTest, AServerThatNeverReadsOnlyFillsQueues) {
   EXPECT_EQ(call->unsent_bytes(), 0u);
 }
 
+TEST_F(ForeignServerTest, ACallWithALotToSendDoesNotHoldUpTheOthers) {
+  Recorder first, second;
+  auto bulk = channel->start("/f/Bulk", {}, std::nullopt, &first);
+  auto small = channel->start("/f/Small", {}, std::nullopt, &second);
+  env.settle();
+  peer.send(frame(kSettings, kAck, 0, "") + setting(4, 0x7fffffff) + setting(5, 1 << 20) +
+            window_update(0, 0x70000000));
+  for (int i = 0; i < 40; ++i) {
+    Slice part = env.buffers().copy_of(as_bytes(std::string(1 << 20, 'x')));
+    bulk->send({&part, 1});
+  }
+  env.turn();
+  Slice part = env.buffers().copy_of(as_bytes("small"));
+  small->send({&part, 1});
+  env.settle();
+  std::size_t before = 0;
+  for (const RawPeer::Frame& got : peer.frames()) {
+    if (got.type == kData && got.stream == 3) break;
+    before += got.payload.size();
+  }
+  EXPECT_EQ(bulk->unsent_bytes(), 0u);
+  EXPECT_LT(before, 12u << 20) << "what is handed to the socket at once, and no more";
+}
+
 TEST_F(ForeignServerTest, ACallCancelledWhileItsFrameWaitsForTheSocket) {
   Recorder recorder;
   auto call = channel->start("/f/Method", {}, std::nullopt, &recorder);

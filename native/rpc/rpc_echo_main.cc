@@ -257,82 +257,108 @@ bool slow_reader(Client& client) {
   return waited && client.status->ok() && client.messages.at(0) == std::to_string(40 << 20);
 }
 
-bool run_case(Client& client, const std::string& name, std::string& outcome) {
-  if (name == "unary") {
-    outcome = client.ask("Say", "hello");
-    return outcome == "OK" && client.messages == std::vector<std::string>{"hello"};
-  }
-  if (name == "empty") {
-    outcome = client.ask("Say", "");
-    return outcome == "OK" && client.messages == std::vector<std::string>{""};
-  }
-  if (name == "big") {
-    std::string big((4 << 20) - 16, 'B');
-    outcome = client.ask("Say", big);
-    return outcome == "OK" && client.messages.at(0) == big;
-  }
-  if (name == "client-stream") {
-    client.start("Collect");
-    for (int i = 0; i < 100; ++i) client.send(std::string(1'000, 'c'));
-    client.call->finish_sending();
-    outcome = client.wait();
-    return outcome == "OK" && client.messages.at(0) == "100000";
-  }
-  if (name == "server-stream") {
-    outcome = client.ask("Repeat", "again");
-    return outcome == "OK" && client.messages == std::vector<std::string>(10, "again");
-  }
-  if (name == "bidi") {
-    int rounds = 0;
-    client.start("Chat");
-    client.when_message = [&] {
-      if (++rounds < 50) client.send(std::to_string(rounds));
-      if (rounds == 50) client.call->finish_sending();
-    };
-    client.send("0");
-    outcome = client.wait();
-    return outcome == "OK" && client.messages.size() == 50 && client.messages[49] == "49";
-  }
-  if (name == "metadata") {
-    std::string binary("\0\x01\xff,=", 5);
-    outcome = client.ask("Metadata", "", {{"plain", "value"}, {"raw-bin", binary}});
-    const std::string& lines = client.messages.at(0);
-    return outcome == "OK" && lines.find("plain=" + hex("value") + "\n") != std::string::npos &&
-           lines.find("raw-bin=" + hex(binary) + "\n") != std::string::npos;
-  }
-  if (name == "error") {
-    outcome = client.ask("Fail", "EPOCH_SUPERSEDED");
-    return outcome == "EPOCH_SUPERSEDED" && client.status->error().message() == "because you asked: \xc3\xa4%";
-  }
-  if (name == "foreign-error") {
-    outcome = client.ask("Fail", "foreign");
-    return outcome == "NOT_FOUND";
-  }
-  if (name == "unknown-method") {
-    outcome = client.ask("Nothing", "x");
-    return outcome == "UNIMPLEMENTED";
-  }
-  if (name == "deadline") {
-    outcome = client.ask("Hang", "x", {}, 200ms);
-    return outcome == "TIMED_OUT";
-  }
-  if (name == "cancel") {
-    client.start("Chat");
-    client.send("x");
-    while (client.messages.empty()) client.reactor.turn(100ms);
-    client.call.reset();
-    for (int i = 0; i < 5; ++i) client.reactor.turn(20ms);
-    outcome = client.status ? "told" : "silent";
-    return outcome == "silent";
-  }
-  if (name == "slow-reader") return slow_reader(client);
-  if (name == "many-streams") return many_streams(client);
-  if (name == "wait") {  // until the server ends the call or the connection
-    client.start("Chat", {}, std::nullopt);
-    client.when_message = [] { print_line(R"({"open":true})"); };
-    client.send("x");
-    outcome = client.wait();
-    return true;
+// A case says whether it went as it should; `outcome` is for people and for the test.
+struct Case {
+  std::string_view name;
+  bool (*run)(Client& client, std::string& outcome);
+};
+
+const Case kCases[] = {
+    {"unary",
+     [](Client& client, std::string& outcome) {
+       outcome = client.ask("Say", "hello");
+       return outcome == "OK" && client.messages == std::vector<std::string>{"hello"};
+     }},
+    {"empty",
+     [](Client& client, std::string& outcome) {
+       outcome = client.ask("Say", "");
+       return outcome == "OK" && client.messages == std::vector<std::string>{""};
+     }},
+    {"big",
+     [](Client& client, std::string& outcome) {
+       std::string big((4 << 20) - 16, 'B');
+       outcome = client.ask("Say", big);
+       return outcome == "OK" && client.messages.at(0) == big;
+     }},
+    {"client-stream",
+     [](Client& client, std::string& outcome) {
+       client.start("Collect");
+       for (int i = 0; i < 100; ++i) client.send(std::string(1'000, 'c'));
+       client.call->finish_sending();
+       outcome = client.wait();
+       return outcome == "OK" && client.messages.at(0) == "100000";
+     }},
+    {"server-stream",
+     [](Client& client, std::string& outcome) {
+       outcome = client.ask("Repeat", "again");
+       return outcome == "OK" && client.messages == std::vector<std::string>(10, "again");
+     }},
+    {"bidi",
+     [](Client& client, std::string& outcome) {
+       int rounds = 0;
+       client.start("Chat");
+       client.when_message = [&] {
+         if (++rounds < 50) client.send(std::to_string(rounds));
+         if (rounds == 50) client.call->finish_sending();
+       };
+       client.send("0");
+       outcome = client.wait();
+       return outcome == "OK" && client.messages.size() == 50 && client.messages[49] == "49";
+     }},
+    {"metadata",
+     [](Client& client, std::string& outcome) {
+       std::string binary("\0\x01\xff,=", 5);
+       outcome = client.ask("Metadata", "", {{"plain", "value"}, {"raw-bin", binary}});
+       const std::string& lines = client.messages.at(0);
+       return outcome == "OK" && lines.find("plain=" + hex("value") + "\n") != std::string::npos &&
+              lines.find("raw-bin=" + hex(binary) + "\n") != std::string::npos;
+     }},
+    {"error",
+     [](Client& client, std::string& outcome) {
+       outcome = client.ask("Fail", "EPOCH_SUPERSEDED");
+       return outcome == "EPOCH_SUPERSEDED" && client.status->error().message() == "because you asked: \xc3\xa4%";
+     }},
+    {"foreign-error",
+     [](Client& client, std::string& outcome) {
+       outcome = client.ask("Fail", "foreign");
+       return outcome == "NOT_FOUND";
+     }},
+    {"unknown-method",
+     [](Client& client, std::string& outcome) {
+       outcome = client.ask("Nothing", "x");
+       return outcome == "UNIMPLEMENTED";
+     }},
+    {"deadline",
+     [](Client& client, std::string& outcome) {
+       outcome = client.ask("Hang", "x", {}, 200ms);
+       return outcome == "TIMED_OUT";
+     }},
+    {"cancel",
+     [](Client& client, std::string& outcome) {
+       client.start("Chat");
+       client.send("x");
+       while (client.messages.empty()) client.reactor.turn(100ms);
+       client.call.reset();
+       for (int i = 0; i < 5; ++i) client.reactor.turn(20ms);
+       outcome = client.status ? "told" : "silent";
+       return outcome == "silent";
+     }},
+    {"slow-reader", [](Client& client, std::string& outcome) { return slow_reader(client); }},
+    {"many-streams", [](Client& client, std::string& outcome) { return many_streams(client); }},
+    // Until the server ends the call or the connection.
+    {"wait",
+     [](Client& client, std::string& outcome) {
+       client.start("Chat", {}, std::nullopt);
+       client.when_message = [] { print_line(R"({"open":true})"); };
+       client.send("x");
+       outcome = client.wait();
+       return true;
+     }},
+};
+
+bool run_case(Client& client, std::string_view name, std::string& outcome) {
+  for (const Case& candidate : kCases) {
+    if (candidate.name == name) return candidate.run(client, outcome);
   }
   outcome = "no such case";
   return false;
