@@ -71,6 +71,7 @@ Task<void> TargetHost::run_attach(TargetHost* host, Volume* volume, AttachReques
     done(AttachOutcome{host->portal_, volume->engine->size_bytes()});
     co_return;
   }
+  volume->detaching = true;
   co_await suspend<Status>([&](StatusCallback closed) { host->close_engine(volume, std::move(closed)); });
   done(std::move(exported).error());
 }
@@ -88,10 +89,11 @@ void TargetHost::detach(VolumeId id, StatusCallback done) {
     done({});
     return;
   }
-  if (!volume->engine) {
-    done(Error(ErrorCode::kFailedPrecondition, "the volume is still being attached"));
+  if (!volume->engine || volume->detaching) {
+    done(Error(ErrorCode::kFailedPrecondition, "the volume is still being attached or detached"));
     return;
   }
+  volume->detaching = true;
   auto shared = std::make_shared<StatusCallback>(std::move(done));
   target_->remove_target(volume->iqn, [this, volume, shared] { close_engine(volume, std::move(*shared)); });
 }
@@ -120,6 +122,7 @@ void TargetHost::close(Callback<void()> done) {
   }
   std::vector<VolumeId> attached;
   for (auto& [id, volume] : volumes_) {
+    if (volume->detaching) continue;  // closed_ is looked at when it has gone
     if (volume->engine) {
       attached.push_back(id);
     } else {

@@ -77,6 +77,7 @@ class TargetHost final : private engine::Membership, private iscsi::ReservationS
     std::string iqn;
     std::unique_ptr<engine::Engine> engine;  // nullptr while it opens
     bool abandoned = false;                  // close() came while the engine opened
+    bool detaching = false;                  // on its way out: nothing more may be begun
   };
 
   static Task<void> run_attach(TargetHost* host, Volume* volume, AttachRequest request,
