@@ -26,14 +26,12 @@ Task<Result<Slice>> create(Ref<Core> core, rpc::Message message) {
     if (created.ok()) co_return Slice();
     if (created.error().code() != ErrorCode::kAlreadyExists) co_return created.error();
   }
-  // It exists, or came into being meanwhile: the same one is success.
   store::ReplicaStore* existing = core->disk.find(request.replica);
-  if (existing != nullptr) {
-    store::ReplicaInfo info = existing->info();
-    if (info.volume == request.volume && info.size_blocks == request.size_blocks) co_return Slice();
-  }
-  co_return Error(ErrorCode::kAlreadyExists, "replica " + to_hex(request.replica.value()) +
-                                                 " exists with another volume or size, or is being made or deleted");
+  std::string name = "replica " + to_hex(request.replica.value());
+  if (existing == nullptr) co_return Error(ErrorCode::kInUse, name + " is being made or deleted; try again");
+  store::ReplicaInfo info = existing->info();
+  if (info.volume == request.volume && info.size_blocks == request.size_blocks) co_return Slice();
+  co_return Error(ErrorCode::kAlreadyExists, name + " exists with another volume or size");
 }
 
 Task<Result<Slice>> remove(Ref<Core> core, rpc::Message message) {
