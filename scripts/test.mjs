@@ -230,7 +230,7 @@ const tsc = join(root, 'node_modules/typescript/bin/tsc');
 
 // ASan with leaks, TSan with the first report as an error.
 const asanEnv = {
-  ASAN_OPTIONS: 'detect_leaks=1:abort_on_error=0',
+  ASAN_OPTIONS: 'abort_on_error=0',
   UBSAN_OPTIONS: 'print_stacktrace=1:halt_on_error=1',
 };
 const tsanEnv = { TSAN_OPTIONS: 'halt_on_error=1:second_deadlock_stack=1' };
