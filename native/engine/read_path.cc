@@ -17,6 +17,7 @@ namespace {
 constexpr unsigned kSlotBits = 16;
 constexpr Nanos kStalledRetry = 50ms;
 constexpr std::uint32_t kRepairsMax = 8;
+constexpr Nanos kWarningInterval = 1s;  // a bad disk must not fill the log
 
 bool bit(const Slice& bits, std::uint32_t i) {
   return (std::to_integer<unsigned>(bits.data()[i / 8]) >> (i % 8) & 1) != 0;
@@ -194,8 +195,11 @@ bool VolumeEngine::take_blocks(BlockRead* read, const replica::ReadResponse& res
 
 void VolumeEngine::try_other_copy(BlockRead* read, Member& bad, Error error) {
   if (error.code() == ErrorCode::kEpochSuperseded) return fence();
-  log_warn("engine", "a read of volume " + config_.name + " failed on replica " + to_hex(bad.config.id.value()) +
-                         " and is tried on another: " + error.to_string());
+  if (env_.now() >= read_warning_next_) {
+    read_warning_next_ = env_.now() + kWarningInterval;
+    log_warn("engine", "a read of volume " + config_.name + " failed on replica " + to_hex(bad.config.id.value()) +
+                           " and is tried on another: " + error.to_string());
+  }
   read->tried.push_back(bad.config.id);
   if (bad_copy(error.code())) {
     read->found_bad = true;

@@ -278,6 +278,7 @@ class VolumeEngine final : public Engine, private LinkEvents {
   std::vector<BlockRead*> stalled_reads_;
   Timer stalled_timer_;
   std::uint32_t repairs_under_way_ = 0;
+  Nanos read_warning_next_{};
   bool read_found_bad_ = false;  // during a read's callback: some copy was bad
   Slice zero_buffer_;
 
