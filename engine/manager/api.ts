@@ -48,8 +48,6 @@ export type ApiOptions = {
   readonly pid: number;
   /** Changed desired state: let the reconciler look. */
   readonly kick: () => void;
-  /** Resolves once the agents had their chance to report after a start of the manager. */
-  readonly ready: Promise<void>;
 };
 
 export function createApi(context: ManagerContext, options: ApiOptions): ManagerApi {
@@ -57,7 +55,7 @@ export function createApi(context: ManagerContext, options: ApiOptions): Manager
 
   // Requests that change something wait until the agents have reported, and let the reconciler look afterwards.
   const change = async <T>(task: () => Promise<T>): Promise<T> => {
-    await options.ready;
+    await context.ready;
     try {
       return await task();
     } finally {

@@ -4,10 +4,12 @@ import { HoldfastError, isHoldfastError } from '../errors/holdfast-error.js';
 import type { ManagerContext } from './context.js';
 import { endpointsKey } from './data-plane.js';
 import type { VolumeStatus } from './data-plane.js';
-import { runningTarget } from './observed.js';
+import { replicaProcess, runningTarget } from './observed.js';
 import type { RunningTarget } from './observed.js';
 import { endpointsOf, iqnOf, lastAddressesOf } from './reconcile.js';
 import type { VolumeRecord } from './records.js';
+
+const replicaStartPatienceMs = 2_000;
 
 export type EngineAt = { readonly epoch: number; readonly node: string; readonly portal: string };
 
@@ -62,6 +64,7 @@ async function startEngine(
   target: RunningTarget,
 ): Promise<EngineAt> {
   const { repository, observed, dataPlane } = context;
+  await replicasStarted(context, former);
   const record = await repository.updateVolume(former.id, (current) => ({
     ...current,
     epoch: current.epoch + 1,
@@ -88,6 +91,16 @@ async function startEngine(
   });
   await meetSizes(context, record, target, sizeBytes);
   return { epoch: record.epoch, node, portal: target.portal };
+}
+
+// An engine leaves out the in-sync replicas that do not answer, and they have to be rebuilt. Worth a short wait for those that
+// are just being started, as all are after a restart of everything.
+async function replicasStarted({ observed }: ManagerContext, record: VolumeRecord): Promise<void> {
+  const inSync = record.replicas.filter(({ id }) => record.inSync.includes(id));
+  await observed.waitFor(() => {
+    const started = inSync.every(({ node, disk }) => replicaProcess(observed.node(node), disk)?.state !== 'starting');
+    return started ? true : null;
+  }, replicaStartPatienceMs);
 }
 
 // The log may be ahead of the record (the manager died between the two), or behind (resized while detached).

@@ -18,6 +18,8 @@ export type ManagerContext = {
   readonly now: () => Date;
   /** Keys: volume ids, and "create". Serializes what changes an attachment; never held by service Membership. */
   readonly locks: KeyedMutex;
+  /** Resolves once the agents had their chance to report after a start of the manager. */
+  readonly ready: Promise<void>;
   /** How long an operation waits for a process that is being started, ms. */
   readonly patienceMs: number;
 };

@@ -2,6 +2,7 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { credentials, Metadata } from '@grpc/grpc-js';
 import type { ServiceError } from '@grpc/grpc-js';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
@@ -171,6 +172,23 @@ describe('attach and detach', () => {
       ['a', 2n],
       ['b', 2n],
     ]);
+  });
+
+  test('an attach waits for a replica process that is just being started', async () => {
+    const volume = await create();
+    node(2).replicaRuns = false;
+    await node(2).report();
+    const attaching = manager.api.attachVolume('db', 'node1');
+    expect(await Promise.race([attaching.then(() => 'attached'), sleep(300).then(() => 'waiting')])).toBe('waiting');
+    node(2).replica.kill();
+    node(2).replica.port = 0;
+    await node(2).replica.start();
+    node(2).replicaRuns = true;
+    await node(2).report();
+    await attaching;
+    const asked = node(1).target.attached.get(idToBigint(volume.id));
+    expect(asked?.replicas.map(({ address }) => address)).toContain(`127.0.0.1:${node(2).replica.port}`);
+    expect(node(1).target.epochs).toEqual([1n]);
   });
 
   test('a restart of the manager touches no engine', async () => {

@@ -67,6 +67,7 @@ export async function startManager(options: ManagerOptions): Promise<Manager> {
     now: () => new Date(),
     locks: new KeyedMutex(),
     patienceMs: options.patienceMs ?? 10_000,
+    ready: agentsReported(repository, observed, options.settleMs ?? 3_000),
   };
   const runner = new Runner({
     plan: async () => reconcile(await readDesired(context), observed.nodes),
@@ -81,7 +82,6 @@ export async function startManager(options: ManagerOptions): Promise<Manager> {
     version: options.version,
     pid: process.pid,
     kick,
-    ready: agentsReported(context, options.settleMs ?? 3_000),
   });
   const grpc = new Server(serverOptions);
   addServices(grpc, api, repository, createAgentSink(repository, observed, logger), logger);
@@ -101,7 +101,7 @@ export async function startManager(options: ManagerOptions): Promise<Manager> {
 }
 
 // After a start every agent that lives reconnects within a moment; until then its node looks as if it were gone.
-async function agentsReported({ repository, observed }: ManagerContext, timeoutMs: number): Promise<void> {
+async function agentsReported(repository: Repository, observed: Observed, timeoutMs: number): Promise<void> {
   const nodes = await repository.listNodes();
   await observed.waitFor(() => {
     const all = nodes.every(({ name }) => {

@@ -24,6 +24,7 @@ export async function perform(context: ManagerContext, action: Action): Promise<
       return;
     }
     case 'attach':
+      await context.ready;
       await locks.run(action.volumeId, async () => {
         const found = await repository.findVolumeById(action.volumeId);
         if (found?.record.attachment?.node === action.node) await ensureAttached(context, action.volumeId);
