@@ -1,0 +1,167 @@
+// LogicalUnit: the SCSI device server of one volume (SPC-4, SBC-3, SAM-5): its nexuses, unit attentions, task set,
+// reservations and mode parameters, over a BlockDevice. Commands themselves are in the *_commands.cc files.
+//
+// Thread: the reactor of the Env. Must outlive every command admitted to it (idle()).
+//
+// Invariants:
+//  1. Every admitted command reaches its owner exactly once, after its last touch of the device.
+//  2. A command that admit() refused is in no list and touched nothing.
+//  3. A reservation change is in the ReservationSaver before its command is answered, and not in force before.
+#pragma once
+
+#include <array>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/block_device.h"
+#include "io/env.h"
+#include "iscsi/scsi/command.h"
+#include "iscsi/scsi/mode_pages.h"
+#include "iscsi/scsi/operations.h"
+#include "iscsi/scsi/reservations.h"
+
+namespace holdfast::scsi {
+
+// Limits that VPD page B0h reports.
+inline constexpr std::uint64_t kTransferBytesMax = 8u << 20;
+inline constexpr std::uint64_t kTransferBytesOptimal = 1u << 20;
+inline constexpr std::uint64_t kGranularityBytesOptimal = 256u << 10;
+inline constexpr std::uint64_t kCompareAndWriteBytesMax = 64u << 10;
+inline constexpr std::uint64_t kUnmapBytesMax = 1ull << 30;
+inline constexpr std::uint32_t kUnmapDescriptorsMax = 256;
+inline constexpr std::uint64_t kWriteSameBytesMax = 1ull << 30;
+inline constexpr std::uint32_t kPhysicalBlockBytes = 4096;
+// Work on long ranges is done in steps of this size, so that it can be aborted and never holds much memory.
+inline constexpr std::uint64_t kStepBytes = 1u << 20;
+inline constexpr std::uint64_t kZeroStepBytes = 64u << 20;
+inline constexpr std::size_t kNexusesMax = 256;
+
+struct Identity {
+  std::string target_name;  // SCSI device name: the IQN
+  std::string serial;
+  std::uint64_t naa_id = 0;
+};
+
+// The unit's NAA 6 designator, as VPD page 83h shows it and EXTENDED COPY names it.
+std::array<std::byte, 16> naa_identifier(const Identity& identity);
+
+// What RECEIVE COPY STATUS tells about an EXTENDED COPY that has ended.
+struct CopyOutcome {
+  std::uint8_t list_identifier = 0;
+  bool failed = false;
+  std::uint16_t segments = 0;
+  std::uint64_t bytes = 0;
+};
+
+// Stores the text of Reservations::save(). A plain function object: PERSISTENT RESERVE OUT is no I/O path.
+using ReservationSaver = std::function<void(std::string text, StatusCallback done)>;
+
+class LogicalUnit {
+ public:
+  LogicalUnit(Env& env, BlockDevice& device, Identity identity, Reservations reservations, ReservationSaver save);
+  ~LogicalUnit();
+
+  // A nexus comes (with a POWER ON OR RESET attention) and goes; what it had in flight is aborted silently and ends later.
+  // Null when there are kNexusesMax already.
+  Nexus* attach_nexus(std::string initiator_port);
+  void detach_nexus(Nexus* nexus);
+
+  // Whether the command may go on; false: it has ended with the result set, and command_done() is not called.
+  bool admit(Command& command, std::uint64_t lun);
+  // With data_out complete. Ends in command_done().
+  void execute(Command& command);
+
+  // Task management (SAM-5 chapter 7). `done` comes when the commands concerned have left the unit.
+  void abort_task(Command& command, Callback<void()> done);
+  void abort_task_set(Nexus* nexus, Callback<void()> done);
+  void clear_task_set(Nexus* nexus, Callback<void()> done);
+  void reset(Nexus* nexus, Callback<void()> done);
+
+  bool idle() const { return tasks_head_ == nullptr && background_ == 0; }
+  // Called once, when idle() becomes true (at once, in a later turn, if it is).
+  void when_idle(Callback<void()> done);
+
+  // ---- for the command handlers ----
+  Env& env() { return env_; }
+  BlockDevice& device() { return device_; }
+  const Identity& identity() const { return identity_; }
+  std::uint32_t block_size() const { return device_.logical_block_size(); }
+  std::uint64_t block_count() const { return device_.size_bytes() / device_.logical_block_size(); }
+  const ModeParameters& mode() const { return mode_; }
+  void set_mode(const ModeParameters& wanted, const Nexus* by);
+  bool descriptor_sense() const { return mode_.descriptor_sense; }
+
+  void finish(Command& command);
+  void fail(Command& command, const Sense& sense) {
+    command.fail(sense);
+    finish(command);
+  }
+  void device_failed(Command& command, const Error& error);
+  // For prepare functions: sets the failure, returns false.
+  bool reject(Command& command, const Sense& sense) {
+    command.fail(sense);
+    return false;
+  }
+  // Ends well with these bytes, cut at the allocation length.
+  void answer(Command& command, std::span<const std::byte> bytes, std::uint64_t allocation_length);
+  static std::vector<std::byte> gather(std::span<const Slice> parts);
+
+  void attend_others(const Nexus* but, SenseCode code);
+  Nexus* nexus_of_port(std::string_view port);
+
+  // Reservations
+  Reservations& reservations() { return reservations_; }
+  Nexus* reserve6_holder = nullptr;
+  // Saves `wanted`, then puts it in force and tells `done`; one change at a time, in order.
+  void change_reservations(Command& command);
+  void abort_nexus_tasks(Nexus* nexus, const Nexus* by, Callback<void()> done);
+
+  // Sanitize
+  struct SanitizeState {
+    bool running = false;
+    bool failed = false;
+    std::uint64_t done = 0;
+  } sanitize;
+  std::uint16_t sanitize_progress() const;
+  std::deque<CopyOutcome> copies;  // the last few
+  void background_begin() { ++background_; }
+  void background_end();
+
+ private:
+  friend class ReservationChange;
+  bool admit_without_unit(Command& command);
+  bool check_state(Command& command);
+  bool check_reservations(Command& command);
+  void link(Command& command);
+  void unlink(Command& command);
+  void run(Command& command);
+  void run_queued();
+  void abort(Command& command, bool silent, const std::shared_ptr<AbortWait>& wait);
+  void check_idle();
+  void next_reservation_change();
+  void reservation_saved(Command& command, Reservations wanted, ReservationEffects effects, Status saved);
+
+  Env& env_;
+  BlockDevice& device_;
+  Identity identity_;
+  ModeParameters mode_;
+  std::vector<std::unique_ptr<Nexus>> nexuses_;
+  Command* tasks_head_ = nullptr;
+  std::size_t running_ = 0;
+  bool ordered_running_ = false;
+  std::deque<Command*> queued_;  // held back by an ORDERED command
+  std::size_t background_ = 0;
+  Callback<void()> on_idle_;
+
+  Reservations reservations_;
+  ReservationSaver save_;
+  std::deque<Command*> reservation_changes_;
+  bool saving_ = false;
+};
+
+}  // namespace holdfast::scsi
