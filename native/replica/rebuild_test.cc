@@ -410,10 +410,12 @@ TEST_P(RebuildTest, NothingWrongIsStored) {
   wrong.listed = ChunkIndex(kChunks);
   expect(ErrorCode::kProtocol);
   wrong.listed = ChunkIndex(0);
+  wrong.content.source_last = Seq(42);
   Join from_wrong = join();
   from_wrong.source_address = wrong.address.to_string();
   target_stream_ = target_.append(kTarget, kEpoch, from_wrong);
   expect_rebuilt();  // the same source, telling no lies
+  EXPECT_EQ(target_stream_->last.rebuilt, std::optional<Seq>(42)) << "what the source had when it answered";
 }
 
 }  // namespace
