@@ -96,7 +96,7 @@ Chap::Step Chap::verify(const TextPairs& pairs, std::string& answer) {
     std::string expected = chap_response(algorithm_, identifier_, account.initiator.secret, challenge_);
     if (expected.empty() || account.initiator.user != *name || !equal_in_constant_time(expected, *response)) continue;
     return find_text(pairs, "CHAP_I") || find_text(pairs, "CHAP_C") ? prove(account, pairs, answer)
-                                                                     : Step::kAuthenticated;
+                                                                    : Step::kAuthenticated;
   }
   return Step::kFailed;
 }
@@ -113,8 +113,8 @@ Chap::Step Chap::prove(const ChapAccount& account, const TextPairs& pairs, std::
   if (account.target->secret == account.initiator.secret) return Step::kFailed;
   append_text(answer, "CHAP_N", account.target->user);
   append_text(answer, "CHAP_R",
-              encode_text_binary(chap_response(algorithm_, static_cast<std::uint8_t>(*number), account.target->secret,
-                                               *challenge)));
+              encode_text_binary(
+                  chap_response(algorithm_, static_cast<std::uint8_t>(*number), account.target->secret, *challenge)));
   return Step::kAuthenticated;
 }
 

@@ -95,8 +95,8 @@ class Connection final : private StreamHandler {
   std::array<std::byte, kHeaderBytes + 255 * 4 + kDigestBytes> header_;
   std::size_t header_have_ = 0;
   std::size_t header_need_ = kHeaderBytes;
-  Slice segment_;                     // keeps the memory that the segment goes to
-  std::byte* segment_to_ = nullptr;   // null: the segment is thrown away
+  Slice segment_;                    // keeps the memory that the segment goes to
+  std::byte* segment_to_ = nullptr;  // null: the segment is thrown away
   std::size_t segment_left_ = 0;
   std::uint32_t segment_crc_ = 0;
   std::array<std::byte, 3 + kDigestBytes> tail_;

@@ -214,8 +214,8 @@ std::string Session::answer_text(const TextPairs& pairs) {
   std::string answer;
   for (const auto& [key, value] : pairs) {
     if (key != "SendTargets") {
-      append_text(answer, key, key == "MaxRecvDataSegmentLength" ? std::to_string(kMaxRecvDataSegmentLength)
-                                                                  : "NotUnderstood");
+      append_text(answer, key,
+                  key == "MaxRecvDataSegmentLength" ? std::to_string(kMaxRecvDataSegmentLength) : "NotUnderstood");
       continue;
     }
     std::vector<std::string> targets = server_.targets_for(initiator_);

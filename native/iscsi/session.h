@@ -1,5 +1,5 @@
-// Session: one I_T nexus in full feature phase (RFC 7143 chapters 4 and 11): the command window, requests in order, data
-// transfer, task management. One connection per session (MaxConnections=1), ErrorRecoveryLevel 0.
+// Session: one I_T nexus in full feature phase (RFC 7143 chapters 4 and 11): the command window, requests in order,
+// data transfer, task management. One connection per session (MaxConnections=1), ErrorRecoveryLevel 0.
 //
 // Invariants:
 //  1. Non-immediate requests take effect in CmdSN order; ExpCmdSN and MaxCmdSN never fall; at most kCommandWindow

@@ -14,6 +14,8 @@ std::unique_ptr<Target> Target::create(Env& env, ReservationStore& reservations)
 TargetServer::~TargetServer() {
   alive_.reset();
   listeners_.clear();
+  // Out of the list first: the end of a session looks through it.
+  auto ending = std::move(connections_);
   connections_.clear();
 }
 
@@ -41,7 +43,8 @@ void TargetServer::accept(std::unique_ptr<Stream> stream) {
 void TargetServer::discard(Connection* connection) {
   env_.post([this, alive = alive(), connection] {
     if (alive.expired()) return;
-    auto found = std::find_if(connections_.begin(), connections_.end(), [&](auto& each) { return each.get() == connection; });
+    auto found =
+        std::find_if(connections_.begin(), connections_.end(), [&](auto& each) { return each.get() == connection; });
     if (found == connections_.end()) return;
     // Out of the list first: the end of a session looks through it.
     std::unique_ptr<Connection> ending = std::move(*found);
@@ -85,8 +88,10 @@ Status TargetServer::add_target(TargetConfig config) {
   if (config.mutual_chap && !config.chap) {
     return Error(ErrorCode::kInvalidArgument, "target " + config.iqn + " has mutual CHAP without one-way CHAP");
   }
-  for (const auto* credentials : {config.chap ? &*config.chap : nullptr, config.mutual_chap ? &*config.mutual_chap : nullptr}) {
-    if (credentials && (credentials->user.empty() || credentials->secret.size() < 12 || credentials->secret.size() > 64)) {
+  for (const auto* credentials :
+       {config.chap ? &*config.chap : nullptr, config.mutual_chap ? &*config.mutual_chap : nullptr}) {
+    if (credentials &&
+        (credentials->user.empty() || credentials->secret.size() < 12 || credentials->secret.size() > 64)) {
       return Error(ErrorCode::kInvalidArgument,
                    "the CHAP credentials of " + config.iqn + " need a user and a secret of 12 to 64 bytes");
     }
@@ -101,7 +106,8 @@ Status TargetServer::add_target(TargetConfig config) {
   auto save = [this, iqn = config.iqn](std::string text, StatusCallback done) {
     reservations_.save(iqn, std::move(text), std::move(done));
   };
-  unit->unit = std::make_unique<scsi::LogicalUnit>(env_, *config.device, std::move(identity), std::move(restored), save);
+  unit->unit =
+      std::make_unique<scsi::LogicalUnit>(env_, *config.device, std::move(identity), std::move(restored), save);
   unit->config = std::move(config);
   units_.push_back(std::move(unit));
   return {};
@@ -133,9 +139,8 @@ void TargetServer::remove_target(const std::string& iqn, Callback<void()> done) 
     }
   }
   if (!has_sessions(unit)) return finish_removal(unit);
-  unit->grace.arm_after(kLogoutGrace, [this, unit] {
-    drop_sessions(unit, Connection::Close::kNow, "the target is being removed");
-  });
+  unit->grace.arm_after(kLogoutGrace,
+                        [this, unit] { drop_sessions(unit, Connection::Close::kNow, "the target is being removed"); });
 }
 
 void TargetServer::session_ended(Unit* unit) {

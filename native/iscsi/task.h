@@ -19,11 +19,11 @@ class Session;
 struct Task : scsi::Command {
   Session* session = nullptr;  // null once the session ended: nobody is to be answered
   std::uint64_t lun = 0;
-  std::uint32_t tag = 0;  // InitiatorTaskTag
+  std::uint32_t tag = 0;       // InitiatorTaskTag
   std::uint32_t expected = 0;  // ExpectedDataTransferLength
   bool reads = false;
   bool writes = false;
-  bool in_unit = false;  // admitted and not yet done
+  bool in_unit = false;   // admitted and not yet done
   bool discards = false;  // ended already; unsolicited data still arrives and is thrown away
   bool waits_for_memory = false;
 

@@ -1,5 +1,5 @@
-// Task management functions of a session (RFC 7143 section 11.5). The answer comes when every command concerned has left
-// the logical unit, so that nothing of an aborted command can reach the medium afterwards.
+// Task management functions of a session (RFC 7143 section 11.5). The answer comes when every command concerned has
+// left the logical unit, so that nothing of an aborted command can reach the medium afterwards.
 #include <utility>
 
 #include "iscsi/session.h"

@@ -291,8 +291,7 @@ void Session::send_data_in(Task& task, std::uint64_t length, std::uint8_t residu
   std::size_t slice = 0, in_slice = 0;
   std::uint32_t data_sn = 0;
   while (offset < length) {
-    std::uint64_t wanted =
-        std::min({length - offset, burst_left, std::uint64_t{parameters_.MaxRecvDataSegmentLength}});
+    std::uint64_t wanted = std::min({length - offset, burst_left, std::uint64_t{parameters_.MaxRecvDataSegmentLength}});
     std::size_t count = 0;
     std::uint64_t size = 0;
     while (size < wanted && count < parts.size()) {

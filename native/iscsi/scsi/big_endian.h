@@ -41,7 +41,8 @@ class Be {
   Be() = default;
   Be(T value) { *this = value; }  // NOLINT: implicit, so that fields are assigned like numbers
   Be& operator=(T value) {
-    for (std::size_t i = kSize; i-- > 0; value = static_cast<T>(value >> 8)) bytes_[i] = static_cast<std::uint8_t>(value);
+    for (std::size_t i = kSize; i-- > 0; value = static_cast<T>(value >> 8))
+      bytes_[i] = static_cast<std::uint8_t>(value);
     return *this;
   }
   operator T() const {  // NOLINT: implicit

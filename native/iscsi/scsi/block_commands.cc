@@ -167,7 +167,8 @@ constexpr std::size_t kLbaStatusDescriptorsMax = 250;  // with the header they f
 // descriptors grow in `scratch`, their number stands in data_in_length.
 void next_extent(LogicalUnit& unit, Command& command) {
   std::uint64_t allocation = command.cdb_field(10, 4);
-  std::size_t wanted = std::clamp<std::size_t>(allocation < 24 ? 1 : (allocation - 8) / 16, 1, kLbaStatusDescriptorsMax);
+  std::size_t wanted =
+      std::clamp<std::size_t>(allocation < 24 ? 1 : (allocation - 8) / 16, 1, kLbaStatusDescriptorsMax);
   bool full = command.data_in_length >= wanted;
   if (command.aborted || full || command.done >= command.length) {
     std::vector<std::byte> out(8);
@@ -186,8 +187,8 @@ void next_extent(LogicalUnit& unit, Command& command) {
     std::uint8_t status = extent->mapped ? 0 : 1;
     std::span<std::byte> all = command.scratch.bytes();
     std::span<std::byte> last = all.subspan(command.data_in_length ? 16 * (command.data_in_length - 1) : 0, 16);
-    bool merges = command.data_in_length > 0 && load_u8(last, 12) == status &&
-                  load_be32(last, 8) + blocks <= 0xffff'ffffull;
+    bool merges =
+        command.data_in_length > 0 && load_u8(last, 12) == status && load_be32(last, 8) + blocks <= 0xffff'ffffull;
     if (merges) {
       store_be(last, 8, 4, load_be32(last, 8) + blocks);
     } else {

@@ -72,7 +72,8 @@ struct Command {
   // Set by admit().
   const Operation* operation = nullptr;
   std::uint64_t data_out_length = 0;  // what the CDB asks of the initiator
-  std::uint64_t data_in_estimate = 0;  // bytes of data the command will hold when it answers, for the transport's budget
+  std::uint64_t data_in_estimate =
+      0;  // bytes of data the command will hold when it answers, for the transport's budget
 
   // Result.
   ScsiStatus status = ScsiStatus::kGood;

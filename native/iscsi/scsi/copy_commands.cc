@@ -1,5 +1,5 @@
-// EXTENDED COPY(LID1) within the unit (SPC-4 sections 6.4 to 6.6 and 6.18 to 6.20): block to block, what hypervisors use to
-// clone disks. A segment is read whole and then written, so source and destination may overlap.
+// EXTENDED COPY(LID1) within the unit (SPC-4 sections 6.4 to 6.6 and 6.18 to 6.20): block to block, what hypervisors
+// use to clone disks. A segment is read whole and then written, so source and destination may overlap.
 #include <algorithm>
 
 #include "iscsi/scsi/big_endian.h"

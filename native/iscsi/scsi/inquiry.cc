@@ -103,8 +103,8 @@ Bytes block_limits(const LogicalUnit& unit) {
   store_be(out, 8, 4, kTransferBytesOptimal / block);
   store_be(out, 16, 4, kUnmapBytesMax / block);
   store_be(out, 20, 4, kUnmapDescriptorsMax);
-  store_be(out, 24, 4, physical);            // OPTIMAL UNMAP GRANULARITY
-  store_be(out, 28, 4, 0x8000'0000u);        // UGAVALID, alignment 0
+  store_be(out, 24, 4, physical);      // OPTIMAL UNMAP GRANULARITY
+  store_be(out, 28, 4, 0x8000'0000u);  // UGAVALID, alignment 0
   store_be(out, 32, 8, kWriteSameBytesMax / block);
   return out;
 }

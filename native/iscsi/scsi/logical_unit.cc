@@ -39,9 +39,7 @@ LogicalUnit::LogicalUnit(Env& env, BlockDevice& device, Identity identity, Reser
   device_.on_resized([this] { attend_others(nullptr, attentions::kCapacityChanged); });
 }
 
-LogicalUnit::~LogicalUnit() {
-  device_.on_resized(nullptr);
-}
+LogicalUnit::~LogicalUnit() { device_.on_resized(nullptr); }
 
 Nexus* LogicalUnit::attach_nexus(std::string initiator_port) {
   if (nexuses_.size() >= kNexusesMax) return nullptr;
@@ -155,8 +153,8 @@ bool LogicalUnit::check_reservations(Command& command) {
   if (reserve6_holder) {
     // SPC-2 section 5.5.1: persistent reservations and an old reservation exclude one another, even for its holder.
     if (access == Access::kPersistentIn || access == Access::kPersistentOut) return conflict();
-    bool allowed = reserve6_holder == command.nexus || access == Access::kRelease6 ||
-                   command.operation->passes_attentions;
+    bool allowed =
+        reserve6_holder == command.nexus || access == Access::kRelease6 || command.operation->passes_attentions;
     if (!allowed) return conflict();
   }
   if (access == Access::kStartStop && (command.cdb8(4) & 0xf1) == 0x01) return true;
@@ -183,7 +181,8 @@ void LogicalUnit::unlink(Command& command) {
 
 // ---- execution ----
 
-// SAM-5 section 8.6: an ORDERED command waits for all before it, and all after it wait for it. HEAD OF QUEUE goes first.
+// SAM-5 section 8.6: an ORDERED command waits for all before it, and all after it wait for it. HEAD OF QUEUE goes
+// first.
 void LogicalUnit::execute(Command& command) {
   DCHECK(command.state == Command::State::kAdmitted);
   bool ordered = command.attribute == TaskAttribute::kOrdered;

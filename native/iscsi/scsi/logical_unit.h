@@ -1,7 +1,8 @@
 // LogicalUnit: the SCSI device server of one volume (SPC-4, SBC-3, SAM-5): its nexuses, unit attentions, task set,
 // reservations and mode parameters, over a BlockDevice. Commands themselves are in the *_commands.cc files.
 //
-// Thread: the reactor of the Env. Must outlive every command admitted to it (idle()).
+// Thread: the reactor of the Env. Destroy it when idle(); or, when everything ends at once, with commands in the
+// device, whose callbacks must then be dropped without being called.
 //
 // Invariants:
 //  1. Every admitted command reaches its owner exactly once, after its last touch of the device.
@@ -66,8 +67,8 @@ class LogicalUnit {
   LogicalUnit(Env& env, BlockDevice& device, Identity identity, Reservations reservations, ReservationSaver save);
   ~LogicalUnit();
 
-  // A nexus comes (with a POWER ON OR RESET attention) and goes; what it had in flight is aborted silently and ends later.
-  // Null when there are kNexusesMax already.
+  // A nexus comes (with a POWER ON OR RESET attention) and goes; what it had in flight is aborted silently and ends
+  // later. Null when there are kNexusesMax already.
   Nexus* attach_nexus(std::string initiator_port);
   void detach_nexus(Nexus* nexus);
 

@@ -101,7 +101,8 @@ std::vector<std::byte> all_operations(bool timeouts) {
     out.resize(at + 8);
     out[at] = static_cast<std::byte>(each.opcode);
     store_be(out, at + 2, 2, each.has_service_action ? each.service_action : 0);
-    out[at + 5] = static_cast<std::byte>((timeouts ? 0x02 : 0) | (each.has_service_action ? 0x01 : 0));  // CTDP, SERVACTV
+    out[at + 5] =
+        static_cast<std::byte>((timeouts ? 0x02 : 0) | (each.has_service_action ? 0x01 : 0));  // CTDP, SERVACTV
     store_be(out, at + 6, 2, each.cdb_size);
     if (timeouts) append_timeouts(each, out);
   }

@@ -1,5 +1,5 @@
-// RESERVE(6), RELEASE(6), PERSISTENT RESERVE IN and OUT (SPC-4 sections 6.15 and 6.16; SPC-2 for the old pair), and how a
-// reservation change takes force. The rules themselves are in reservations.cc.
+// RESERVE(6), RELEASE(6), PERSISTENT RESERVE IN and OUT (SPC-4 sections 6.15 and 6.16; SPC-2 for the old pair), and how
+// a reservation change takes force. The rules themselves are in reservations.cc.
 #include <utility>
 
 #include "base/log.h"
@@ -54,9 +54,9 @@ std::vector<std::byte> read_reservation(const Reservations& state) {
 std::vector<std::byte> report_capabilities(const Reservations& state) {
   std::vector<std::byte> out(8);
   store_be(out, 0, 2, 8);
-  out[2] = std::byte{0x05};  // ATP_C: all target ports are one; PTPL_C
+  out[2] = std::byte{0x05};                                            // ATP_C: all target ports are one; PTPL_C
   out[3] = static_cast<std::byte>(0x80 | (state.aptpl() ? 0x01 : 0));  // TMV, PTPL_A
-  store_be(out, 4, 2, 0xea01);  // types 7, 6, 5, 3, 1; 8
+  store_be(out, 4, 2, 0xea01);                                         // types 7, 6, 5, 3, 1; 8
   return out;
 }
 
@@ -104,8 +104,8 @@ void execute_persistent_reserve_in(LogicalUnit& unit, Command& command) {
 bool prepare_persistent_reserve_out(LogicalUnit& unit, Command& command) {
   command.data_out_length = command.cdb_field(5, 4);
   bool moves = command.operation->service_action == static_cast<std::uint8_t>(ReserveAction::kRegisterAndMove);
-  bool length_ok = moves ? command.data_out_length >= 48 && command.data_out_length <= 512
-                         : command.data_out_length == 24;
+  bool length_ok =
+      moves ? command.data_out_length >= 48 && command.data_out_length <= 512 : command.data_out_length == 24;
   if (!length_ok) return unit.reject(command, senses::kParameterListLength);
   return true;
 }
@@ -136,8 +136,7 @@ std::optional<Sense> parse_reserve_request(const Command& command, std::span<con
     return std::nullopt;
   }
   std::uint8_t flags = load_u8(list, 20);
-  bool registers =
-      request.action == ReserveAction::kRegister || request.action == ReserveAction::kRegisterAndIgnore;
+  bool registers = request.action == ReserveAction::kRegister || request.action == ReserveAction::kRegisterAndIgnore;
   if (registers && (flags & 0x08)) return invalid_parameter(20);  // SPEC_I_PT is not supported
   request.aptpl = registers && (flags & 0x01);
   return std::nullopt;
@@ -189,8 +188,8 @@ void LogicalUnit::next_reservation_change() {
 
 void LogicalUnit::reservation_saved(Command& command, Reservations wanted, ReservationEffects effects, Status saved) {
   if (!saved.ok()) {
-    log_error("iscsi", "a reservation change of " + identity_.target_name + " could not be saved and was refused: " +
-                           saved.error().to_string());
+    log_error("iscsi", "a reservation change of " + identity_.target_name +
+                           " could not be saved and was refused: " + saved.error().to_string());
     return fail(command, senses::kInternalTargetFailure);
   }
   reservations_ = std::move(wanted);

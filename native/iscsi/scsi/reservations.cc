@@ -99,8 +99,7 @@ void Reservations::release(std::string_view by, ReservationEffects& effects) {
 ReservationEffects Reservations::apply(std::string_view port, const ReserveRequest& request) {
   ReservationEffects effects;
   const Registrant* self = find(port);
-  bool registers =
-      request.action == ReserveAction::kRegister || request.action == ReserveAction::kRegisterAndIgnore;
+  bool registers = request.action == ReserveAction::kRegister || request.action == ReserveAction::kRegisterAndIgnore;
   if (!registers && !self) {
     conflict(effects);
     return effects;
@@ -258,8 +257,8 @@ void Reservations::move(std::string_view port, const ReserveRequest& request, Re
 //   reservation 5 iqn.1994-05.com.example:host,i,0x00023d000001     (type; no port for types 7 and 8)
 std::string Reservations::save() const {
   if (registrants_.empty() && generation_ == 0) return "";
-  std::string text = "holdfast-reservations 1\ngeneration " + std::to_string(generation_) + "\naptpl " +
-                     (aptpl_ ? "1" : "0") + "\n";
+  std::string text =
+      "holdfast-reservations 1\ngeneration " + std::to_string(generation_) + "\naptpl " + (aptpl_ ? "1" : "0") + "\n";
   for (const Registrant& each : registrants_) text += "registrant " + to_hex(each.key) + " " + each.port + "\n";
   if (type_) {
     text += "reservation " + std::to_string(static_cast<unsigned>(*type_));

@@ -1,6 +1,6 @@
 // Persistent reservations (SPC-4 section 5.12) as a pure state machine: registrations by initiator port, at most one
-// reservation, and what each PERSISTENT RESERVE OUT makes of them. A change is computed on a copy, which is saved before
-// it takes force. Registrations outlive restarts whether or not APTPL asked for it: a restart of Holdfast is a
+// reservation, and what each PERSISTENT RESERVE OUT makes of them. A change is computed on a copy, which is saved
+// before it takes force. Registrations outlive restarts whether or not APTPL asked for it: a restart of Holdfast is a
 // failover, not a power loss of the unit, and forgetting a fence could let two writers in.
 //
 // All portals of a target are one target port (relative identifier 1), so ALL_TG_PT changes nothing.
