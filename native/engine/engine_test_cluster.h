@@ -38,6 +38,7 @@ class FakeMembership final : public Membership {
   Epoch epoch;
   std::vector<ReplicaId> in_sync;
   bool reachable = true;
+  Epoch cut_off;  // requests of this epoch are never answered
   unsigned changes = 0;
   std::vector<Epoch> fenced_epochs;
 
@@ -178,5 +179,12 @@ class Workload {
   std::vector<std::vector<std::uint64_t>> allowed_;  // what a crash may leave: the acknowledged and those in flight
   std::uint64_t generation_ = 0;                     // late answers of a dead engine are ignored
 };
+
+// Bytes that repeat late, different for every `seed`.
+inline std::string pattern(std::size_t size, char seed) {
+  std::string bytes(size, seed);
+  for (std::size_t i = 0; i < size; ++i) bytes[i] = static_cast<char>(seed + static_cast<char>(i * 7 % 251));
+  return bytes;
+}
 
 }  // namespace holdfast::engine

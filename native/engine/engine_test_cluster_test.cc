@@ -14,6 +14,7 @@ void FakeMembership::change(VolumeId volume, Epoch of, std::vector<ReplicaId> se
                             StatusCallback done) {
   EXPECT_FALSE(set.empty()) << "the in-sync set may never become empty";
   auto waiting = std::make_unique<Waiting>(Waiting{of, std::move(set), std::move(done)});
+  if (of == cut_off) return;
   if (!reachable) {
     waiting_.push_back(std::move(waiting));
     return;

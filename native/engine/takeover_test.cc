@@ -1,0 +1,207 @@
+// Engines that die and are replaced: recovery, fencing, the lease, what a loss of power may take.
+#include <algorithm>
+#include <cstring>
+
+#include "engine/engine_test_cluster.h"
+
+namespace holdfast::engine {
+namespace {
+
+constexpr std::uint64_t kBlocks = 2'048;  // 8 MiB
+
+TEST(TakeoverTest, ANewEpochHasEveryAcknowledgedWrite) {
+  for (std::uint64_t seed = 50; seed < 62; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    EngineCluster cluster(seed, kBlocks);
+    cluster.attach();
+    Workload workload(cluster, seed);
+    for (int round = 0; round < 3; ++round) {
+      for (int i = 0; i < 60; ++i) {
+        EXPECT_TRUE(cluster.run_until([&] { return workload.in_flight < 16; }));
+        workload.start_one();
+      }
+      cluster.world.run_for(Nanos(cluster.world.random().below(2'000'000)));
+      cluster.kill(cluster.hosts.back());
+      workload.forget_in_flight();
+      if (round == 1) cluster.kill(cluster.replicas[seed % 3]);
+      cluster.attach();
+      workload.verify_all();
+      if (round == 1) cluster.start(cluster.replicas[seed % 3]);
+    }
+    EXPECT_TRUE(cluster.wait_all_in_sync());
+    workload.run(50, 8);
+    workload.verify_all();
+    cluster.expect_identical();
+    ASSERT_FALSE(testing::Test::HasFailure());
+  }
+}
+
+// A write that a flush or FUA covered survives even when every host loses power in the same moment.
+TEST(TakeoverTest, FlushedWritesSurviveALossOfPowerEverywhere) {
+  for (std::uint64_t seed = 110; seed < 122; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    EngineCluster cluster(seed, kBlocks);
+    cluster.attach();
+    std::vector<std::vector<char>> allowed(64, {'\0'});
+    auto put = [&](std::size_t block, char value, BlockDevice::Durability durability) {
+      ASSERT_TRUE(cluster.write(block * 4096, std::string(4096, value), durability).ok());
+      allowed[block].push_back(value);
+    };
+    sim::Random random(seed);
+    for (char round = 1; round < 40; ++round) {
+      std::size_t block = random.below(64);
+      if (random.chance(1, 8)) {
+        put(block, round, BlockDevice::Durability::kFlushed);
+        allowed[block] = {round};
+      } else {
+        put(block, round, BlockDevice::Durability::kJournalled);
+      }
+      if (random.chance(1, 10)) {
+        ASSERT_TRUE(cluster.flush().ok());
+        for (std::vector<char>& values : allowed) values.assign(1, values.back());
+      }
+    }
+    cluster.kill(cluster.hosts.back());
+    for (TestReplica& replica : cluster.replicas) cluster.power_off(replica);
+    for (TestReplica& replica : cluster.replicas) cluster.start(replica);
+    cluster.attach();
+    EXPECT_TRUE(cluster.wait_all_in_sync());
+    for (std::size_t block = 0; block < 64; ++block) {
+      Result<std::string> content = cluster.read(block * 4096, 4096);
+      ASSERT_TRUE(content.ok());
+      char value = (*content)[0];
+      EXPECT_EQ(*content, std::string(4096, value));
+      EXPECT_NE(std::count(allowed[block].begin(), allowed[block].end(), value), 0)
+          << "block " << block << " holds " << int{value} << ", flushed was " << int{allowed[block][0]};
+    }
+    cluster.expect_identical();
+    ASSERT_FALSE(testing::Test::HasFailure());
+  }
+}
+
+TEST(TakeoverTest, AStaleEngineIsFenced) {
+  EngineCluster cluster(70, kBlocks);
+  TestHost& old_host = cluster.attach("host1");
+  ASSERT_TRUE(cluster.write(0, pattern(4096, 'a')).ok());
+  cluster.world.freeze(old_host.process);
+  cluster.attach("host2");
+  ASSERT_TRUE(cluster.write(0, pattern(4096, 'b')).ok());
+  cluster.world.thaw(old_host.process);
+  std::optional<Result<SliceList>> stale;
+  old_host.engine->read(0, 4096, [&](Result<SliceList> content) { stale.emplace(std::move(content)); });
+  EXPECT_TRUE(cluster.run_until([&] { return stale.has_value(); }));
+  EXPECT_FALSE(stale->ok()) << "a fenced engine must not serve reads";
+  EXPECT_EQ(stale->error().code(), ErrorCode::kEpochSuperseded);
+  EXPECT_EQ(cluster.membership->fenced_epochs, std::vector<Epoch>{Epoch(1)});
+  EXPECT_EQ(*cluster.read(0, 4096), pattern(4096, 'b'));
+}
+
+// The old engine still reaches one replica that the new one does not, and no metadata store tells it anything: only the
+// lease keeps it from reading there what the new engine has overwritten.
+TEST(TakeoverTest, ACutOffEngineServesNoStaleRead) {
+  for (std::uint64_t seed = 71; seed < 79; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    EngineCluster cluster(seed, kBlocks);
+    TestHost& old_host = cluster.attach("host1");
+    ASSERT_TRUE(cluster.write(0, pattern(4096, 'a')).ok());
+    for (const char* node : {"10.0.0.1", "10.0.0.2"}) {
+      cluster.world.set_link("host1", node, false);
+      cluster.world.set_link(node, "host1", false);
+    }
+    cluster.world.set_link("host2", "10.0.0.3", false);
+    cluster.world.set_link("10.0.0.3", "host2", false);
+    cluster.membership->cut_off = cluster.membership->epoch;
+    bool overwritten = false;
+    unsigned old_answers = 0, attempts = 0;
+    auto read_old = [&] {
+      ++attempts;
+      old_host.engine->read(0, 4096, [&old_answers, after = overwritten](Result<SliceList> content) {
+        if (!content.ok()) return;
+        ++old_answers;
+        EXPECT_FALSE(after) << "a stale read";
+      });
+      cluster.world.run_for(20ms);
+    };
+    for (std::uint64_t i = cluster.world.random().below(150); i > 0; --i) read_old();
+    TestHost& new_host = cluster.begin_attach("host2");
+    for (int i = 0; i < 800; ++i) {
+      read_old();
+      if (!overwritten && new_host.engine) {
+        ASSERT_TRUE(cluster.write(0, pattern(4096, 'b')).ok());
+        overwritten = true;
+      }
+    }
+    EXPECT_TRUE(overwritten);
+    EXPECT_GT(old_answers, 0u) << "within its lease it serves";
+    EXPECT_LT(old_answers, attempts);
+    cluster.world.heal_network();
+    EXPECT_TRUE(cluster.run_until([&] { return old_host.engine->status().failure.find("EPOCH_SUPERSEDED") == 0; }));
+    ASSERT_FALSE(testing::Test::HasFailure());
+  }
+}
+
+// What only one replica has of the old engine's last entries is given up; that replica must not keep any of it.
+TEST(TakeoverTest, EntriesThatOnlyAReplicaLeftOutHasAreUndone) {
+  for (std::uint64_t seed = 63; seed < 67; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    EngineCluster cluster(seed, kBlocks);
+    cluster.attach();
+    ASSERT_TRUE(cluster.write(0, pattern(4u << 20, 'o')).ok());
+    cluster.world.run_for(1s);
+    cluster.world.set_link("host", "10.0.0.2", false);
+    cluster.world.set_link("host", "10.0.0.3", false);
+    for (int i = 0; i < 8; ++i) {
+      cluster.engine().write(i * (1u << 18), {cluster.slice(pattern(8192, 'x'))}, BlockDevice::Durability::kJournalled,
+                             [](Status status) { EXPECT_FALSE(status.ok()); });
+    }
+    cluster.world.run_for(500ms);
+    cluster.kill(cluster.hosts.back());
+    Seq parted = cluster.replicas[0].disk->find(cluster.replicas[0].id)->info().last.seq;
+    cluster.kill(cluster.replicas[0]);
+    cluster.world.heal_network();
+    cluster.attach();
+    ASSERT_LT(cluster.engine().status().last, parted) << "the others do not have them";
+    std::string model = pattern(4u << 20, 'o');
+    for (int i = 0; i < 20; ++i) {
+      std::size_t offset = (2u << 20) + static_cast<std::size_t>(i) * 4096 * 16;
+      ASSERT_TRUE(cluster.write(offset, pattern(4096, 'n')).ok());
+      model.replace(offset, 4096, pattern(4096, 'n'));
+    }
+    cluster.start(cluster.replicas[0]);
+    EXPECT_TRUE(cluster.wait_all_in_sync());
+    EXPECT_TRUE(*cluster.read(0, model.size()) == model);
+    cluster.expect_identical();
+    ASSERT_FALSE(testing::Test::HasFailure());
+  }
+}
+
+TEST(TakeoverTest, AttachLeavesOutAReplicaThatDoesNotAnswer) {
+  EngineCluster cluster(80, kBlocks);
+  cluster.attach();
+  Workload workload(cluster, 80);
+  workload.run(50, 8);
+  cluster.kill(cluster.hosts.back());
+  cluster.kill(cluster.replicas[1]);
+  cluster.attach();
+  EXPECT_EQ(cluster.membership->in_sync.size(), 2u);
+  workload.run(50, 8);
+  cluster.start(cluster.replicas[1]);
+  EXPECT_TRUE(cluster.wait_all_in_sync());
+  workload.verify_all();
+  cluster.expect_identical();
+}
+
+TEST(TakeoverTest, AttachFailsWhenNoReplicaAnswers) {
+  EngineCluster cluster(81, kBlocks);
+  cluster.attach();
+  cluster.kill(cluster.hosts.back());
+  for (TestReplica& replica : cluster.replicas) cluster.kill(replica);
+  TestHost& host = cluster.begin_attach();
+  EXPECT_TRUE(cluster.run_until([&host] { return host.attached; }));
+  ASSERT_TRUE(host.failure.has_value());
+  EXPECT_EQ(host.failure->code(), ErrorCode::kNoInSyncReplica);
+  EXPECT_EQ(cluster.membership->in_sync.size(), 3u);
+}
+
+}  // namespace
+}  // namespace holdfast::engine
