@@ -3,9 +3,10 @@
 namespace holdfast::replica {
 
 namespace {
-// With more than this queued, trailers could be stuck behind a peer that does not read. An end that fences must reach
-// it before any later keep-alive answer (docs/consistency.md, "Lease"), so such a call is reset instead.
-constexpr std::size_t kOrderlyEndBytesMax = 64u << 10;
+// Trailers go out behind what is queued, which a peer that does not read can block for ever. An end that fences must
+// not wait for that (docs/consistency.md, "Lease"): a stream of answers with anything queued is reset instead. The few
+// bytes of acknowledgements on an Append stream do not count: engines always read those.
+constexpr std::size_t kQueuedAcknowledgementsMax = 64u << 10;
 }  // namespace
 
 ReplicaStream::ReplicaStream(Ref<Core> core, std::unique_ptr<rpc::ServerCall> call)
@@ -25,7 +26,7 @@ void ReplicaStream::bind(ServedReplica* replica, Fencing fencing, Epoch epoch) {
 
 void ReplicaStream::end(Status status) {
   if (ended()) return;
-  bool stuck = !status.ok() && call_->unsent_bytes() > kOrderlyEndBytesMax;
+  bool stuck = !status.ok() && call_->unsent_bytes() > (appends() ? kQueuedAcknowledgementsMax : 0);
   if (!stuck) call_->finish(std::move(status));
   let_go();
 }
