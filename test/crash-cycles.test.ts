@@ -72,7 +72,7 @@ test(`${cycles} kills under load lose nothing (seed ${seed})`, async () => {
       const outcome = attempt('fio', [...fioArgs(nbd.uri, pass), '--do_verify=1'], {
         timeoutMilliseconds: 300_000,
       }).finally(() => {
-        running = false;
+        load.running = false;
       });
       while (load.running && kills < cycles) {
         await sleep(300 + next() * 1500);
