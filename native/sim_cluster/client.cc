@@ -1,0 +1,262 @@
+#include "sim_cluster/client.h"
+
+#include <cstring>
+
+namespace holdfast::sim {
+
+namespace {
+
+constexpr std::uint64_t kMixer = 0x9E3779B97F4A7C15ull;
+constexpr std::uint64_t kInverse = 0xF1DE83E19937733Dull;  // of kMixer modulo 2^64
+
+void fill_unit(std::byte* unit, std::size_t size, Value value) {
+  for (std::size_t i = 0; i < size / 8; ++i) {
+    std::uint64_t word = value == 0 ? 0 : value * kMixer + i;
+    std::memcpy(unit + i * 8, &word, 8);
+  }
+}
+
+// nullopt: no write ever made this.
+std::optional<Value> value_of_unit(const std::byte* unit, std::size_t size) {
+  std::uint64_t first = 0;
+  std::memcpy(&first, unit, 8);
+  Value value = first * kInverse;
+  for (std::size_t i = 0; i < size / 8; ++i) {
+    std::uint64_t word = 0;
+    std::memcpy(&word, unit + i * 8, 8);
+    if (word != (value == 0 ? 0 : first + i)) return std::nullopt;
+  }
+  return value;
+}
+
+}  // namespace
+
+Client::Client(Setup setup, engine::Engine& engine)
+    : setup_(std::move(setup)),
+      engine_(engine),
+      random_(setup_.world->random().next()),
+      unit_(engine.logical_block_size()),
+      units_(engine.size_bytes() / unit_) {
+  if (setup_.seen->values.size() < units_) setup_.seen->values.resize(units_, 0);
+}
+
+void Client::start() {
+  running_ = true;
+  tick();
+}
+
+void Client::tick() {
+  if (!running_) return;
+  for (std::uint64_t n = 1 + random_.below(3); n > 0 && in_flight_ < setup_.scenario->depth; --n) issue();
+  Nanos pause(random_.below(static_cast<std::uint64_t>(setup_.scenario->think_max.count())));
+  setup_.env->call_at(setup_.env->now() + pause, [this] { tick(); });
+}
+
+void Client::issue() {
+  std::uint64_t dice = random_.below(100);
+  std::uint64_t first = 0;
+  std::uint64_t count = 0;
+  if (dice < 45) {
+    write();
+  } else if (dice < 85) {
+    pick_range(&first, &count, false);
+    read(first, count);
+  } else if (dice < 91) {
+    zero();
+  } else if (dice < 95) {
+    compare_and_write();
+  } else {
+    flush();
+  }
+}
+
+// Crowded on few blocks, so that operations meet; sometimes anywhere, sometimes large.
+void Client::pick_range(std::uint64_t* first, std::uint64_t* count, bool small) {
+  bool large = !small && random_.chance(setup_.scenario->large_percent, 100);
+  std::uint64_t most = large ? (std::uint64_t{1} << random_.between(16, 21)) / unit_ : 16;
+  *count = 1 + random_.below(std::min(most, units_));
+  std::uint64_t area = random_.chance(2, 3) ? std::min<std::uint64_t>(units_, 128) : units_;
+  *count = std::min(*count, area);
+  *first = random_.below(area - *count + 1);
+}
+
+SliceList Client::content(std::uint64_t count, const std::function<Value(std::uint64_t)>& value_of) {
+  SliceList parts;
+  for (std::uint64_t at = 0; at < count;) {
+    std::uint64_t length = std::min<std::uint64_t>(count - at, random_.chance(1, 4) ? 1 + random_.below(64) : 256);
+    Slice part = setup_.env->buffers().allocate(length * unit_);
+    for (std::uint64_t i = 0; i < length; ++i) fill_unit(part.data() + i * unit_, unit_, value_of(at + i));
+    parts.push_back(std::move(part));
+    at += length;
+  }
+  return parts;
+}
+
+// ---- around every operation ----
+
+Client::Op* Client::begin(const char* name, std::uint64_t first, std::uint64_t count) {
+  auto* op = new Op;
+  op->name = name;
+  op->first = first;
+  op->count = count;
+  op->begun = setup_.world->now();
+  op->late = fenced_ || setup_.oracle->superseded(setup_.epoch);
+  op->acknowledged = setup_.oracle->acknowledged_seq();
+  setup_.oracle->sending(setup_.epoch, engine_.status().last);
+  ++in_flight_;
+  ++setup_.counts->operations;
+  return op;
+}
+
+void Client::begin_write(Op* op) {
+  if (op->late) return;
+  for (std::uint64_t i = 0; i < op->count; ++i) {
+    std::optional<Value> expected;
+    if (!op->expected.empty()) expected = op->expected[i];
+    op->handles.push_back(setup_.oracle->history().write_begins(op->first + i, op->value, op->begun, expected));
+  }
+}
+
+bool Client::end(Op* op, const Status& status) {
+  --in_flight_;
+  setup_.world->trace(std::string(op->name) + " " + std::to_string(op->first) + "+" + std::to_string(op->count) +
+                      " value " + std::to_string(op->value) + " epoch " + std::to_string(setup_.epoch.value()) + ": " +
+                      (status.ok() ? "ok" : status.error().to_string()));
+  if (!status.ok()) {
+    ++setup_.counts->failed;
+    if (!setup_.may_fail(status.error().code())) {
+      setup_.oracle->violated(std::string("a ") + op->name + " failed for no reason: " + status.error().to_string());
+    }
+    return false;
+  }
+  ++setup_.counts->succeeded;
+  if (op->late) {
+    setup_.oracle->violated(std::string("a ") + op->name + " that began on epoch " +
+                            std::to_string(setup_.epoch.value()) + " after it was over succeeded");
+    return false;
+  }
+  return true;
+}
+
+void Client::acknowledge(Op* op) {
+  Oracle& oracle = *setup_.oracle;
+  for (std::uint64_t i = 0; i < op->count; ++i) {
+    oracle.history().write_acknowledged(op->first + i, op->handles[i], setup_.world->now(), op->durable);
+    setup_.seen->values[op->first + i] = op->value;
+  }
+  oracle.acknowledged(setup_.epoch, engine_.status().committed);
+  if (!op->durable) return;
+  oracle.history().flush_acknowledged(op->begun);
+  oracle.flushed(op->acknowledged);
+}
+
+// ---- operations ----
+
+BlockDevice::Durability Client::durability(Op* op) {
+  op->durable = random_.chance(1, 12);
+  return op->durable ? BlockDevice::Durability::kFlushed : BlockDevice::Durability::kJournalled;
+}
+
+void Client::write() {
+  std::uint64_t first = 0;
+  std::uint64_t count = 0;
+  pick_range(&first, &count, false);
+  Op* op = begin("write", first, count);
+  op->value = setup_.oracle->new_value();
+  begin_write(op);
+  SliceList data = content(count, [op](std::uint64_t) { return op->value; });
+  engine_.write(first * unit_, std::move(data), durability(op), [this, op](Status status) {
+    std::unique_ptr<Op> owned(op);
+    if (end(op, status)) acknowledge(op);
+  });
+}
+
+void Client::zero() {
+  std::uint64_t first = 0;
+  std::uint64_t count = 0;
+  pick_range(&first, &count, false);
+  if (random_.chance(1, 4)) {  // whole chunks, so that slots are freed
+    std::uint64_t chunk = kChunkSize / unit_;
+    first = first / chunk * chunk;
+    count = std::min(units_ - first, chunk * (1 + random_.below(4)));
+  }
+  Op* op = begin("zero", first, count);
+  begin_write(op);
+  engine_.zero(first * unit_, count * unit_, random_.chance(1, 2), [this, op](Status status) {
+    std::unique_ptr<Op> owned(op);
+    if (end(op, status)) acknowledge(op);
+  });
+}
+
+void Client::read(std::uint64_t first, std::uint64_t count) {
+  Op* op = begin("read", first, count);
+  engine_.read(first * unit_, count * unit_, [this, op](Result<SliceList> content) {
+    std::unique_ptr<Op> owned(op);
+    on_read(op, std::move(content));
+  });
+}
+
+void Client::on_read(Op* op, Result<SliceList> content) {
+  if (!end(op, content.status())) return;
+  if (total_size(*content) != op->count * unit_) return setup_.oracle->violated("a read returned another length");
+  std::vector<std::byte> bytes;
+  bytes.reserve(op->count * unit_);
+  for (const Slice& part : *content) bytes.insert(bytes.end(), part.bytes().begin(), part.bytes().end());
+  for (std::uint64_t i = 0; i < op->count; ++i) {
+    std::optional<Value> value = value_of_unit(bytes.data() + i * unit_, unit_);
+    if (!value) {
+      return setup_.oracle->violated("block " + std::to_string(op->first + i) + " holds what nobody wrote");
+    }
+    setup_.oracle->history().read_returned(op->first + i, *value, op->begun, setup_.world->now());
+    setup_.seen->values[op->first + i] = *value;
+  }
+}
+
+void Client::compare_and_write() {
+  std::uint64_t first = 0;
+  std::uint64_t count = 0;
+  pick_range(&first, &count, true);
+  count = std::min<std::uint64_t>(count, 4);
+  Op* op = begin("compare-and-write", first, count);
+  op->value = setup_.oracle->new_value();
+  for (std::uint64_t i = 0; i < count; ++i) op->expected.push_back(setup_.seen->values[first + i]);
+  begin_write(op);
+  SliceList expected = content(count, [op](std::uint64_t i) { return op->expected[i]; });
+  SliceList replacement = content(count, [op](std::uint64_t) { return op->value; });
+  engine_.compare_and_write(first * unit_, std::move(expected), std::move(replacement), durability(op),
+                            [this, op](Result<std::optional<std::uint64_t>> outcome) {
+                              std::unique_ptr<Op> owned(op);
+                              on_compared(op, std::move(outcome));
+                            });
+}
+
+void Client::on_compared(Op* op, Result<std::optional<std::uint64_t>> outcome) {
+  if (!end(op, outcome.status())) return;
+  if (!*outcome) return acknowledge(op);
+  std::uint64_t differs = **outcome / unit_;
+  if (differs >= op->count) return setup_.oracle->violated("a comparison differs beyond its end");
+  History& history = setup_.oracle->history();
+  for (std::uint64_t i = 0; i < op->count; ++i) {
+    history.write_refused(op->first + i, op->handles[i]);
+    if (i < differs) history.read_returned(op->first + i, op->expected[i], op->begun, setup_.world->now());
+  }
+  history.read_differed(op->first + differs, op->expected[differs], op->begun, setup_.world->now());
+}
+
+void Client::flush() {
+  Op* op = begin("flush", 0, 0);
+  engine_.flush([this, op](Status status) {
+    std::unique_ptr<Op> owned(op);
+    flush_failed_ = !status.ok();
+    if (!end(op, status)) return;
+    setup_.oracle->history().flush_acknowledged(op->begun);
+    setup_.oracle->flushed(op->acknowledged);
+  });
+}
+
+void Client::read_all() {
+  std::uint64_t step = (1u << 20) / unit_;
+  for (std::uint64_t first = 0; first < units_; first += step) read(first, std::min(step, units_ - first));
+}
+
+}  // namespace holdfast::sim

@@ -1,0 +1,339 @@
+#include "sim_cluster/cluster.h"
+
+#include <algorithm>
+
+namespace holdfast::sim {
+
+namespace {
+
+constexpr Nanos kTick = 100ms;
+// How long the control plane looks on while an engine reports that its I/O waits.
+constexpr Nanos kPatience = 20s;
+
+std::vector<ReplicaId> first_ids(unsigned count) {
+  std::vector<ReplicaId> ids;
+  for (unsigned i = 0; i < count; ++i) ids.push_back(ReplicaId(101 + i));
+  return ids;
+}
+
+}  // namespace
+
+Cluster::Cluster(std::uint64_t seed, Scenario the_scenario, bool trace)
+    : world(seed, trace), scenario(the_scenario), oracle(world), store(world, first_ids(scenario.replicas)) {
+  store::StoreOptions options;
+  options.directory = "/disk";
+  options.journal_bytes = scenario.journal_bytes;
+  options.capacity_bytes = scenario.size_blocks * kBlockSize * 2 + (8u << 20);
+  options.reserve_bytes = 1u << 20;
+  options.cache_bytes = scenario.cache_bytes;
+  for (unsigned i = 0; i < scenario.replicas; ++i) {
+    Member& member = members.emplace_back();
+    member.node = std::make_unique<ReplicaNode>(world, oracle, "10.0.0." + std::to_string(i + 1),
+                                                ReplicaId(next_replica_id_++), options);
+  }
+  for (unsigned i = 0; i < scenario.hosts; ++i) {
+    hosts.emplace_back(world, (scenario.colocated ? "10.0.0." : "10.0.1.") + std::to_string(i + 1));
+  }
+}
+
+bool Cluster::run_until(const std::function<bool()>& done, Nanos limit) {
+  return world.run_until([&] { return !oracle.violation().empty() || done(); }, limit);
+}
+
+void Cluster::begin() {
+  for (Member& member : members) member.node->start(kVolume, scenario.size_blocks, true);
+  bool started = run_until(
+      [this] {
+        return std::all_of(members.begin(), members.end(),
+                           [](const Member& member) { return member.node->store() != nullptr; });
+      },
+      60s);
+  if (!started) return oracle.violated("the replicas did not start");
+  attach(hosts.front());
+  tick();
+  if (!run_until([this] { return healthy(); }, 60s)) oracle.violated("the first attach did not succeed");
+}
+
+// ---- control plane ----
+
+void Cluster::tick() {
+  for (Member& member : members) look_after(member);
+  look_after_engine();
+  update_replicas();
+  Nanos jitter(world.random().below(50'000'000));
+  world.schedule(
+      world.now() + kTick + jitter, nullptr, [this] { tick(); }, "control");
+}
+
+void Cluster::look_after(Member& member) {
+  ReplicaNode& node = *member.node;
+  if (node.state() == ReplicaNode::State::kBroken) check_open_failure(member);
+  bool failed = node.disk() && !node.disk()->failure().empty();
+  if (failed || node.state() == ReplicaNode::State::kBroken) {
+    // As the agent does: the process is started again, after a moment.
+    bool lost = node.failure() && node.failure()->code() == ErrorCode::kJournalDamaged;
+    node.kill();
+    member.restart_at = world.now() + Nanos(world.random().below(2'000'000'000));
+    if (lost) member.retiring = true;
+  }
+  if (member.retiring && !store.in_sync(node.id()) && store.record().in_sync.size() > 0) {
+    node.kill();
+    node.replace_disk(ReplicaId(next_replica_id_++));
+    member.retiring = false;
+    replicas_changed_ = true;
+  }
+  if (node.state() != ReplicaNode::State::kDown || world.now() < member.restart_at) return;
+  if (member.retiring && node.failure()) return;  // it cannot be opened; it goes when it has left the set
+  node.start(kVolume, scenario.size_blocks, world.now() == Nanos(0));
+}
+
+void Cluster::check_open_failure(Member& member) {
+  const ReplicaNode& node = *member.node;
+  if (!node.failure()) return;
+  ErrorCode code = node.failure()->code();
+  bool excused = code == ErrorCode::kDiskIo || code == ErrorCode::kNoSpace || code == ErrorCode::kCancelled
+                     ? scenario.weight(Fault::kDiskErrors) + scenario.weight(Fault::kDiskFull) +
+                               scenario.weight(Fault::kCorruptReads) + scenario.weight(Fault::kFlipBits) >
+                           0
+                     : node.damaged();
+  if (!excused) oracle.violated(node.node() + " cannot open its disk: " + node.failure()->to_string());
+}
+
+void Cluster::look_after_engine() {
+  for (EngineHost& host : hosts) {
+    // A fenced engine goes away after a while in which it must refuse everything.
+    for (const std::unique_ptr<Attachment>& attachment : host.attachments) {
+      if (attachment.get() != current_ && attachment->is_fenced() && world.random().chance(1, 10)) {
+        attachment->destroy();
+      }
+    }
+  }
+  if (world.now() < attach_again_at_) return;
+  bool gone = !current_ || current_->state() == Attachment::State::kFailed ||
+              current_->state() == Attachment::State::kClosed || current_->is_fenced();
+  if (!gone) {
+    bool waits = current_->host().process()->frozen ||
+                 (current_->engine() && !current_->engine()->status().failure.empty());
+    if (!waits) unhealthy_since_ = Nanos(-1);
+    if (waits && unhealthy_since_ < Nanos(0)) unhealthy_since_ = world.now();
+    gone = waits && world.now() - unhealthy_since_ > kPatience;
+  }
+  if (!gone) return;
+  unhealthy_since_ = Nanos(-1);
+  if (EngineHost* host = choose_host()) attach(*host);
+  attach_again_at_ = world.now() + Nanos(world.random().below(1'000'000'000));
+}
+
+EngineHost* Cluster::choose_host() {
+  std::vector<EngineHost*> fit;
+  for (EngineHost& host : hosts) {
+    bool frozen = host.process() && host.process()->frozen;
+    if (world.now() >= host.available_at && !frozen && store.reachable(host.node())) fit.push_back(&host);
+  }
+  return fit.empty() ? nullptr : fit[world.random().below(fit.size())];
+}
+
+std::vector<engine::ReplicaConfig> Cluster::replica_configs(const std::string& local_node) const {
+  std::vector<engine::ReplicaConfig> configs;
+  for (const Member& member : members) {
+    const ReplicaNode& node = *member.node;
+    bool in_sync = store.in_sync(node.id());
+    if (member.retiring && !in_sync) continue;
+    configs.push_back({node.id(), node.address(), node.node() == local_node, in_sync});
+  }
+  return configs;
+}
+
+void Cluster::attach(EngineHost& host) {
+  // A target process has one engine per volume: an earlier one there goes first.
+  for (const std::unique_ptr<Attachment>& earlier : host.attachments) earlier->destroy();
+  host.ensure_process();
+  engine::VolumeConfig config;
+  config.volume = kVolume;
+  config.name = "sim";
+  config.epoch = store.grant();
+  config.size_bytes = scenario.size_blocks * kBlockSize;
+  config.logical_block_size = scenario.logical_block_size;
+  config.replicas = replica_configs(host.node());
+  config.rebuild_bytes_per_second = scenario.rebuild_bytes_per_second;
+  world.trace("attach on " + host.node() + " with epoch " + std::to_string(config.epoch.value()));
+  host.attachments.push_back(std::make_unique<Attachment>(host, store, std::move(config)));
+  current_ = host.attachments.back().get();
+  current_->open([this](Attachment& attachment) { on_opened(attachment); });
+}
+
+void Cluster::on_opened(Attachment& attachment) {
+  std::string epoch = std::to_string(attachment.epoch().value());
+  if (!attachment.engine()) {
+    world.trace("epoch " + epoch + " cannot serve: " + attachment.failure()->to_string());
+    return;
+  }
+  Oracle::Recovery recovery{attachment.epoch(), attachment.engine()->status().last, true, {}};
+  for (ReplicaId id : attachment.granted_set()) {
+    const Member* member = member_of(id);
+    bool damaged = !member || member->node->damaged();
+    recovery.all_damaged = recovery.all_damaged && damaged;
+    if (!damaged) recovery.power_lost.push_back(member->node->power_lost_at());
+  }
+  world.trace("epoch " + epoch + " serves after entry " + std::to_string(recovery.last.value()));
+  oracle.serving(recovery);
+  Client::Setup setup{&world,       attachment.host().process()->env.get(),
+                      &oracle,      &seen,
+                      &counts,      &scenario,
+                      attachment.epoch(), [this](ErrorCode code) { return may_fail(code); }};
+  attachment.start_client(std::move(setup));
+  if (calm_) attachment.client()->stop();
+}
+
+void Cluster::update_replicas() {
+  bool retiring = std::any_of(members.begin(), members.end(), [](const Member& member) { return member.retiring; });
+  if (!replicas_changed_ && !retiring) return;
+  if (!serving()) return;
+  replicas_changed_ = false;
+  std::vector<engine::ReplicaConfig> wanted;
+  for (engine::ReplicaConfig& config : replica_configs(current_->host().node())) {
+    const Member* member = member_of(config.id);
+    if (!member->retiring) wanted.push_back(std::move(config));
+  }
+  if (wanted.empty()) return;
+  world.schedule(
+      world.now() + 1ms, current_->host().process(),
+      [attachment = current_, list = new std::vector<engine::ReplicaConfig>(std::move(wanted))] {
+        std::unique_ptr<std::vector<engine::ReplicaConfig>> owned(list);
+        if (attachment->engine()) attachment->engine()->set_replicas(std::move(*owned));
+      },
+      "set replicas");
+}
+
+bool Cluster::may_fail(ErrorCode code) const {
+  if (!scenario.any_fault()) return false;
+  switch (code) {
+    case ErrorCode::kInternal:
+    case ErrorCode::kProtocol:
+    case ErrorCode::kInvalidArgument:
+    case ErrorCode::kLogGap:
+    case ErrorCode::kUnimplemented:
+      return false;
+    case ErrorCode::kCorrupt:
+      return scenario.weight(Fault::kFlipBits) + scenario.weight(Fault::kCorruptReads) +
+                 scenario.weight(Fault::kPowerOffNode) + scenario.weight(Fault::kPowerOffAll) >
+             0;
+    case ErrorCode::kNoSpace:
+      return scenario.weight(Fault::kDiskFull) > 0;
+    default:
+      return true;
+  }
+}
+
+// ---- faults ----
+
+void Cluster::kill(Member& member, Nanos restart_after) {
+  member.node->kill();
+  member.restart_at = world.now() + restart_after;
+}
+
+void Cluster::kill(EngineHost& host) {
+  host.kill();
+  attach_again_at_ = std::max(attach_again_at_, world.now() + Nanos(world.random().below(500'000'000)));
+}
+
+void Cluster::power_off(const std::string& node, Nanos back_after) {
+  world.power_off(node);
+  for (Member& member : members) {
+    if (member.node->node() != node) continue;
+    member.node->lost_power();
+    member.restart_at = world.now() + back_after;
+  }
+  for (EngineHost& host : hosts) {
+    if (host.node() != node) continue;
+    host.lost_power();
+    host.available_at = world.now() + back_after;
+  }
+}
+
+std::vector<std::string> Cluster::node_names() const {
+  std::vector<std::string> names;
+  for (const Member& member : members) names.push_back(member.node->node());
+  for (const EngineHost& host : hosts) {
+    if (!scenario.colocated) names.push_back(host.node());
+  }
+  return names;
+}
+
+void Cluster::calm() {
+  world.trace("calm");
+  calm_ = true;
+  world.heal_network();
+  store.all_reachable();
+  for (Member& member : members) {
+    world.disk_faults(member.node->node()) = DiskFaults{};
+    if (member.node->process()) world.thaw(member.node->process());
+    // A disk that was full looks again at its next start.
+    if (scenario.weight(Fault::kDiskFull) > 0) member.node->kill();
+    member.restart_at = Nanos(0);
+  }
+  for (EngineHost& host : hosts) {
+    host.available_at = Nanos(0);
+    if (host.process()) world.thaw(host.process());
+  }
+  attach_again_at_ = Nanos(0);
+}
+
+// ---- what can be seen ----
+
+const Cluster::Member* Cluster::member_of(ReplicaId id) const {
+  for (const Member& member : members) {
+    if (member.node->id() == id) return &member;
+  }
+  return nullptr;
+}
+
+bool Cluster::healthy() const {
+  if (!serving() || store.record().in_sync.size() != members.size()) return false;
+  for (const Member& member : members) {
+    if (member.retiring || !store.in_sync(member.node->id())) return false;
+  }
+  engine::EngineStatus status = current_->engine()->status();
+  return status.failure.empty() && status.replicas.size() == members.size() &&
+         std::all_of(status.replicas.begin(), status.replicas.end(), [](const engine::ReplicaStatus& replica) {
+           return replica.phase == engine::ReplicaPhase::kInSync;
+         });
+}
+
+unsigned Cluster::in_flight() const {
+  unsigned count = 0;
+  for (const EngineHost& host : hosts) {
+    for (const std::unique_ptr<Attachment>& attachment : host.attachments) {
+      if (attachment->state() == Attachment::State::kServing && attachment->client()) {
+        count += attachment->client()->in_flight();
+      }
+    }
+  }
+  return count;
+}
+
+void Cluster::stop_clients() {
+  for (EngineHost& host : hosts) {
+    for (const std::unique_ptr<Attachment>& attachment : host.attachments) {
+      if (attachment->client()) attachment->client()->stop();
+    }
+  }
+}
+
+bool Cluster::all_in_sync_damaged() const {
+  const std::vector<ReplicaId>& set = store.record().in_sync;
+  return std::all_of(set.begin(), set.end(), [this](ReplicaId id) {
+    const Member* member = member_of(id);
+    return !member || member->node->damaged();
+  });
+}
+
+bool Cluster::lost_for_good() const {
+  const std::vector<ReplicaId>& set = store.record().in_sync;
+  return std::all_of(set.begin(), set.end(), [this](ReplicaId id) {
+    const Member* member = member_of(id);
+    return !member || (member->node->damaged() && member->node->failure().has_value());
+  });
+}
+
+}  // namespace holdfast::sim

@@ -1,0 +1,89 @@
+// Cluster: replica nodes, hosts, a metadata store and a small control plane that keeps the volume attached and its
+// processes running, as manager and agents do. Everything of the data plane is real but clock, disk and network.
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "sim/world.h"
+#include "sim_cluster/engine_host.h"
+#include "sim_cluster/metadata_store.h"
+#include "sim_cluster/oracle.h"
+#include "sim_cluster/replica_node.h"
+#include "sim_cluster/scenario.h"
+
+namespace holdfast::sim {
+
+class Cluster {
+ public:
+  static constexpr VolumeId kVolume{7};
+
+  struct Member {
+    std::unique_ptr<ReplicaNode> node;
+    Nanos restart_at{0};    // when it is down or broken
+    bool retiring = false;  // leaves the volume; its disk is replaced then
+  };
+
+  Cluster(std::uint64_t seed, Scenario scenario, bool trace);
+
+  // Replicas are made, the volume is attached, clients begin.
+  void begin();
+  // The control plane looks after things from now on, until the end of the run.
+  void tick();
+  // What the control plane would do only when it must, at once.
+  void attach(EngineHost& host);
+
+  // ---- what faults do ----
+  void kill(Member& member, Nanos restart_after);
+  void kill(EngineHost& host);
+  void power_off(const std::string& node, Nanos back_after);
+  std::vector<std::string> node_names() const;
+
+  // Faults stop: everything that is down comes back, links are mended, nothing is broken any more.
+  void calm();
+
+  Attachment* current() const { return current_; }
+  bool serving() const { return current_ && current_->state() == Attachment::State::kServing && !current_->is_fenced(); }
+  // The volume is attached and every replica is in-sync.
+  bool healthy() const;
+  unsigned in_flight() const;
+  void stop_clients();
+  // The only copies left were damaged by injected faults: errors are the right answer.
+  bool lost_for_good() const;
+  bool all_in_sync_damaged() const;
+  const Member* member_of(ReplicaId id) const;
+
+  // Runs until `done` or a violation; false when `limit` passed first.
+  bool run_until(const std::function<bool()>& done, Nanos limit);
+
+  World world;
+  Scenario scenario;
+  Oracle oracle;
+  MetadataStore store;
+  std::deque<Member> members;
+  std::deque<EngineHost> hosts;
+  LastSeen seen;
+  ClientCounts counts;
+
+ private:
+  void look_after(Member& member);
+  void look_after_engine();
+  void update_replicas();
+  void on_opened(Attachment& attachment);
+  engine::VolumeConfig config_for(const EngineHost& host, Epoch epoch) const;
+  std::vector<engine::ReplicaConfig> replica_configs(const std::string& local_node) const;
+  EngineHost* choose_host();
+  bool may_fail(ErrorCode code) const;
+  void check_open_failure(Member& member);
+
+  Attachment* current_ = nullptr;
+  Nanos unhealthy_since_{-1};
+  Nanos attach_again_at_{0};
+  std::uint64_t next_replica_id_ = 101;
+  bool calm_ = false;
+  bool replicas_changed_ = false;
+};
+
+}  // namespace holdfast::sim

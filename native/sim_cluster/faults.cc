@@ -1,0 +1,212 @@
+#include "sim_cluster/faults.h"
+
+#include <algorithm>
+
+#include "sim/sim_file.h"
+
+namespace holdfast::sim {
+
+FaultInjector::FaultInjector(Cluster& cluster) : cluster_(cluster), world_(cluster.world) {}
+
+void FaultInjector::start() {
+  running_ = true;
+  victim_ = world_.random().below(cluster_.members.size());
+  later(cluster_.scenario.fault_gap_max, [this] { strike(); });
+}
+
+void FaultInjector::strike() {
+  if (!running_) return;
+  std::uint64_t total = 0;
+  for (std::uint64_t weight : cluster_.scenario.weights) total += weight;
+  if (total == 0) return;
+  std::uint64_t dice = world_.random().below(total);
+  for (std::size_t i = 0; i < kFaults; ++i) {
+    std::uint64_t weight = cluster_.scenario.weights[i];
+    if (dice < weight) {
+      world_.trace("fault " + std::string(fault_name(static_cast<Fault>(i))));
+      inject(static_cast<Fault>(i));
+      break;
+    }
+    dice -= weight;
+  }
+  // Sometimes the next one comes at once.
+  later(world_.random().chance(1, 5) ? Nanos(5ms) : cluster_.scenario.fault_gap_max, [this] { strike(); });
+}
+
+void FaultInjector::later(Nanos most, Callback<void()> undo) {
+  world_.schedule(
+      world_.now() + moment(most), nullptr, [this, undo = new Callback<void()>(std::move(undo))] {
+        std::unique_ptr<Callback<void()>> owned(undo);
+        if (running_) (*owned)();  // afterwards Cluster::calm() has undone everything
+      },
+      "fault");
+}
+
+Nanos FaultInjector::moment(Nanos most) { return Nanos(world_.random().below(static_cast<std::uint64_t>(most.count()))); }
+Cluster::Member& FaultInjector::any_member() { return cluster_.members[world_.random().below(cluster_.members.size())]; }
+EngineHost& FaultInjector::any_host() { return cluster_.hosts[world_.random().below(cluster_.hosts.size())]; }
+std::string FaultInjector::any_node() {
+  std::vector<std::string> names = cluster_.node_names();
+  return names[world_.random().below(names.size())];
+}
+
+void FaultInjector::inject(Fault fault) {
+  Random& random = world_.random();
+  switch (fault) {
+    case Fault::kKillReplica:
+      return cluster_.kill(any_member(), moment(random.chance(1, 2) ? 100ms : 8s));
+    case Fault::kKillEngine:
+      return cluster_.kill(cluster_.current() && random.chance(3, 4) ? cluster_.current()->host() : any_host());
+    case Fault::kRestartEngine:
+      if (cluster_.serving()) cluster_.current()->close();
+      return;
+    case Fault::kTakeOver:
+      return take_over();
+    case Fault::kPowerOffNode:
+      return cluster_.power_off(any_node(), moment(6s));
+    case Fault::kPowerOffAll:
+      for (const std::string& node : cluster_.node_names()) cluster_.power_off(node, moment(6s));
+      return;
+    case Fault::kPartition:
+      return partition();
+    case Fault::kResetConnection:
+      for (std::uint64_t n = random.between(1, 4); n > 0; --n) world_.reset_random_connection();
+      return;
+    case Fault::kSlowLink:
+      return slow_link();
+    case Fault::kFreeze:
+      return freeze();
+    case Fault::kStoreUnavailable:
+      return store_unavailable();
+    case Fault::kSlowDisk: {
+      DiskFaults& faults = world_.disk_faults(any_member().node->node());
+      faults.slow_ppm = random.chance(1, 2) ? 1'000'000 : 20'000;
+      faults.slow_max = Nanos(random.between(1, 4'000) * 1'000'000);
+      return later(8s, [&faults] { faults.slow_ppm = 0; });
+    }
+    case Fault::kDiskErrors: {
+      DiskFaults& faults = world_.disk_faults(any_member().node->node());
+      if (random.chance(1, 2)) faults.read_error_ppm = random.between(100, 100'000);
+      if (random.chance(1, 2)) faults.write_error_ppm = random.between(100, 100'000);
+      return later(4s, [&faults] { faults.read_error_ppm = faults.write_error_ppm = 0; });
+    }
+    case Fault::kCorruptReads:
+      return corrupt_reads();
+    case Fault::kFlipBits:
+      return flip_bit();
+    case Fault::kDiskFull:
+      return disk_full();
+    case Fault::kReplaceReplica:
+      return replace_replica();
+  }
+}
+
+// A node loses some or all others, in one or both directions.
+void FaultInjector::partition() {
+  Random& random = world_.random();
+  std::string lonely = any_node();
+  bool outward = random.chance(2, 3);
+  bool inward = !outward || random.chance(2, 3);
+  bool all = random.chance(1, 2);
+  for (const std::string& other : cluster_.node_names()) {
+    if (other == lonely || (!all && random.chance(1, 2))) continue;
+    if (outward) world_.set_link(lonely, other, false);
+    if (inward) world_.set_link(other, lonely, false);
+  }
+  if (random.chance(1, 3)) {
+    cluster_.store.set_reachable(lonely, false);
+  }
+  later(random.chance(1, 2) ? 2s : 15s, [this] {
+    world_.heal_network();
+    cluster_.store.all_reachable();
+  });
+}
+
+void FaultInjector::slow_link() {
+  Random& random = world_.random();
+  std::string from = any_node();
+  std::string to = any_node();
+  if (from == to) return;
+  world_.set_extra_latency(from, to, Nanos(random.between(1, 1'500) * 1'000'000));
+  later(10s, [this, from = new std::string(from), to = new std::string(to)] {
+    std::unique_ptr<std::string> a(from), b(to);
+    world_.set_extra_latency(*a, *b, Nanos(0));
+  });
+}
+
+void FaultInjector::freeze() {
+  Random& random = world_.random();
+  Process* process = nullptr;
+  if (random.chance(1, 2)) {
+    process = any_member().node->process();
+  } else if (cluster_.current() && cluster_.current()->host().alive()) {
+    process = cluster_.current()->host().process();
+  }
+  if (!process || !process->alive || process->frozen) return;
+  world_.freeze(process);
+  later(random.chance(1, 2) ? 1s : 15s, [this, process] { world_.thaw(process); });
+}
+
+void FaultInjector::store_unavailable() {
+  if (world_.random().chance(1, 2)) {
+    cluster_.store.set_reachable(any_node(), false);
+  } else {
+    for (const std::string& node : cluster_.node_names()) cluster_.store.set_reachable(node, false);
+  }
+  later(10s, [this] { cluster_.store.all_reachable(); });
+}
+
+// Forced: the engine so far may be alive, cut off or frozen.
+void FaultInjector::take_over() {
+  if (!cluster_.current()) return;
+  EngineHost& target = any_host();
+  if (&target == &cluster_.current()->host() || world_.now() < target.available_at) return;
+  if (target.process() && target.process()->frozen) return;
+  if (world_.random().chance(1, 2)) {
+    const std::string& old = cluster_.current()->host().node();
+    for (const std::string& node : cluster_.node_names()) {
+      if (node == old || world_.random().chance(1, 2)) continue;
+      world_.set_link(old, node, false);
+      world_.set_link(node, old, false);
+    }
+    later(10s, [this] { world_.heal_network(); });
+  }
+  cluster_.attach(target);
+}
+
+void FaultInjector::disk_full() {
+  Cluster::Member& member = any_member();
+  const std::string& node = member.node->node();
+  world_.disk_faults(node).capacity_bytes = world_.disk(node).used_bytes() + world_.random().below(1u << 20);
+  later(10s, [this, name = new std::string(node)] {
+    std::unique_ptr<std::string> owned(name);
+    world_.disk_faults(*owned).capacity_bytes = UINT64_MAX;
+  });
+}
+
+void FaultInjector::flip_bit() {
+  if (cluster_.members.size() == 1) return;
+  ReplicaNode& node = *cluster_.members[victim_].node;
+  std::string file = world_.random().chance(2, 3) ? "/disk/data" : "/disk/journal";
+  if (!world_.disk(node.node()).flip_stored_bit(file)) return;
+  node.set_damaged();
+}
+
+void FaultInjector::corrupt_reads() {
+  if (cluster_.members.size() == 1) return;
+  ReplicaNode& node = *cluster_.members[victim_].node;
+  DiskFaults& faults = world_.disk_faults(node.node());
+  faults.corrupt_read_ppm = world_.random().between(1'000, 200'000);
+  node.set_damaged();
+  later(6s, [&faults] { faults.corrupt_read_ppm = 0; });
+}
+
+// The control plane takes a replica out of the volume; another one on an empty disk takes its place.
+void FaultInjector::replace_replica() {
+  bool under_way = std::any_of(cluster_.members.begin(), cluster_.members.end(),
+                               [](const Cluster::Member& member) { return member.retiring; });
+  if (cluster_.members.size() == 1 || under_way || cluster_.store.record().in_sync.size() == 1) return;
+  any_member().retiring = true;
+}
+
+}  // namespace holdfast::sim

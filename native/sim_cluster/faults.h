@@ -1,0 +1,42 @@
+// FaultInjector: does to a cluster what its scenario says, at random moments, and undoes it after a while.
+//
+// What may destroy data (flipped bits, reads that return flipped bits) happens to one disk of a run only: promises
+// about content hold as long as one in-sync copy is good.
+#pragma once
+
+#include "sim_cluster/cluster.h"
+
+namespace holdfast::sim {
+
+class FaultInjector {
+ public:
+  explicit FaultInjector(Cluster& cluster);
+
+  void start();
+  void stop() { running_ = false; }
+
+ private:
+  void strike();
+  void inject(Fault fault);
+  void later(Nanos most, Callback<void()> undo);
+  Nanos moment(Nanos most);
+  Cluster::Member& any_member();
+  EngineHost& any_host();
+  std::string any_node();
+  void partition();
+  void slow_link();
+  void freeze();
+  void store_unavailable();
+  void take_over();
+  void disk_full();
+  void flip_bit();
+  void corrupt_reads();
+  void replace_replica();
+
+  Cluster& cluster_;
+  World& world_;
+  bool running_ = false;
+  std::size_t victim_ = 0;  // whose disk may lose what it holds
+};
+
+}  // namespace holdfast::sim

@@ -1,0 +1,164 @@
+#include "sim_cluster/history.h"
+
+#include <algorithm>
+#include <unordered_set>
+
+#include "base/check.h"
+
+namespace holdfast::sim {
+
+std::size_t History::write_begins(std::uint64_t block, Value value, Nanos now, std::optional<Value> expected) {
+  Block& history = blocks_[block];
+  history.open.push_back({.kind = Kind::kWrite, .value = value, .expected = expected, .begun = now});
+  return history.handle_base + history.open.size() - 1;
+}
+
+void History::write_acknowledged(std::uint64_t block, std::size_t handle, Nanos now, bool durable) {
+  Block& history = blocks_[block];
+  if (handle < history.handle_base) return;
+  Operation& write = history.open[handle - history.handle_base];
+  CHECK(write.ended == kNever, "a write is acknowledged once");
+  write.ended = std::min(now, write.latest);
+  write.durable = durable;
+}
+
+void History::write_refused(std::uint64_t block, std::size_t handle) {
+  Block& history = blocks_[block];
+  if (handle >= history.handle_base) history.open[handle - history.handle_base].kind = Kind::kRefused;
+}
+
+void History::read_returned(std::uint64_t block, Value value, Nanos begun, Nanos now) {
+  if (begun <= segment_began_) return;
+  blocks_[block].open.push_back({.kind = Kind::kRead, .value = value, .begun = begun, .ended = now});
+}
+
+void History::read_differed(std::uint64_t block, Value value, Nanos begun, Nanos now) {
+  if (begun <= segment_began_) return;
+  blocks_[block].open.push_back({.kind = Kind::kDiffers, .value = value, .begun = begun, .ended = now});
+}
+
+void History::taken_over(Nanos now) {
+  for (auto& [index, block] : blocks_) {
+    for (Operation& one : block.open) {
+      if (one.write() && one.ended == kNever) one.latest = std::min(one.latest, now);
+    }
+  }
+}
+
+void History::blackout(Nanos now, bool destroyed) {
+  for (auto& [index, block] : blocks_) {
+    // A value survives unless a write that began after it was settled is known to be flushed.
+    Nanos newest_flushed{-1};
+    for (const Operation& one : block.open) {
+      if (one.write() && !destroyed && (one.durable || one.ended <= flushed_until_)) {
+        newest_flushed = std::max(newest_flushed, one.begun);
+      }
+    }
+    std::set<Value> next;
+    for (const Operation& one : block.open) {
+      if (one.write() && one.ended >= newest_flushed) next.insert(one.value);
+    }
+    if (newest_flushed < Nanos(0)) next.insert(block.initial.begin(), block.initial.end());
+    block.handle_base += block.open.size();
+    block.past.emplace_back(std::move(block.initial), std::move(block.open));
+    block.initial = std::move(next);
+    block.open.clear();
+  }
+  segment_began_ = now;
+}
+
+std::optional<std::string> History::check() const {
+  for (const auto& [index, block] : blocks_) {
+    for (const auto& [initial, operations] : block.past) {
+      if (!explained(initial, operations)) return describe(index, initial, operations);
+    }
+    if (!explained(block.initial, block.open)) return describe(index, block.initial, block.open);
+  }
+  return std::nullopt;
+}
+
+// Depth-first search for an order. `operations` is sorted by invocation; `taken_` marks what is in the order already.
+class History::Search {
+ public:
+  explicit Search(const std::vector<Operation>& operations) : operations_(operations), taken_(operations.size(), '0') {}
+
+  // `newest`: the latest invocation in the order so far.
+  bool from(Value value, std::size_t settled_left, Nanos newest) {
+    if (settled_left == 0) return true;
+    if (!visited_.insert(taken_ + std::to_string(value)).second) return false;
+    Nanos first_end = kNever;
+    Nanos next_expiry = kNever;
+    for (std::size_t i = 0; i < operations_.size(); ++i) {
+      if (taken_[i] != '0') continue;
+      first_end = std::min(first_end, operations_[i].ended);
+      if (operations_[i].latest > newest) next_expiry = std::min(next_expiry, operations_[i].latest);
+    }
+    for (std::size_t i = 0; i < operations_.size(); ++i) {
+      const Operation& next = operations_[i];
+      if (taken_[i] != '0') continue;
+      if (next.begun > first_end) break;  // something else ended before this one began
+      if (!next.fits(value) || next.latest <= newest) continue;
+      taken_[i] = '1';
+      bool settled = next.ended != kNever;
+      if (from(next.write() ? next.value : value, settled_left - (settled ? 1 : 0), std::max(newest, next.begun))) {
+        return true;
+      }
+      taken_[i] = '0';
+      // A read that fits now can always go first, unless that would end the time of a write of unknown outcome.
+      if (!next.write() && next.begun < next_expiry) return false;
+    }
+    return false;
+  }
+
+ private:
+  const std::vector<Operation>& operations_;
+  std::string taken_;
+  std::unordered_set<std::string> visited_;
+};
+
+bool History::explained(const std::set<Value>& initial, const std::vector<Operation>& all) {
+  std::set<Value> seen;
+  for (const Operation& one : all) {
+    if (one.kind == Kind::kRead) seen.insert(one.value);
+    if (one.expected) seen.insert(*one.expected);
+  }
+  bool differs = std::any_of(all.begin(), all.end(), [](const Operation& one) { return one.kind == Kind::kDiffers; });
+  std::vector<Operation> operations;
+  std::size_t settled = 0;
+  for (const Operation& one : all) {
+    if (one.kind == Kind::kRefused) continue;
+    bool known = one.ended != kNever;
+    if (!known && !differs && !seen.contains(one.value)) continue;  // never needed in any order
+    if (known) ++settled;
+    operations.push_back(one);
+  }
+  std::sort(operations.begin(), operations.end(),
+            [](const Operation& a, const Operation& b) { return a.begun < b.begun; });
+  for (Value value : initial) {
+    Search search(operations);
+    if (search.from(value, settled, Nanos(-1))) return true;
+  }
+  return initial.empty() && operations.empty();
+}
+
+std::string History::describe(std::uint64_t block, const std::set<Value>& initial,
+                              const std::vector<Operation>& operations) {
+  std::string text = "block " + std::to_string(block) + ": no order explains its history; it may start with {";
+  for (Value value : initial) text += " " + std::to_string(value);
+  text += " }";
+  for (const Operation& one : operations) {
+    const char* name = one.kind == Kind::kWrite     ? "write "
+                       : one.kind == Kind::kRead    ? "read  "
+                       : one.kind == Kind::kDiffers ? "not   "
+                                                    : "refused ";
+    text += "\n  " + std::string(name) + std::to_string(one.value);
+    if (one.expected) text += " over " + std::to_string(*one.expected);
+    text += " [" + std::to_string(one.begun.count()) + ", " +
+            (one.ended == kNever ? std::string("unknown") : std::to_string(one.ended.count())) + "]";
+    if (one.latest != kNever) text += " before " + std::to_string(one.latest.count());
+    if (one.durable) text += " durable";
+  }
+  return text;
+}
+
+}  // namespace holdfast::sim

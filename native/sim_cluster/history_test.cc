@@ -1,0 +1,118 @@
+#include "sim_cluster/history.h"
+
+#include <gtest/gtest.h>
+
+namespace holdfast::sim {
+namespace {
+
+// [begun, ended]; ended 0: unknown outcome.
+struct Step {
+  bool write;
+  Value value;
+  int begun, ended;
+};
+
+bool explained(std::vector<Step> steps) {
+  History history;
+  for (const Step& step : steps) {
+    if (step.write) {
+      std::size_t handle = history.write_begins(0, step.value, Nanos(step.begun));
+      if (step.ended != 0) history.write_acknowledged(0, handle, Nanos(step.ended));
+    } else {
+      history.read_returned(0, step.value, Nanos(step.begun), Nanos(step.ended));
+    }
+  }
+  return !history.check().has_value();
+}
+
+TEST(History, AcceptsWhatARegisterDoes) {
+  EXPECT_TRUE(explained({{false, 0, 1, 2}, {true, 7, 3, 4}, {false, 7, 5, 6}}));
+  EXPECT_TRUE(explained({{true, 7, 1, 10}, {false, 0, 2, 3}, {false, 7, 4, 5}}));
+  EXPECT_TRUE(explained({{true, 7, 1, 0}, {false, 0, 20, 21}, {false, 7, 30, 31}}));
+  EXPECT_TRUE(explained({{true, 7, 1, 0}, {false, 0, 20, 21}}));
+  EXPECT_TRUE(explained({{true, 7, 1, 2}, {true, 0, 3, 4}, {false, 0, 5, 6}, {true, 8, 7, 8}, {true, 0, 9, 10}}));
+}
+
+TEST(History, RejectsLostStaleAndInventedValues) {
+  EXPECT_FALSE(explained({{true, 7, 1, 2}, {false, 0, 3, 4}}));                                     // lost
+  EXPECT_FALSE(explained({{true, 7, 1, 2}, {true, 8, 3, 4}, {false, 7, 5, 6}}));                    // stale
+  EXPECT_FALSE(explained({{false, 9, 1, 2}}));                                                      // invented
+  EXPECT_FALSE(explained({{false, 7, 1, 2}, {true, 7, 3, 4}}));                                     // from the future
+  EXPECT_FALSE(explained({{true, 7, 1, 10}, {false, 7, 2, 3}, {false, 0, 4, 5}}));                  // seen, then gone
+  EXPECT_FALSE(explained({{true, 7, 1, 0}, {false, 7, 2, 3}, {true, 8, 4, 5}, {false, 7, 6, 7}}));  // came back
+}
+
+TEST(History, ABlackoutMayTakeBackOnlyWhatWasNotFlushed) {
+  auto run = [](bool flush, Value seen_after) {
+    History history;
+    history.write_acknowledged(0, history.write_begins(0, 7, Nanos(1)), Nanos(2));
+    history.write_acknowledged(0, history.write_begins(0, 8, Nanos(3)), Nanos(4));
+    if (flush) history.flush_acknowledged(Nanos(5));
+    history.blackout(Nanos(9));
+    history.read_returned(0, seen_after, Nanos(10), Nanos(11));
+    return !history.check().has_value();
+  };
+  EXPECT_TRUE(run(true, 8));
+  EXPECT_FALSE(run(true, 7));
+  EXPECT_FALSE(run(true, 0));
+  EXPECT_TRUE(run(false, 8));
+  EXPECT_TRUE(run(false, 7));
+  EXPECT_TRUE(run(false, 0));
+  EXPECT_FALSE(run(false, 9));
+}
+
+TEST(History, AWriteOfADeadEngineHappensBeforeTheNextOneServesOrNever) {
+  auto run = [](int taken_over, Value first, Value second) {
+    History history;
+    history.write_begins(0, 7, Nanos(1));
+    history.taken_over(Nanos(taken_over));
+    history.read_returned(0, first, Nanos(20), Nanos(21));
+    history.read_returned(0, second, Nanos(30), Nanos(31));
+    return !history.check().has_value();
+  };
+  EXPECT_TRUE(run(10, 7, 7));
+  EXPECT_TRUE(run(10, 0, 0));
+  EXPECT_FALSE(run(10, 0, 7));
+  EXPECT_TRUE(run(25, 0, 7));
+  EXPECT_FALSE(run(25, 7, 0));
+}
+
+TEST(History, AReadDoesNotHideAnEarlierWriteBehindAnEqualValue) {
+  History history;
+  history.write_begins(0, 7, Nanos(1));
+  history.taken_over(Nanos(10));
+  history.read_returned(0, 7, Nanos(2), Nanos(40));
+  history.write_acknowledged(0, history.write_begins(0, 0, Nanos(3)), Nanos(40));
+  history.read_returned(0, 0, Nanos(20), Nanos(40));
+  EXPECT_EQ(history.check(), std::nullopt);
+}
+
+TEST(History, ACompareAndWriteNeedsItsExpectedValue) {
+  auto run = [](Value expected, Value after) {
+    History history;
+    history.write_acknowledged(0, history.write_begins(0, 7, Nanos(1)), Nanos(2));
+    history.write_acknowledged(0, history.write_begins(0, 8, Nanos(3), expected), Nanos(4));
+    history.read_returned(0, after, Nanos(5), Nanos(6));
+    return !history.check().has_value();
+  };
+  EXPECT_TRUE(run(7, 8));
+  EXPECT_FALSE(run(7, 7));
+  EXPECT_FALSE(run(6, 8));
+}
+
+TEST(History, AComparisonThatDiffersIsARead) {
+  auto run = [](Value not_this) {
+    History history;
+    history.write_acknowledged(0, history.write_begins(0, 7, Nanos(1)), Nanos(2));
+    std::size_t swap = history.write_begins(0, 8, Nanos(3), not_this);
+    history.write_refused(0, swap);
+    history.read_differed(0, not_this, Nanos(3), Nanos(4));
+    history.read_returned(0, 7, Nanos(5), Nanos(6));
+    return !history.check().has_value();
+  };
+  EXPECT_TRUE(run(6));
+  EXPECT_FALSE(run(7));
+}
+
+}  // namespace
+}  // namespace holdfast::sim

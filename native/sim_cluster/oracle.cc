@@ -1,0 +1,49 @@
+#include "sim_cluster/oracle.h"
+
+#include <algorithm>
+
+namespace holdfast::sim {
+
+void Oracle::violated(const std::string& what) {
+  if (!violation_.empty()) return;
+  violation_ = what;
+  world_.trace("VIOLATION " + what);
+}
+
+void Oracle::sending(Epoch epoch, Seq last) {
+  if (superseded(epoch)) return;
+  if (samples_.empty() || samples_.back().last < last) samples_.push_back({world_.now(), last});
+  samples_.back().time = world_.now();
+}
+
+void Oracle::acknowledged(Epoch epoch, Seq committed) {
+  if (!superseded(epoch)) acknowledged_ = std::max(acknowledged_, committed);
+}
+
+void Oracle::serving(const Recovery& recovery) {
+  if (recovery.epoch < serving_) return;  // it will learn that it is fenced
+  serving_ = recovery.epoch;
+  Seq recovered = recovery.last;
+  if (recovered >= acknowledged_) {
+    history_.taken_over(world_.now());
+  } else {
+    Nanos sent{-1};
+    for (const Sample& sample : samples_) {
+      if (sample.last <= recovered) sent = sample.time;
+    }
+    std::string lost = "entries after " + std::to_string(recovered.value()) + " are lost, acknowledged were " +
+                       std::to_string(acknowledged_.value()) + ", flushed " + std::to_string(flushed_.value());
+    bool excused = std::all_of(recovery.power_lost.begin(), recovery.power_lost.end(),
+                               [sent](Nanos when) { return when >= sent; });
+    if (recovered < flushed_ && !recovery.all_damaged) violated("flushed " + lost);
+    if (!excused) violated("without power loss of every in-sync copy, " + lost);
+    world_.trace("power loss of all copies: " + lost);
+    history_.blackout(world_.now(), recovery.all_damaged);
+    ++losses_;
+  }
+  std::erase_if(samples_, [recovered](const Sample& sample) { return sample.last > recovered; });
+  acknowledged_ = std::min(acknowledged_, recovered);
+  flushed_ = std::min(flushed_, recovered);
+}
+
+}  // namespace holdfast::sim

@@ -1,0 +1,149 @@
+#include "sim_cluster/rest_checks.h"
+
+#include <algorithm>
+#include <map>
+
+#include "base/crc32c.h"
+
+namespace holdfast::sim {
+
+namespace {
+
+struct CopyContent {
+  std::map<std::uint64_t, store::ChunkVersion> versions;
+  std::map<std::uint64_t, std::string> chunks;  // whole content of chunks that are not all zeros
+  std::uint64_t slots = 0;
+};
+
+template <typename T, typename Start>
+std::optional<T> wait(Cluster& cluster, Start start) {
+  auto outcome = std::make_shared<std::optional<T>>();
+  start(Callback<void(T)>([outcome](T value) { outcome->emplace(std::move(value)); }));
+  if (!cluster.run_until([outcome] { return outcome->has_value(); }, 60s) || !outcome->has_value()) return std::nullopt;
+  return std::move(**outcome);
+}
+
+std::string name_of(const ReplicaNode& node) { return "replica " + std::to_string(node.id().value()); }
+
+void read_chunk(Cluster& cluster, const ReplicaNode& node, ChunkIndex chunk, CopyContent& copy) {
+  auto content = wait<Result<store::ChunkContent>>(cluster, [&](Callback<void(Result<store::ChunkContent>)> done) {
+    node.store()->read_chunk(chunk, std::move(done));
+  });
+  if (!content || !content->ok()) {
+    return cluster.oracle.violated(name_of(node) + " cannot read chunk " + std::to_string(chunk.value()) + " at rest");
+  }
+  std::string bytes;
+  for (const Slice& part : (*content)->data) bytes += part.text();
+  std::string whole(kChunkSize, '\0');
+  std::size_t index = 0;
+  for (std::uint64_t block = 0; block < kBlocksPerChunk; ++block) {
+    if (((*content)->present >> block & 1) == 0) continue;
+    std::string_view one = std::string_view(bytes).substr(index * kBlockSize, kBlockSize);
+    if (crc32c(as_bytes(one)) != (*content)->crc[index] && !node.damaged()) {
+      cluster.oracle.violated(name_of(node) + " holds a wrong CRC in chunk " + std::to_string(chunk.value()));
+    }
+    whole.replace(block * kBlockSize, kBlockSize, one);
+    ++index;
+  }
+  if ((*content)->present != 0) ++copy.slots;
+  if (whole.find_first_not_of('\0') != std::string::npos) copy.chunks[chunk.value()] = std::move(whole);
+}
+
+CopyContent read_copy(Cluster& cluster, const ReplicaNode& node) {
+  CopyContent copy;
+  auto versions = wait<Result<std::vector<store::ChunkVersion>>>(
+      cluster, [&](Callback<void(Result<std::vector<store::ChunkVersion>>)> done) {
+        node.store()->list_chunks(ChunkIndex(0), ChunkIndex(UINT32_MAX), Seq(0), 1'000'000, std::move(done));
+      });
+  if (!versions || !versions->ok()) {
+    cluster.oracle.violated(name_of(node) + " cannot list its chunks at rest");
+    return copy;
+  }
+  for (const store::ChunkVersion& version : **versions) copy.versions[version.chunk.value()] = version;
+  std::uint64_t chunks = (cluster.scenario.size_blocks + kBlocksPerChunk - 1) / kBlocksPerChunk;
+  for (std::uint64_t chunk = 0; chunk < chunks && cluster.oracle.violation().empty(); ++chunk) {
+    read_chunk(cluster, node, ChunkIndex(chunk), copy);
+  }
+  return copy;
+}
+
+void check_space(Cluster& cluster, const ReplicaNode& node, const CopyContent& copy) {
+  store::SpaceInfo space = node.disk()->space();
+  std::uint64_t used = node.store()->info().used_bytes;
+  std::string where = name_of(node) + " at rest: ";
+  if (space.used_bytes != used) {
+    cluster.oracle.violated(where + "the disk counts " + std::to_string(space.used_bytes) + " used bytes, its replica " +
+                            std::to_string(used));
+  }
+  if (used != copy.slots * kChunkSize) {
+    cluster.oracle.violated(where + std::to_string(used) + " bytes are in use for " + std::to_string(copy.slots) +
+                            " chunks");
+  }
+  if (space.cached_bytes != 0 || space.journal_used_bytes != 0) {
+    cluster.oracle.violated(where + std::to_string(space.cached_bytes) + " bytes are cached, " +
+                            std::to_string(space.journal_used_bytes) + " bytes of the journal in use");
+  }
+}
+
+void compare(Cluster& cluster, const ReplicaNode& first, const CopyContent& a, const ReplicaNode& second,
+             const CopyContent& b) {
+  std::string names = name_of(first) + " and " + name_of(second) + " differ in ";
+  std::uint64_t chunks = (cluster.scenario.size_blocks + kBlocksPerChunk - 1) / kBlocksPerChunk;
+  static const std::string kZeros;
+  auto content = [](const CopyContent& copy, std::uint64_t chunk) -> const std::string& {
+    auto found = copy.chunks.find(chunk);
+    return found == copy.chunks.end() ? kZeros : found->second;
+  };
+  bool damaged = first.damaged() || second.damaged();
+  for (std::uint64_t chunk = 0; chunk < chunks; ++chunk) {
+    std::string where = "chunk " + std::to_string(chunk);
+    auto va = a.versions.find(chunk);
+    auto vb = b.versions.find(chunk);
+    bool both = va != a.versions.end() && vb != b.versions.end();  // one that holds nothing may have a record or not
+    if (both && va->second.version != vb->second.version) {
+      cluster.oracle.violated(names + "the version of " + where);
+    }
+    // A damaged disk may still hold what nobody has read since.
+    if (damaged) continue;
+    if (both && va->second.digest != vb->second.digest) cluster.oracle.violated(names + "the digest of " + where);
+    if (content(a, chunk) != content(b, chunk)) cluster.oracle.violated(names + where);
+  }
+}
+
+bool settled(const Cluster& cluster) {
+  Seq last = cluster.current()->engine()->status().last;
+  return std::all_of(cluster.members.begin(), cluster.members.end(), [last](const Cluster::Member& member) {
+    const ReplicaNode& node = *member.node;
+    if (!node.store()) return false;
+    store::ReplicaInfo info = node.store()->info();
+    return info.last.seq == last && info.applied == last && node.disk()->space().journal_used_bytes == 0;
+  });
+}
+
+}  // namespace
+
+void check_at_rest(Cluster& cluster) {
+  if (!cluster.run_until([&] { return cluster.healthy() && settled(cluster); }, 60s)) {
+    std::string text = "the replicas do not settle:";
+    for (const Cluster::Member& member : cluster.members) {
+      if (!member.node->store()) continue;
+      store::ReplicaInfo info = member.node->store()->info();
+      text += " " + name_of(*member.node) + " last " + std::to_string(info.last.seq.value()) + " applied " +
+              std::to_string(info.applied.value()) + " journal " +
+              std::to_string(member.node->disk()->space().journal_used_bytes) + ";";
+    }
+    return cluster.oracle.violated(text);
+  }
+  std::vector<CopyContent> copies;
+  for (const Cluster::Member& member : cluster.members) {
+    if (!cluster.oracle.violation().empty()) return;
+    if (!member.node->store()->info().complete) cluster.oracle.violated(name_of(*member.node) + " is not complete");
+    copies.push_back(read_copy(cluster, *member.node));
+    check_space(cluster, *member.node, copies.back());
+  }
+  for (std::size_t i = 1; i < copies.size() && cluster.oracle.violation().empty(); ++i) {
+    compare(cluster, *cluster.members[0].node, copies[0], *cluster.members[i].node, copies[i]);
+  }
+}
+
+}  // namespace holdfast::sim

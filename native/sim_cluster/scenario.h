@@ -1,0 +1,58 @@
+// Scenario: everything about one simulated run that is decided before it begins, from its seed.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+
+#include "io/env.h"
+#include "sim/world.h"
+
+namespace holdfast::sim {
+
+enum class Fault : std::uint8_t {
+  kKillReplica,
+  kKillEngine,
+  kRestartEngine,  // closed in order, attached again
+  kTakeOver,       // attached on another host while the first engine runs on
+  kPowerOffNode,
+  kPowerOffAll,
+  kPartition,
+  kResetConnection,
+  kSlowLink,
+  kFreeze,
+  kStoreUnavailable,
+  kSlowDisk,
+  kDiskErrors,
+  kCorruptReads,
+  kFlipBits,
+  kDiskFull,
+  kReplaceReplica,
+};
+inline constexpr std::size_t kFaults = 17;
+
+std::string_view fault_name(Fault fault);
+
+struct Scenario {
+  static Scenario from(std::uint64_t seed);
+  bool any_fault() const;
+  std::uint64_t weight(Fault fault) const { return weights[static_cast<std::size_t>(fault)]; }
+  std::string describe() const;
+
+  unsigned replicas = 3;
+  unsigned hosts = 2;      // nodes that may attach the volume
+  bool colocated = false;  // they are nodes of replicas, too
+  std::uint64_t size_blocks = 1'024;
+  std::uint32_t logical_block_size = 4'096;
+  std::uint64_t journal_bytes = 2u << 20;
+  std::uint64_t cache_bytes = 1u << 20;
+  std::uint64_t rebuild_bytes_per_second = 0;
+  unsigned depth = 16;    // operations in flight
+  Nanos think_max = 8ms;  // between two of a client
+  std::uint64_t large_percent = 5;
+  Nanos faults_for = 20s;
+  Nanos fault_gap_max = 2s;
+  std::array<std::uint64_t, kFaults> weights{};
+};
+
+}  // namespace holdfast::sim

@@ -1,0 +1,270 @@
+// sim: runs the cluster simulation on many seeds.
+//
+//   sim [--seeds N] [--seed S] [--jobs J] [--trace]
+//
+// --seed S alone runs that seed; with --seeds N it runs S, S+1, ... Each failing seed prints one line and how to
+// replay it. Exit code 1 when any failed. Seeds run in child processes: killed simulated processes leave their memory
+// behind, and a failed CHECK ends only its own seed.
+#include <poll.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "base/log.h"
+#include "sim_cluster/simulation.h"
+
+namespace {
+
+using holdfast::sim::Outcome;
+
+constexpr std::uint64_t kBatch = 8;  // seeds a child runs before it gives its memory back
+
+struct Options {
+  std::uint64_t first = 1;
+  std::uint64_t count = 300;
+  unsigned jobs = 4;
+  bool trace = false;
+};
+
+struct Totals {
+  std::uint64_t passed = 0, failed = 0, lost = 0, events = 0, operations = 0, failed_operations = 0, blackouts = 0;
+  double virtual_seconds = 0;
+};
+
+
+std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
+
+void write_all(int fd, const std::string& text) {
+  for (std::size_t at = 0; at < text.size();) {
+    ssize_t written = write(fd, text.data() + at, text.size() - at);
+    if (written <= 0) _exit(3);
+    at += static_cast<std::size_t>(written);
+  }
+}
+
+std::string encode(std::uint64_t seed, const Outcome& outcome) {
+  char numbers[256];
+  std::snprintf(numbers, sizeof numbers, "end %llu %d %llu %llu %llu %u %.3f ", static_cast<unsigned long long>(seed),
+                outcome.lost ? 1 : 0, static_cast<unsigned long long>(outcome.events),
+                static_cast<unsigned long long>(outcome.operations),
+                static_cast<unsigned long long>(outcome.failed_operations), outcome.blackouts, outcome.virtual_seconds);
+  return numbers + first_line(outcome.violation) + "\n";
+}
+
+[[noreturn]] void run_batch(int to_parent, int errors, std::uint64_t first, std::uint64_t end, std::uint64_t step) {
+  dup2(errors, STDERR_FILENO);
+  for (std::uint64_t seed = first; seed < end; seed += step) {
+    write_all(to_parent, "begin " + std::to_string(seed) + "\n");
+    write_all(to_parent, encode(seed, holdfast::sim::simulate(seed, false)));
+  }
+  _exit(0);
+}
+
+// The most telling line that a crashed child left on standard error.
+std::string cause_of_crash(FILE* errors, int status) {
+  std::rewind(errors);
+  std::string found;
+  char line[2048];
+  while (std::fgets(line, sizeof line, errors)) {
+    bool telling = std::strstr(line, "CHECK") || std::strstr(line, "ERROR:") || std::strstr(line, "runtime error");
+    if (telling && found.empty()) found = first_line(line);
+  }
+  std::string how = WIFSIGNALED(status) ? std::string("ended by ") + strsignal(WTERMSIG(status))
+                                        : "exit code " + std::to_string(WEXITSTATUS(status));
+  return found.empty() ? how : found + " (" + how + ")";
+}
+
+class Runner {
+ public:
+  explicit Runner(Options options) : options_(options), next_(options.first) {}
+
+  int run() {
+    auto began = std::chrono::steady_clock::now();
+    while (next_ < end() || !children_.empty()) {
+      while (next_ < end() && children_.size() < options_.jobs) {
+        std::uint64_t batch_end = std::min(next_ + kBatch, end());
+        start(next_, batch_end);
+        next_ = batch_end;
+      }
+      take_reports();
+    }
+    double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+    std::printf(
+        "%llu seeds passed, %llu failed in %.1f s; %llu events, %.0f simulated seconds, %llu operations (%llu failed), "
+        "%llu losses of unflushed writes, %llu volumes lost to injected damage\n",
+        ull(totals_.passed), ull(totals_.failed), seconds, ull(totals_.events), totals_.virtual_seconds,
+        ull(totals_.operations), ull(totals_.failed_operations), ull(totals_.blackouts), ull(totals_.lost));
+    return totals_.failed == 0 ? 0 : 1;
+  }
+
+ private:
+  struct Child {
+    int from = -1;
+    FILE* errors = nullptr;
+    std::string buffer;
+    std::uint64_t current = 0;
+    std::uint64_t end = 0;
+  };
+
+  static unsigned long long ull(std::uint64_t value) { return value; }
+  std::uint64_t end() const { return options_.first + options_.count; }
+
+  void start(std::uint64_t first, std::uint64_t end) {
+    int ends[2];
+    FILE* errors = std::tmpfile();
+    if (!errors || pipe(ends) != 0) {
+      std::perror("sim");
+      std::exit(2);
+    }
+    std::fflush(nullptr);
+    pid_t pid = fork();
+    if (pid < 0) {
+      std::perror("sim: fork");
+      std::exit(2);
+    }
+    if (pid == 0) {
+      close(ends[0]);
+      run_batch(ends[1], fileno(errors), first, end, 1);
+    }
+    close(ends[1]);
+    children_[pid] = Child{ends[0], errors, {}, first, end};
+  }
+
+  void take_reports() {
+    std::vector<pollfd> waiting;
+    std::vector<pid_t> pids;
+    for (auto& [pid, child] : children_) {
+      waiting.push_back({child.from, POLLIN, 0});
+      pids.push_back(pid);
+    }
+    if (poll(waiting.data(), waiting.size(), -1) <= 0) return;
+    for (std::size_t i = 0; i < waiting.size(); ++i) {
+      if (waiting[i].revents != 0) read_from(pids[i]);
+    }
+  }
+
+  void read_from(pid_t pid) {
+    Child& child = children_[pid];
+    char bytes[4096];
+    ssize_t got = read(child.from, bytes, sizeof bytes);
+    if (got > 0) {
+      child.buffer.append(bytes, static_cast<std::size_t>(got));
+      for (std::size_t at; (at = child.buffer.find('\n')) != std::string::npos;) {
+        take_line(child, child.buffer.substr(0, at));
+        child.buffer.erase(0, at + 1);
+      }
+      return;
+    }
+    int status = 0;
+    waitpid(pid, &status, 0);
+    std::string crash;
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) crash = cause_of_crash(child.errors, status);
+    std::fclose(child.errors);
+    close(child.from);
+    Child ended = std::move(child);
+    children_.erase(pid);
+    if (crash.empty()) return;
+    fail(ended.current, crash);
+    if (ended.current + 1 < ended.end) start(ended.current + 1, ended.end);
+  }
+
+  void take_line(Child& child, const std::string& line) {
+    unsigned long long seed = 0, events = 0, operations = 0, failed = 0;
+    int lost = 0, length = 0;
+    unsigned blackouts = 0;
+    double seconds = 0;
+    if (std::sscanf(line.c_str(), "begin %llu", &seed) == 1) {
+      child.current = seed;
+      return;
+    }
+    if (std::sscanf(line.c_str(), "end %llu %d %llu %llu %llu %u %lf %n", &seed, &lost, &events, &operations, &failed,
+                    &blackouts, &seconds, &length) < 7) {
+      return;
+    }
+    totals_.events += events;
+    totals_.operations += operations;
+    totals_.failed_operations += failed;
+    totals_.blackouts += blackouts;
+    totals_.lost += static_cast<std::uint64_t>(lost);
+    totals_.virtual_seconds += seconds;
+    std::string violation = line.substr(static_cast<std::size_t>(length));
+    if (violation.empty()) {
+      ++totals_.passed;
+    } else {
+      fail(seed, violation);
+    }
+  }
+
+  void fail(std::uint64_t seed, const std::string& why) {
+    ++totals_.failed;
+    std::printf("seed %llu: %s\n    replay: npm run sim -- --seed %llu --trace\n", ull(seed), why.c_str(), ull(seed));
+    std::fflush(stdout);
+  }
+
+  Options options_;
+  std::uint64_t next_;
+  std::map<pid_t, Child> children_;
+  Totals totals_;
+};
+
+int run_one(std::uint64_t seed, bool trace) {
+  Outcome outcome = holdfast::sim::simulate(seed, trace);
+  std::printf("seed %llu: %s\n  %s\n  hash %016llx, %llu events, %llu operations (%llu failed), %llu epochs, %.1f simulated s\n",
+              static_cast<unsigned long long>(seed),
+              outcome.violation.empty() ? (outcome.lost ? "lost to injected damage" : "passed") : outcome.violation.c_str(),
+              outcome.scenario.c_str(), static_cast<unsigned long long>(outcome.hash),
+              static_cast<unsigned long long>(outcome.events), static_cast<unsigned long long>(outcome.operations),
+              static_cast<unsigned long long>(outcome.failed_operations),
+              static_cast<unsigned long long>(outcome.epochs), outcome.virtual_seconds);
+  std::fflush(nullptr);
+  _exit(outcome.violation.empty() ? 0 : 1);
+}
+
+bool parse(int argc, char** argv, Options& options) {
+  bool seed_given = false, seeds_given = false;
+  for (int i = 1; i < argc; ++i) {
+    std::string name = argv[i];
+    if (name == "--trace") {
+      options.trace = true;
+      continue;
+    }
+    char* rest = nullptr;
+    if (i + 1 == argc) return false;
+    std::uint64_t value = std::strtoull(argv[++i], &rest, 10);
+    if (*rest != '\0') return false;
+    if (name == "--seed") {
+      options.first = value;
+      seed_given = true;
+    } else if (name == "--seeds") {
+      options.count = value;
+      seeds_given = true;
+    } else if (name == "--jobs" && value > 0) {
+      options.jobs = static_cast<unsigned>(value);
+    } else {
+      return false;
+    }
+  }
+  if (seed_given && !seeds_given) options.count = 1;
+  return options.count > 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Options options;
+  options.jobs = static_cast<unsigned>(std::max(1L, sysconf(_SC_NPROCESSORS_ONLN)));
+  if (!parse(argc, argv, options)) {
+    std::fprintf(stderr, "usage: sim [--seeds N] [--seed S] [--jobs J] [--trace]\n");
+    return 2;
+  }
+  holdfast::set_log_level(options.trace ? holdfast::LogLevel::kInfo : holdfast::LogLevel::kError);
+  if (options.count == 1) run_one(options.first, options.trace);
+  return Runner(options).run();
+}

@@ -1,0 +1,157 @@
+#include "sim_cluster/simulation.h"
+
+#include "sim_cluster/cluster.h"
+#include "sim_cluster/faults.h"
+#include "sim_cluster/rest_checks.h"
+
+namespace holdfast::sim {
+
+namespace {
+
+// After the faults have stopped everything has to be in order within this time.
+constexpr Nanos kRecoveryMax = 300s;
+constexpr Nanos kDrainMax = 60s;
+
+class Run {
+ public:
+  Run(Cluster& cluster) : cluster_(cluster), faults_(cluster) {}
+
+  // False: something is wrong, or the volume is lost.
+  void go() {
+    cluster_.begin();
+    if (bad()) return;
+    faults_.start();
+    cluster_.run_until([this, end = cluster_.world.now() + cluster_.scenario.faults_for] {
+      return cluster_.world.now() >= end;
+    }, cluster_.scenario.faults_for);
+    faults_.stop();
+    if (bad()) return;
+    cluster_.calm();
+    if (!recover()) return;
+    verify();
+    if (bad()) return;
+    check_at_rest(cluster_);
+    if (bad()) return;
+    survive_power_loss();
+    if (bad()) return;
+    if (std::optional<std::string> unexplained = cluster_.oracle.history().check()) {
+      cluster_.oracle.violated(*unexplained);
+    }
+  }
+  bool lost() const { return lost_; }
+
+ private:
+  bool bad() const { return !cluster_.oracle.violation().empty(); }
+
+  // Everything becomes in-sync again while the clients go on; then they stop.
+  bool recover() {
+    bool healthy = cluster_.run_until([this] { return cluster_.healthy() || cluster_.lost_for_good(); }, kRecoveryMax);
+    if (bad()) return false;
+    if (!cluster_.healthy() && cluster_.all_in_sync_damaged()) {
+      lost_ = true;
+      if (std::optional<std::string> unexplained = cluster_.oracle.history().check()) {
+        cluster_.oracle.violated(*unexplained);
+      }
+      return false;
+    }
+    if (!healthy) cluster_.oracle.violated("not in order long after the faults stopped: " + why_not_healthy());
+    cluster_.run_until([] { return false; }, Nanos(cluster_.world.random().below(500'000'000)));
+    cluster_.stop_clients();
+    drain();
+    return !bad();
+  }
+
+  void drain() {
+    if (!cluster_.run_until([this] { return cluster_.in_flight() == 0; }, kDrainMax)) {
+      cluster_.oracle.violated(std::to_string(cluster_.in_flight()) + " operations did not end after the faults stopped");
+    }
+  }
+
+  void verify() {
+    in_engine([](Client& client) { client.read_all(); });
+    drain();
+    in_engine([](Client& client) { client.flush(); });
+    drain();
+    if (!cluster_.oracle.violation().empty()) return;
+    if (cluster_.current()->client()->flush_failed()) cluster_.oracle.violated("the last flush failed");
+  }
+
+  void in_engine(void (*work)(Client&)) {
+    bool done = false;
+    cluster_.world.schedule(
+        cluster_.world.now(), cluster_.current()->host().process(),
+        [this, work, &done] {
+          work(*cluster_.current()->client());
+          done = true;
+        },
+        "verify");
+    cluster_.run_until([&done] { return done; }, 10s);
+  }
+
+  // What was flushed must be there when every host has lost its power.
+  void survive_power_loss() {
+    if (!cluster_.world.random().chance(1, 2)) return;
+    for (const std::string& node : cluster_.node_names()) cluster_.power_off(node, Nanos(0));
+    if (!cluster_.run_until([this] { return cluster_.healthy(); }, kRecoveryMax)) {
+      if (!cluster_.all_in_sync_damaged()) {
+        cluster_.oracle.violated("not in order after the last power loss: " + why_not_healthy());
+      } else {
+        lost_ = true;
+      }
+      return;
+    }
+    verify();
+  }
+
+  std::string why_not_healthy() const {
+    std::string text = "in-sync are";
+    for (ReplicaId id : cluster_.store.record().in_sync) text += " " + std::to_string(id.value());
+    for (const Cluster::Member& member : cluster_.members) {
+      const ReplicaNode& node = *member.node;
+      text += "; replica " + std::to_string(node.id().value()) + " state " +
+              std::to_string(static_cast<int>(node.state())) + (node.damaged() ? " damaged" : "") +
+              (node.disk() && !node.disk()->failure().empty() ? " " + node.disk()->failure() : "");
+    }
+    Attachment* current = cluster_.current();
+    if (!current) return text + "; not attached";
+    text += "; epoch " + std::to_string(current->epoch().value()) + " attachment state " +
+            std::to_string(static_cast<int>(current->state()));
+    if (current->failure()) text += " " + current->failure()->to_string();
+    if (current->state() != Attachment::State::kServing) return text;
+    engine::EngineStatus status = current->engine()->status();
+    text += " " + status.failure;
+    for (const engine::ReplicaStatus& replica : status.replicas) {
+      text += "; engine sees " + std::to_string(replica.id.value()) + " in phase " +
+              std::to_string(static_cast<int>(replica.phase)) + " (" + replica.reason + ")";
+    }
+    return text;
+  }
+
+  Cluster& cluster_;
+  FaultInjector faults_;
+  bool lost_ = false;
+};
+
+}  // namespace
+
+Outcome simulate(std::uint64_t seed, bool trace) {
+  // Never destroyed: killed processes may still refer to it.
+  auto* cluster = new Cluster(seed, Scenario::from(seed), trace);
+  cluster->world.trace(cluster->scenario.describe());
+  auto* run = new Run(*cluster);
+  run->go();
+  Outcome outcome;
+  outcome.violation = cluster->oracle.violation();
+  outcome.lost = run->lost();
+  outcome.hash = cluster->world.hash();
+  outcome.events = cluster->world.events();
+  outcome.operations = cluster->counts.operations;
+  outcome.failed_operations = cluster->counts.failed;
+  outcome.epochs = cluster->store.record().epoch.value();
+  outcome.blackouts = cluster->oracle.losses();
+  outcome.scenario = cluster->scenario.describe();
+  outcome.virtual_seconds = static_cast<double>(cluster->world.now().count()) / 1e9;
+  return outcome;
+}
+
+}  // namespace holdfast::sim
