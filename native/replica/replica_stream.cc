@@ -26,7 +26,8 @@ void ReplicaStream::bind(ServedReplica* replica, Fencing fencing, Epoch epoch) {
 
 void ReplicaStream::end(Status status) {
   if (ended()) return;
-  bool stuck = !status.ok() && call_->unsent_bytes() > (appends() ? kQueuedAcknowledgementsMax : 0);
+  bool fences = !status.ok() && status.error().code() == ErrorCode::kEpochSuperseded;
+  bool stuck = fences && call_->unsent_bytes() > (appends() ? kQueuedAcknowledgementsMax : 0);
   if (!stuck) call_->finish(std::move(status));
   let_go();
 }
