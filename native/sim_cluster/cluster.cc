@@ -112,8 +112,8 @@ void Cluster::look_after_engine() {
   bool gone = !current_ || current_->state() == Attachment::State::kFailed ||
               current_->state() == Attachment::State::kClosed || current_->is_fenced();
   if (!gone) {
-    bool waits = current_->host().process()->frozen ||
-                 (current_->engine() && !current_->engine()->status().failure.empty());
+    bool waits =
+        current_->host().process()->frozen || (current_->engine() && !current_->engine()->status().failure.empty());
     if (!waits) unhealthy_since_ = Nanos(-1);
     if (waits && unhealthy_since_ < Nanos(0)) unhealthy_since_ = world.now();
     gone = waits && world.now() - unhealthy_since_ > kPatience;
@@ -177,10 +177,14 @@ void Cluster::on_opened(Attachment& attachment) {
   }
   world.trace("epoch " + epoch + " serves after entry " + std::to_string(recovery.last.value()));
   oracle.serving(recovery);
-  Client::Setup setup{&world,       attachment.host().process()->env.get(),
-                      &oracle,      &seen,
-                      &counts,      &scenario,
-                      attachment.epoch(), [this](ErrorCode code) { return may_fail(code); }};
+  Client::Setup setup{&world,
+                      attachment.host().process()->env.get(),
+                      &oracle,
+                      &seen,
+                      &counts,
+                      &scenario,
+                      attachment.epoch(),
+                      [this](ErrorCode code) { return may_fail(code); }};
   attachment.start_client(std::move(setup));
   if (calm_) attachment.client()->stop();
 }

@@ -45,7 +45,9 @@ class Cluster {
   void calm();
 
   Attachment* current() const { return current_; }
-  bool serving() const { return current_ && current_->state() == Attachment::State::kServing && !current_->is_fenced(); }
+  bool serving() const {
+    return current_ && current_->state() == Attachment::State::kServing && !current_->is_fenced();
+  }
   // The volume is attached and every replica is in-sync.
   bool healthy() const;
   unsigned in_flight() const;

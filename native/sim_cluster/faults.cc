@@ -35,15 +35,20 @@ void FaultInjector::strike() {
 
 void FaultInjector::later(Nanos most, Callback<void()> undo) {
   world_.schedule(
-      world_.now() + moment(most), nullptr, [this, undo = new Callback<void()>(std::move(undo))] {
+      world_.now() + moment(most), nullptr,
+      [this, undo = new Callback<void()>(std::move(undo))] {
         std::unique_ptr<Callback<void()>> owned(undo);
         if (running_) (*owned)();  // afterwards Cluster::calm() has undone everything
       },
       "fault");
 }
 
-Nanos FaultInjector::moment(Nanos most) { return Nanos(world_.random().below(static_cast<std::uint64_t>(most.count()))); }
-Cluster::Member& FaultInjector::any_member() { return cluster_.members[world_.random().below(cluster_.members.size())]; }
+Nanos FaultInjector::moment(Nanos most) {
+  return Nanos(world_.random().below(static_cast<std::uint64_t>(most.count())));
+}
+Cluster::Member& FaultInjector::any_member() {
+  return cluster_.members[world_.random().below(cluster_.members.size())];
+}
 EngineHost& FaultInjector::any_host() { return cluster_.hosts[world_.random().below(cluster_.hosts.size())]; }
 std::string FaultInjector::any_node() {
   std::vector<std::string> names = cluster_.node_names();

@@ -72,8 +72,8 @@ void check_space(Cluster& cluster, const ReplicaNode& node, const CopyContent& c
   std::uint64_t used = node.store()->info().used_bytes;
   std::string where = name_of(node) + " at rest: ";
   if (space.used_bytes != used) {
-    cluster.oracle.violated(where + "the disk counts " + std::to_string(space.used_bytes) + " used bytes, its replica " +
-                            std::to_string(used));
+    cluster.oracle.violated(where + "the disk counts " + std::to_string(space.used_bytes) +
+                            " used bytes, its replica " + std::to_string(used));
   }
   if (used != copy.slots * kChunkSize) {
     cluster.oracle.violated(where + std::to_string(used) + " bytes are in use for " + std::to_string(copy.slots) +

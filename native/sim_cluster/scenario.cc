@@ -6,9 +6,9 @@ namespace holdfast::sim {
 
 namespace {
 constexpr std::array<std::string_view, kFaults> kNames = {
-    "kill-replica", "kill-engine", "restart-engine", "take-over",         "power-off-node", "power-off-all",
-    "partition",    "reset",       "slow-link",      "freeze",            "store-down",     "slow-disk",
-    "disk-errors",  "corrupt-reads", "flip-bits",    "disk-full",         "replace-replica"};
+    "kill-replica", "kill-engine",   "restart-engine", "take-over", "power-off-node", "power-off-all",
+    "partition",    "reset",         "slow-link",      "freeze",    "store-down",     "slow-disk",
+    "disk-errors",  "corrupt-reads", "flip-bits",      "disk-full", "replace-replica"};
 }  // namespace
 
 std::string_view fault_name(Fault fault) { return kNames[static_cast<std::size_t>(fault)]; }

@@ -38,7 +38,6 @@ struct Totals {
   double virtual_seconds = 0;
 };
 
-
 std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
 
 void write_all(int fd, const std::string& text) {
@@ -216,13 +215,15 @@ class Runner {
 
 int run_one(std::uint64_t seed, bool trace) {
   Outcome outcome = holdfast::sim::simulate(seed, trace);
-  std::printf("seed %llu: %s\n  %s\n  hash %016llx, %llu events, %llu operations (%llu failed), %llu epochs, %.1f simulated s\n",
-              static_cast<unsigned long long>(seed),
-              outcome.violation.empty() ? (outcome.lost ? "lost to injected damage" : "passed") : outcome.violation.c_str(),
-              outcome.scenario.c_str(), static_cast<unsigned long long>(outcome.hash),
-              static_cast<unsigned long long>(outcome.events), static_cast<unsigned long long>(outcome.operations),
-              static_cast<unsigned long long>(outcome.failed_operations),
-              static_cast<unsigned long long>(outcome.epochs), outcome.virtual_seconds);
+  std::printf(
+      "seed %llu: %s\n  %s\n  hash %016llx, %llu events, %llu operations (%llu failed), %llu epochs, %.1f simulated "
+      "s\n",
+      static_cast<unsigned long long>(seed),
+      outcome.violation.empty() ? (outcome.lost ? "lost to injected damage" : "passed") : outcome.violation.c_str(),
+      outcome.scenario.c_str(), static_cast<unsigned long long>(outcome.hash),
+      static_cast<unsigned long long>(outcome.events), static_cast<unsigned long long>(outcome.operations),
+      static_cast<unsigned long long>(outcome.failed_operations), static_cast<unsigned long long>(outcome.epochs),
+      outcome.virtual_seconds);
   std::fflush(nullptr);
   _exit(outcome.violation.empty() ? 0 : 1);
 }

@@ -21,9 +21,9 @@ class Run {
     cluster_.begin();
     if (bad()) return;
     faults_.start();
-    cluster_.run_until([this, end = cluster_.world.now() + cluster_.scenario.faults_for] {
-      return cluster_.world.now() >= end;
-    }, cluster_.scenario.faults_for);
+    cluster_.run_until(
+        [this, end = cluster_.world.now() + cluster_.scenario.faults_for] { return cluster_.world.now() >= end; },
+        cluster_.scenario.faults_for);
     faults_.stop();
     if (bad()) return;
     cluster_.calm();
@@ -63,7 +63,8 @@ class Run {
 
   void drain() {
     if (!cluster_.run_until([this] { return cluster_.in_flight() == 0; }, kDrainMax)) {
-      cluster_.oracle.violated(std::to_string(cluster_.in_flight()) + " operations did not end after the faults stopped");
+      cluster_.oracle.violated(std::to_string(cluster_.in_flight()) +
+                               " operations did not end after the faults stopped");
     }
   }
 
