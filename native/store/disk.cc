@@ -95,14 +95,14 @@ Disk::Room Disk::room_for(Need need) {
   std::uint64_t soft = hard > reserve_slots_ ? hard - reserve_slots_ : 0;
   if (need.certain > soft || wanted > hard) return Room::kNo;
   if (taken + wanted <= slots_.size()) return Room::kYes;
-  grow_if_needed();
+  grow_if_needed(wanted);
   return Room::kGrowing;
 }
 
-void Disk::grow_if_needed() {
+void Disk::grow_if_needed(std::uint64_t wanted) {
   std::uint64_t taken = slots_.used() + reserved_;
-  if (growing_ || failure_ || slots_.size() >= total_slots_ || taken + grow_step_ / 2 < slots_.size() || closing_)
-    return;
+  if (growing_ || failure_ || slots_.size() >= total_slots_ || closing_) return;
+  if (taken + std::max(wanted, grow_step_ / 2 + 1) <= slots_.size()) return;
   growing_ = true;
   std::uint64_t slots = std::min(grow_step_, total_slots_ - slots_.size());
   data_->allocate(slots_.size() * kChunkSize, slots * kChunkSize, [this, slots](Status status) {

@@ -77,8 +77,8 @@ class Disk final : public DiskStore {
     CHECK(reserved_ >= slots);
     reserved_ -= slots;
   }
-  // Grows the data file when little is left.
-  void grow_if_needed();
+  // Grows the data file when little is left, or less than `wanted` slots that somebody waits for.
+  void grow_if_needed(std::uint64_t wanted = 0);
   // Ends the use of a slot once no read that has begun can see it.
   void free_slots_later(std::vector<std::uint64_t> slots, Callback<void()> done);
 

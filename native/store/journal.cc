@@ -49,7 +49,8 @@ Journal::Journal(Env& env, File& file, File& data, JournalGeometry geometry, Jou
       data_(data),
       geometry_(geometry),
       state_(std::move(state)),
-      batch_blocks_max_(static_cast<std::uint32_t>(std::min<std::uint64_t>(kBatchBlocksMax, geometry.blocks / 4))),
+      batch_blocks_max_(static_cast<std::uint32_t>(
+          std::clamp<std::uint64_t>(geometry.blocks / 4, kLargestEntryBlocks, kBatchBlocksMax))),
       next_position_(next_position),
       deferred_(env) {
   CHECK(geometry.blocks >= kJournalBlocksMin);

@@ -16,8 +16,10 @@ namespace holdfast::store {
 
 inline constexpr std::uint64_t kJournalMagic = 0x3130'4C4E'524A'4648ull;  // "HFJRNL01"
 inline constexpr std::uint32_t kJournalFormat = 1;
-inline constexpr std::uint32_t kJournalBlocksMin = 1024;  // 4 MiB: four of the largest entries fit
-inline constexpr std::uint32_t kBatchBlocksMax = 1024;    // 4 MiB, and never more than a quarter of the ring
+inline constexpr std::uint32_t kJournalBlocksMin = 1024;  // 4 MiB: three of the largest entries fit
+// 4 MiB, and never more than a quarter of the ring or the largest entry alone.
+inline constexpr std::uint32_t kBatchBlocksMax = 1024;
+inline constexpr std::uint32_t kLargestEntryBlocks = kWriteBlocksMax + 1;  // its data and its header
 inline constexpr std::uint32_t kBatchHeaderBlocksMax = 16;
 inline constexpr std::uint32_t kBatchEntriesMax = 480;  // 2 parts each at most, below File's 1,024 parts
 inline constexpr std::uint32_t kDirectPiecesMax = kWriteBlocksMax / kBlocksPerChunk;

@@ -243,6 +243,28 @@ TEST_F(StoreTest, FullJournalWaitsAndWrapsForEver) {
   EXPECT_EQ(tags(range(appended % 50 * 64 + 1, 1)), (std::vector<std::uint64_t>{appended}));
 }
 
+// A tiny disk grows by less than one entry may need: the entry waits for several steps, not for ever.
+TEST_F(StoreTest, AppendsOnATinyDiskWaitUntilItHasGrown) {
+  machine.options.capacity_bytes = 32 * kChunkSize;
+  open();
+  for (std::uint64_t seq = 1; seq <= 4; ++seq) {
+    one().set_committed(Seq(seq - 1));
+    ASSERT_TRUE(write(seq, range((seq - 1) * 300 + 32, 256), seq * 1000).ok());
+  }
+}
+
+// Without free slots whole chunks are written through the journal, where even the largest entry fits the smallest ring.
+TEST_F(StoreTest, LargestEntryFitsTheSmallestJournal) {
+  machine.options.capacity_bytes = 9 * kChunkSize;  // 5 for data, 4 in reserve
+  open();
+  for (std::uint64_t seq = 1; seq <= 12; ++seq) {
+    ASSERT_TRUE(write(seq, range(0, 256), seq * 1000).ok());
+    one().set_committed(Seq(seq));
+    machine.settle();
+  }
+  EXPECT_EQ(tags(range(255, 1)), std::vector<std::uint64_t>{12'255});
+}
+
 TEST_F(StoreTest, IdleStoreHasNoTimers) {
   open();
   ASSERT_TRUE(write(1, range(0, 100), 1).ok());
