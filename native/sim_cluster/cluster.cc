@@ -295,7 +295,7 @@ const Cluster::Member* Cluster::member_of(ReplicaId id) const {
 bool Cluster::healthy() const {
   if (!serving() || store.record().in_sync.size() != members.size()) return false;
   for (const Member& member : members) {
-    if (member.retiring || !store.in_sync(member.node->id())) return false;
+    if (member.retiring || !store.in_sync(member.node->id()) || !member.node->store()) return false;
   }
   engine::EngineStatus status = current_->engine()->status();
   return status.failure.empty() && status.replicas.size() == members.size() &&

@@ -46,7 +46,8 @@ class Cluster {
 
   Attachment* current() const { return current_; }
   bool serving() const {
-    return current_ && current_->state() == Attachment::State::kServing && !current_->is_fenced();
+    return current_ && current_->state() == Attachment::State::kServing && !current_->is_fenced() &&
+           !current_->is_closing();
   }
   // The volume is attached and every replica is in-sync.
   bool healthy() const;

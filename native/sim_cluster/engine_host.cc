@@ -33,6 +33,7 @@ void Attachment::start_client(Client::Setup setup) {
 }
 
 void Attachment::close() {
+  closing_ = true;
   if (client_) client_->stop();
   if (!engine_) {
     state_ = State::kClosed;
@@ -48,6 +49,7 @@ void Attachment::close() {
 }
 
 void Attachment::destroy() {
+  closing_ = true;
   if (client_) client_->stop();
   bool serving = state_ == State::kServing;
   state_ = State::kClosed;

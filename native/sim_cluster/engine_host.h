@@ -35,6 +35,8 @@ class Attachment final : public engine::Membership {
   State state() const { return state_; }
   Epoch epoch() const { return config_.epoch; }
   bool is_fenced() const { return fenced_; }
+  // It was told to go: nothing new is asked of it.
+  bool is_closing() const { return closing_; }
   EngineHost& host() const { return host_; }
   engine::Engine* engine() const { return engine_.get(); }
   Client* client() const { return client_.get(); }
@@ -56,6 +58,7 @@ class Attachment final : public engine::Membership {
   Process* process_;
   State state_ = State::kOpening;
   bool fenced_ = false;
+  bool closing_ = false;
   std::optional<Error> failure_;
   std::unique_ptr<engine::Engine> engine_;
   std::unique_ptr<Client> client_;

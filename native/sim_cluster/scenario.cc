@@ -22,7 +22,7 @@ Scenario Scenario::from(std::uint64_t seed) {
   if (scenario.colocated) scenario.hosts = std::min(scenario.hosts, scenario.replicas);
   scenario.size_blocks = 64 * random.between(2, random.chance(1, 4) ? 64 : 12) - (random.chance(1, 4) ? 8 : 0);
   scenario.logical_block_size = random.chance(1, 3) ? 512 : 4'096;
-  scenario.journal_bytes = std::uint64_t{1} << random.between(20, 23);
+  scenario.journal_bytes = std::uint64_t{1} << random.between(22, 24);
   scenario.cache_bytes = std::uint64_t{1} << random.between(18, 22);
   scenario.rebuild_bytes_per_second = random.chance(1, 4) ? random.between(1, 8) << 20 : 0;
   scenario.depth = static_cast<unsigned>(random.between(1, 32));

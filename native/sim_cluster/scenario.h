@@ -44,7 +44,7 @@ struct Scenario {
   bool colocated = false;  // they are nodes of replicas, too
   std::uint64_t size_blocks = 1'024;
   std::uint32_t logical_block_size = 4'096;
-  std::uint64_t journal_bytes = 2u << 20;
+  std::uint64_t journal_bytes = 4u << 20;
   std::uint64_t cache_bytes = 1u << 20;
   std::uint64_t rebuild_bytes_per_second = 0;
   unsigned depth = 16;    // operations in flight
