@@ -14,12 +14,15 @@ import { attempt, run } from './lib/process.js';
 let folder: string;
 let cluster: Cluster;
 let url: string;
+let url4k: string;
 
 beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), 'holdfast-compliance-'));
   cluster = await Cluster.start({ folder });
   await cluster.createVolume('suite', '1Gi');
   url = (await cluster.attach('suite')).iscsi.url;
+  await cluster.createVolume('suite4k', '1Gi', '--block-size', '4096');
+  url4k = (await cluster.attach('suite4k')).iscsi.url;
 });
 afterAll(async () => {
   await cluster.stop();
@@ -38,11 +41,19 @@ function parseSuite(suite: string, text: string): SuiteResult {
   for (const block of text.split(/^(?=\s*Test: )/m)) {
     const name = /^\s*Test: (\S+)/.exec(block)?.[1];
     if (name === undefined) continue;
-    if (!/(\.\.\.|^)passed$/m.test(block)) result.failed.push(`${suite}.${name}`);
+    // What the suite prints while it cleans up may follow on the same line.
+    if (!/(\.\.\.|^)passed\b/m.test(block)) result.failed.push(`${suite}.${name}`);
     else if (block.includes('[SKIPPED]')) result.skipped.push(`${suite}.${name}`);
     else result.passed.push(`${suite}.${name}`);
   }
   return result;
+}
+
+/** The URLs of a suite; the exceptions have their reasons in docs/iscsi-compliance.md. */
+function urlsOf(suite: string): string[] {
+  if (suite === 'GetLBAStatus') return [url4k];
+  if (suite === 'MultipathIO') return [url, url];
+  return [url];
 }
 
 async function suites(): Promise<string[]> {
@@ -58,10 +69,8 @@ test('libiscsi: 0 failures, and only documented skips', async () => {
   for (const suite of names) {
     const outcome = await attempt(
       'iscsi-test-cu',
-      ['--dataloss', '--allow-sanitize', '-v', '-t', `ALL.${suite}`, url],
-      {
-        timeoutMilliseconds: 120_000,
-      },
+      ['--dataloss', '--allow-sanitize', '-v', '-t', `ALL.${suite}`, ...urlsOf(suite)],
+      { timeoutMilliseconds: 120_000 },
     );
     const result = parseSuite(suite, outcome.stdout);
     const count = result.passed.length + result.failed.length + result.skipped.length;
@@ -76,5 +85,5 @@ test('libiscsi: 0 failures, and only documented skips', async () => {
   );
   expect(total.failed).toEqual([]);
   expect(total.skipped.filter((name) => !documented.includes(`\`${name}\``))).toEqual([]);
-  expect(total.passed.length).toBeGreaterThanOrEqual(173);
+  expect(total.passed.length).toBeGreaterThanOrEqual(201);
 }, 600_000);

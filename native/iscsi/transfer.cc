@@ -72,11 +72,12 @@ void Session::handle_command(const ScsiCommand& pdu, Slice data) {
 // ---- memory ----
 
 std::uint64_t Session::memory_needed(const Task& task) const {
-  return task.received < task.wanted ? task.wanted - task.immediate.size() : task.data_in_estimate;
+  if (task.charged_bytes > 0) return 0;
+  return (task.received < task.wanted ? task.wanted - task.immediate.size() : 0) + task.data_in_estimate;
 }
 
-// Takes the memory that the next step of the task needs; false: it waits its turn. A session that holds none may
-// always take some, so that nobody starves.
+// Takes all the memory that the task will need, at once; false: it waits its turn. No task waits while it holds some,
+// and a session that holds none may always take some, so that nobody starves.
 bool Session::charge(Task& task) {
   std::uint64_t bytes = memory_needed(task);
   if (bytes == 0) return true;
@@ -121,6 +122,7 @@ void Session::start_data_out(Task& task) {
   task.sequence_end = std::min(task.expected, parameters_.FirstBurstLength);
   std::uint64_t bytes = std::max(task.wanted, task.sequence_end) - task.immediate.size();
   task.buffer = server_.env().buffers().allocate(bytes);
+  bytes += task.data_in_estimate;
   task.charged_bytes += bytes;
   charged_ += bytes;
   server_.memory_taken(bytes);

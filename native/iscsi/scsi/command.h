@@ -10,6 +10,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <span>
 #include <string>
@@ -27,12 +28,22 @@ struct Operation;
 // SAM-5 section 8.9.
 enum class TaskAttribute : std::uint8_t { kUntagged = 0, kSimple = 1, kOrdered = 2, kHeadOfQueue = 3, kAca = 4 };
 
+// An EXTENDED COPY as RECEIVE COPY STATUS tells it to the nexus that sent it.
+struct CopyRecord {
+  enum class State : std::uint8_t { kInProgress = 0, kDone = 1, kFailed = 2 };  // COPY MANAGER STATUS
+  std::uint8_t list_identifier = 0;
+  State state = State::kInProgress;
+  std::uint16_t segments = 0;  // processed
+  std::uint64_t bytes = 0;     // written
+};
+
 // One initiator port seen by one logical unit (an I_T_L nexus). Its unit attentions wait here, oldest first.
 struct Nexus {
   // The SCSI initiator port name: "IQN,i,0xISID" (RFC 7143 section 4.4.1). Registrations belong to it.
   std::string port;
   std::vector<SenseCode> attentions;  // no duplicates
   bool prevents_removal = false;
+  std::deque<CopyRecord> copies;  // the last few, oldest first
 
   void attend(SenseCode code) {
     for (SenseCode waiting : attentions) {

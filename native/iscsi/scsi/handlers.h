@@ -60,8 +60,6 @@ bool prepare_unmap(LogicalUnit& unit, Command& command);
 void execute_unmap(LogicalUnit& unit, Command& command);
 bool prepare_write_same(LogicalUnit& unit, Command& command);
 void execute_write_same(LogicalUnit& unit, Command& command);
-bool prepare_sanitize(LogicalUnit& unit, Command& command);
-void execute_sanitize(LogicalUnit& unit, Command& command);
 
 // reservation_commands.cc
 void execute_reserve6(LogicalUnit& unit, Command& command);

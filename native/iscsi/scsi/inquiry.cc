@@ -4,6 +4,7 @@
 #include <string_view>
 
 #include "iscsi/scsi/big_endian.h"
+#include "iscsi/scsi/copy_commands.h"
 #include "iscsi/scsi/handlers.h"
 #include "iscsi/scsi/logical_unit.h"
 
@@ -18,7 +19,7 @@ constexpr std::string_view kProduct = "Volume";
 constexpr std::string_view kRevision = "1.0";
 // NAA 6 wants an IEEE company identifier. Holdfast has none: this one has the locally-administered bit set.
 constexpr std::uint64_t kCompanyId = 0x024846;
-constexpr std::uint8_t kPages[] = {0x00, 0x80, 0x83, 0x86, 0x87, 0xb0, 0xb1, 0xb2};
+constexpr std::uint8_t kPages[] = {0x00, 0x80, 0x83, 0x86, 0x87, 0x8f, 0xb0, 0xb1, 0xb2};
 
 void put_text(std::span<std::byte> field, std::string_view text) {
   std::fill(field.begin(), field.end(), std::byte{' '});
@@ -97,6 +98,7 @@ Bytes block_limits(const LogicalUnit& unit) {
   std::uint64_t block = unit.block_size();
   std::uint64_t physical = kPhysicalBlockBytes / block;
   // Offsets are those of the page less its four-byte header.
+  out[0] = std::byte{0x01};  // WSNZ: a count of zero would mean "to the end of the volume"
   out[1] = static_cast<std::byte>(std::min<std::uint64_t>(kCompareAndWriteBytesMax / block, 255));
   store_be(out, 2, 2, kGranularityBytesOptimal / block);
   store_be(out, 4, 4, kTransferBytesMax / block);
@@ -139,6 +141,8 @@ std::optional<Bytes> page_content(LogicalUnit& unit, std::uint8_t page) {
       return extended_inquiry();
     case 0x87:
       return mode_page_policy();
+    case 0x8f:
+      return third_party_copy_page();
     case 0xb0:
       return block_limits(unit);
     case 0xb1:

@@ -94,7 +94,8 @@ bool LogicalUnit::admit(Command& command, std::uint64_t lun) {
   }
   if (command.cdb8(operation.cdb_size - 1u) & 0x04) return reject(command, invalid_field(operation.cdb_size - 1u));
   if (command.attribute == TaskAttribute::kAca) return reject(command, senses::kInvalidFieldInInformationUnit);
-  if (!check_state(command) || !check_reservations(command) || !operation.prepare(*this, command)) return false;
+  if (!check_write_protection(command) || !check_reservations(command)) return false;
+  if (!operation.prepare(*this, command)) return false;
   link(command);
   return true;
 }
@@ -128,20 +129,9 @@ bool LogicalUnit::admit_without_unit(Command& command) {
   return false;
 }
 
-bool LogicalUnit::check_state(Command& command) {
-  if (sanitize.running && (command.operation->uses_medium)) {
-    Sense busy = senses::kSanitizeInProgress;
-    busy.progress = sanitize_progress();
-    return reject(command, busy);
-  }
-  if (sanitize.failed && command.operation->uses_medium && command.operation->opcode != 0x48) {
-    return reject(command, senses::kSanitizeFailed);
-  }
-  if (command.operation->access == Access::kWrite && mode_.write_protected && command.operation->uses_medium &&
-      command.operation->opcode != 0x35 && command.operation->opcode != 0x91) {
-    return reject(command, senses::kSoftwareWriteProtected);
-  }
-  return true;
+bool LogicalUnit::check_write_protection(Command& command) {
+  if (!command.operation->changes_blocks || !mode_.write_protected) return true;
+  return reject(command, senses::kSoftwareWriteProtected);
 }
 
 bool LogicalUnit::check_reservations(Command& command) {
@@ -309,11 +299,6 @@ void LogicalUnit::reset(Nexus* nexus, Callback<void()> done) {
 }
 
 // ---- end ----
-
-void LogicalUnit::background_end() {
-  --background_;
-  if (on_idle_) check_idle();
-}
 
 void LogicalUnit::when_idle(Callback<void()> done) {
   on_idle_ = std::move(done);

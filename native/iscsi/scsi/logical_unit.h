@@ -33,9 +33,9 @@ inline constexpr std::uint64_t kTransferBytesMax = 8u << 20;
 inline constexpr std::uint64_t kTransferBytesOptimal = 1u << 20;
 inline constexpr std::uint64_t kGranularityBytesOptimal = 256u << 10;
 inline constexpr std::uint64_t kCompareAndWriteBytesMax = 64u << 10;
-inline constexpr std::uint64_t kUnmapBytesMax = 1ull << 30;
+inline constexpr std::uint64_t kUnmapBytesMax = 512u << 20;
 inline constexpr std::uint32_t kUnmapDescriptorsMax = 256;
-inline constexpr std::uint64_t kWriteSameBytesMax = 1ull << 30;
+inline constexpr std::uint64_t kWriteSameBytesMax = 16u << 20;
 inline constexpr std::uint32_t kPhysicalBlockBytes = 4096;
 // Work on long ranges is done in steps of this size, so that it can be aborted and never holds much memory.
 inline constexpr std::uint64_t kStepBytes = 1u << 20;
@@ -50,14 +50,6 @@ struct Identity {
 
 // The unit's NAA 6 designator, as VPD page 83h shows it and EXTENDED COPY names it.
 std::array<std::byte, 16> naa_identifier(const Identity& identity);
-
-// What RECEIVE COPY STATUS tells about an EXTENDED COPY that has ended.
-struct CopyOutcome {
-  std::uint8_t list_identifier = 0;
-  bool failed = false;
-  std::uint16_t segments = 0;
-  std::uint64_t bytes = 0;
-};
 
 // Stores the text of Reservations::save(). A plain function object: PERSISTENT RESERVE OUT is no I/O path.
 using ReservationSaver = std::function<void(std::string text, StatusCallback done)>;
@@ -83,7 +75,7 @@ class LogicalUnit {
   void clear_task_set(Nexus* nexus, Callback<void()> done);
   void reset(Nexus* nexus, Callback<void()> done);
 
-  bool idle() const { return tasks_head_ == nullptr && background_ == 0; }
+  bool idle() const { return tasks_head_ == nullptr; }
   // Called once, when idle() becomes true (at once, in a later turn, if it is).
   void when_idle(Callback<void()> done);
 
@@ -122,21 +114,10 @@ class LogicalUnit {
   void change_reservations(Command& command);
   void abort_nexus_tasks(Nexus* nexus, const Nexus* by, Callback<void()> done);
 
-  // Sanitize
-  struct SanitizeState {
-    bool running = false;
-    bool failed = false;
-    std::uint64_t done = 0;
-  } sanitize;
-  std::uint16_t sanitize_progress() const;
-  std::deque<CopyOutcome> copies;  // the last few
-  void background_begin() { ++background_; }
-  void background_end();
-
  private:
   friend class ReservationChange;
   bool admit_without_unit(Command& command);
-  bool check_state(Command& command);
+  bool check_write_protection(Command& command);
   bool check_reservations(Command& command);
   void link(Command& command);
   void unlink(Command& command);
@@ -156,7 +137,6 @@ class LogicalUnit {
   std::size_t running_ = 0;
   bool ordered_running_ = false;
   std::deque<Command*> queued_;  // held back by an ORDERED command
-  std::size_t background_ = 0;
   Callback<void()> on_idle_;
 
   Reservations reservations_;

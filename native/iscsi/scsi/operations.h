@@ -32,7 +32,7 @@ struct Operation {
   std::uint8_t service_action;  // in CDB byte 1, bits 0 to 4
   std::uint8_t cdb_size;
   Access access;
-  bool uses_medium;               // refused while a SANITIZE runs
+  bool changes_blocks;            // refused while the unit is write protected (control page SWP)
   bool passes_attentions;         // neither reports nor clears a unit attention
   std::uint16_t timeout_seconds;  // RECOMMENDED COMMAND TIMEOUT
   // Checks the CDB and sets offset, length and data_out_length. false: the command has failed (its sense is set).

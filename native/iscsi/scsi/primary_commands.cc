@@ -11,17 +11,12 @@ bool prepare_nothing(LogicalUnit&, Command&) { return true; }
 
 void execute_test_unit_ready(LogicalUnit& unit, Command& command) { unit.finish(command); }
 
-// SPC-4 section 6.39: the oldest unit attention, else the progress of a SANITIZE, else NO SENSE.
+// SPC-4 section 6.39: the oldest unit attention, else NO SENSE.
 void execute_request_sense(LogicalUnit& unit, Command& command) {
   Sense sense;
   if (command.nexus && !command.nexus->attentions.empty()) {
     sense = Sense{SenseKey::kUnitAttention, command.nexus->attentions.front()};
     command.nexus->attentions.erase(command.nexus->attentions.begin());
-  } else if (unit.sanitize.running) {
-    sense = senses::kSanitizeInProgress;
-    sense.progress = unit.sanitize_progress();
-  } else if (unit.sanitize.failed) {
-    sense = senses::kSanitizeFailed;
   }
   std::array<std::byte, kSenseBytesMax> bytes;
   std::size_t size = encode_sense(sense, command.cdb8(1) & 1, bytes);

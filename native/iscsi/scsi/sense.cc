@@ -8,12 +8,9 @@ namespace holdfast::scsi {
 
 namespace {
 
-// SENSE KEY SPECIFIC, three bytes with SKSV set, or zeros (SPC-4 table 46 and following).
+// SENSE KEY SPECIFIC, three bytes with SKSV set, or zeros (SPC-4 table 46).
 void put_key_specific(const Sense& sense, std::span<std::byte> out) {
-  if (sense.progress) {
-    out[0] = std::byte{0x80};
-    store_be(out, 1, 2, *sense.progress);
-  } else if (sense.field) {
+  if (sense.field) {
     out[0] = std::byte{static_cast<unsigned char>(0x80 | (sense.field->in_cdb ? 0x40 : 0))};
     store_be(out, 1, 2, sense.field->byte);
   }
@@ -44,7 +41,7 @@ std::size_t encode_descriptors(const Sense& sense, std::span<std::byte> out) {
     store_be(out, size + 4, 8, *sense.information);
     size += 12;
   }
-  if (sense.progress || sense.field) {
+  if (sense.field) {
     out[size] = std::byte{0x02};  // sense key specific descriptor
     out[size + 1] = std::byte{0x06};
     put_key_specific(sense, out.subspan(size + 4, 3));

@@ -41,13 +41,12 @@ struct Sense {
   SenseKey key = SenseKey::kNoSense;
   SenseCode code = 0;
   std::optional<std::uint64_t> information{};
-  // SENSE KEY SPECIFIC: the field at fault (ILLEGAL REQUEST), or how far an operation is, in 1/65536 (NOT READY).
+  // SENSE KEY SPECIFIC: the field at fault (ILLEGAL REQUEST).
   struct FieldPointer {
     bool in_cdb = true;
     std::uint16_t byte = 0;
   };
   std::optional<FieldPointer> field{};
-  std::optional<std::uint16_t> progress{};
 };
 
 inline constexpr std::size_t kSenseBytesMax = 32;
@@ -73,9 +72,7 @@ inline constexpr Sense kSpaceAllocationFailed{SenseKey::kDataProtect, 0x2707};
 inline constexpr Sense kMiscompare{SenseKey::kMiscompare, 0x1d00};
 inline constexpr Sense kNotReadyStopped{SenseKey::kNotReady, 0x0402};
 inline constexpr Sense kNotReadyBecomingReady{SenseKey::kNotReady, 0x0401};
-inline constexpr Sense kSanitizeInProgress{SenseKey::kNotReady, 0x041b};
 inline constexpr Sense kUnrecoveredReadError{SenseKey::kMediumError, 0x1100};
-inline constexpr Sense kSanitizeFailed{SenseKey::kMediumError, 0x3103};
 inline constexpr Sense kInternalTargetFailure{SenseKey::kHardwareError, 0x4400};
 inline constexpr Sense kProtocolServiceCrcError{SenseKey::kAbortedCommand, 0x4705};
 inline constexpr Sense kNotEnoughUnsolicitedData{SenseKey::kAbortedCommand, 0x0c0d};

@@ -76,6 +76,7 @@ bool prepare_verify(LogicalUnit& unit, Command& command) {
   if (asks_protection(command)) return unit.reject(command, invalid_field(1));
   if (byte_check(command) == 2) return unit.reject(command, invalid_field(1));
   if (!set_range(unit, command, block_fields(command), ~0ull)) return false;
+  command.data_in_estimate = std::min(command.length, kStepBytes);
   return set_verify_length(unit, command);
 }
 
@@ -93,6 +94,7 @@ bool prepare_write_and_verify(LogicalUnit& unit, Command& command) {
   if (byte_check(command) > 1) return unit.reject(command, invalid_field(1));
   if (!set_range(unit, command, block_fields(command), kTransferBytesMax)) return false;
   command.data_out_length = command.length;
+  command.data_in_estimate = std::min(command.length, kStepBytes);
   return true;
 }
 
@@ -114,9 +116,8 @@ bool prepare_compare_and_write(LogicalUnit& unit, Command& command) {
   BlockFields fields{command.cdb_field(2, 8), command.cdb8(13), 13};
   if (!set_range(unit, command, fields, kCompareAndWriteBytesMax)) return false;
   command.data_out_length = 2 * command.length;
-  if (command.expected_data_out != command.data_out_length) {
-    return unit.reject(command, senses::kInvalidFieldInInformationUnit);
-  }
+  // A comparison or a replacement by half of the blocks would be another command: the count and the offer must agree.
+  if (command.expected_data_out != command.data_out_length) return unit.reject(command, invalid_field(13));
   return true;
 }
 
@@ -137,6 +138,7 @@ bool prepare_orwrite(LogicalUnit& unit, Command& command) {
   if (asks_protection(command)) return unit.reject(command, invalid_field(1));
   if (!set_range(unit, command, block_fields(command), kTransferBytesMax)) return false;
   command.data_out_length = command.length;
+  command.data_in_estimate = 2 * std::min(command.length, kStepBytes);
   return true;
 }
 
