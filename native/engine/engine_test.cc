@@ -103,6 +103,28 @@ TEST(EngineTest, TellsWhichBlocksAreMapped) {
   EXPECT_EQ(extent((1u << 20) + 512, 1024).length, 1024u);
 }
 
+// qemu asks for the extent before each read that its own memory of extents does not cover.
+TEST(EngineTest, KnownExtentsNeedNoReplica) {
+  EngineCluster cluster(14, kBlocks);
+  cluster.attach();
+  ASSERT_TRUE(cluster.write(0, pattern(4u << 20, 'm')).ok());
+  auto ask = [&](std::uint64_t offset, std::uint64_t length) {
+    auto result = cluster.wait<Result<BlockDevice::Extent>>([&](Callback<void(Result<BlockDevice::Extent>)> done) {
+      cluster.engine().extent(offset, length, std::move(done));
+    });
+    EXPECT_TRUE(result.ok());
+    return result.ok() ? *result : BlockDevice::Extent{};
+  };
+  EXPECT_EQ(ask(2u << 20, 2u << 20).length, 2u << 20);
+  ASSERT_TRUE(cluster.zero(1u << 20, 4096).ok());
+  EXPECT_EQ(ask(0, 4u << 20).length, 1u << 20) << "asked for again, since the ZERO";
+  EXPECT_FALSE(ask(1u << 20, 3u << 20).mapped);
+
+  for (TestReplica& replica : cluster.replicas) cluster.kill(replica);
+  EXPECT_EQ(ask(3u << 20, 1u << 20).length, 1u << 20) << "nobody is left to be asked";
+  EXPECT_TRUE(ask(4096, 4096).mapped);
+}
+
 TEST(EngineTest, GrowsAndTellsItsFrontEnd) {
   EngineCluster cluster(5, kBlocks);
   cluster.attach();

@@ -14,7 +14,6 @@ namespace {
 
 constexpr std::uint32_t kZeroBufferBytes = 64u << 10;
 constexpr std::uint32_t kZeroPiecesMax = 4;
-constexpr std::uint32_t kExtentBlocksMax = 1u << 14;  // 64 MiB looked at for one answer
 
 // At most `max` blocks from `first`, ending at a multiple of `max` when there is more.
 BlockRange next_piece(std::uint64_t first, std::uint64_t end, std::uint32_t max) {
@@ -72,6 +71,7 @@ void VolumeEngine::zero(std::uint64_t offset, std::uint64_t length, bool dealloc
   op->deallocate = deallocate;
   op->cursor_block = op->first_block();
   op->done = std::move(done);
+  forget_mapped(*op);
   begin(op);
 }
 
@@ -125,7 +125,10 @@ void VolumeEngine::begin(Op* op) {
   (ops_last_ ? ops_last_->next : ops_first_) = op;
   ops_last_ = op;
   bool exclusive = op->kind != Op::Kind::kRead && op->kind != Op::Kind::kExtent;
-  if (range_lock_.acquire(&op->lock, op->first_block(), op->end_block(), exclusive, &on_granted)) run(op);
+  // What is said of blocks further on is what acknowledged operations left there; those in flight need not be waited
+  // for.
+  std::uint64_t end = op->kind == Op::Kind::kExtent ? op->first_block() + 1 : op->end_block();
+  if (range_lock_.acquire(&op->lock, op->first_block(), end, exclusive, &on_granted)) run(op);
 }
 
 void VolumeEngine::on_granted(RangeLock::Request* request) {
@@ -171,24 +174,46 @@ void VolumeEngine::run_read(Op* op) {
 }
 
 void VolumeEngine::run_extent(Op* op) {
-  std::uint64_t block = op->first_block() + op->extent_blocks;
-  BlockRange piece = next_piece(block, op->end_block(), store::kWriteBlocksMax);
-  map_blocks(piece, [this, op, piece](Result<std::vector<std::uint8_t>> present) {
-    if (!present.ok()) {
-      answer(op, std::move(present).error());
-      return finish(op);
-    }
-    bool same = true;
-    for (std::uint32_t i = 0; i < piece.count && same; ++i) {
-      bool mapped = i / 8 < present->size() && ((*present)[i / 8] >> (i % 8) & 1) != 0;
-      if (!op->extent_mapped) op->extent_mapped = mapped;
-      same = mapped == *op->extent_mapped;
-      if (same) ++op->extent_blocks;
-    }
-    if (same && piece.end() < op->end_block() && op->extent_blocks < kExtentBlocksMax) return run_extent(op);
-    answer(op, Status());
+  std::uint64_t block = op->first_block();
+  if (std::optional<std::uint64_t> end = mapped_runs_.end_of_run(block)) {
+    op->extent_mapped = true;
+    op->extent_blocks = *end - block;
+    return env_.post([this, op, alive = alive_] {
+      if (!*alive || state_ == State::kStopped) return;
+      answer(op, Status());
+      finish(op);
+    });
+  }
+  // All of the piece, and not only from `block` on: what is learned serves the questions to come.
+  std::uint64_t first = block / store::kMapBlocksMax * store::kMapBlocksMax;
+  BlockRange piece = next_piece(first, size_blocks_, store::kMapBlocksMax);
+  map_blocks(piece, [this, op, piece, changes = mapped_changes_](Result<std::vector<std::uint8_t>> present) {
+    if (present.ok()) note_mapped(op, piece, *present, changes == mapped_changes_);
+    answer(op, present.status());
     finish(op);
   });
+}
+
+// `current`: nothing that takes data away began or ended since the replica was asked.
+void VolumeEngine::note_mapped(Op* op, BlockRange piece, std::span<const std::uint8_t> present, bool current) {
+  for (std::uint32_t i = 0; current && i < piece.count;) {
+    bool mapped = (present[i / 8] >> (i % 8) & 1) != 0;
+    std::uint32_t end = end_of_equal_bits(present, i, piece.count);
+    if (mapped) mapped_runs_.add(piece.begin() + i, piece.begin() + end);
+    i = end;
+  }
+  std::uint64_t block = op->first_block();
+  auto index = static_cast<std::uint32_t>(block - piece.begin());
+  op->extent_mapped = (present[index / 8] >> (index % 8) & 1) != 0;
+  std::uint64_t end = piece.begin() + end_of_equal_bits(present, index, piece.count);
+  if (*op->extent_mapped) end = std::max(end, mapped_runs_.end_of_run(block).value_or(end));
+  op->extent_blocks = end - block;
+}
+
+// Called when a ZERO begins and again when it ends: what a replica says in between may be of before or after it.
+void VolumeEngine::forget_mapped(const Op& op) {
+  mapped_runs_.remove(op.first_block(), op.end_block());
+  ++mapped_changes_;
 }
 
 // Reads again, beginning with the copy that was bad, now that nothing else can change the blocks.
@@ -374,6 +399,7 @@ void VolumeEngine::finish(Op* op) {
   (op->previous ? op->previous->next : ops_first_) = op->next;
   (op->next ? op->next->previous : ops_last_) = op->previous;
   if (op->kind == Op::Kind::kRepair) --repairs_under_way_;
+  if (op->kind == Op::Kind::kZero) forget_mapped(*op);
   op->clear();
   range_lock_.release(&op->lock);
   op_pool_.give_back(op);

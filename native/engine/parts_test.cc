@@ -9,11 +9,73 @@
 #include "engine/history.h"
 #include "engine/in_sync_set.h"
 #include "engine/log_window.h"
+#include "engine/mapped_runs.h"
 #include "engine/range_lock.h"
 #include "engine/slice_cutter.h"
 
 namespace holdfast::engine {
 namespace {
+
+// ---- mapped runs ----
+
+TEST(MappedRunsTest, NeighboursBecomeOneAndRemovedPartsAreForgotten) {
+  MappedRuns runs;
+  runs.add(0, 128);
+  runs.add(256, 512);
+  EXPECT_EQ(runs.end_of_run(0), 128u);
+  EXPECT_EQ(runs.end_of_run(128), std::nullopt);
+  runs.add(128, 256);
+  EXPECT_EQ(runs.size(), 1u);
+  EXPECT_EQ(runs.end_of_run(5), 512u);
+  runs.remove(200, 201);
+  EXPECT_EQ(runs.end_of_run(199), 200u);
+  EXPECT_EQ(runs.end_of_run(200), std::nullopt);
+  EXPECT_EQ(runs.end_of_run(201), 512u);
+  runs.remove(0, 1'000);
+  EXPECT_EQ(runs.size(), 0u);
+}
+
+// Against a plain set of blocks: never claims what was not added, or what was removed.
+TEST(MappedRunsTest, NeverClaimsTooMuch) {
+  std::mt19937_64 random(7);
+  MappedRuns runs;
+  std::vector<bool> mapped(4'096);
+  for (int step = 0; step < 3'000; ++step) {
+    std::uint64_t begin = random() % mapped.size();
+    std::uint64_t end = std::min<std::uint64_t>(mapped.size(), begin + 1 + random() % 300);
+    bool adding = random() % 2 == 0;
+    adding ? runs.add(begin, end) : runs.remove(begin, end);
+    std::fill(mapped.begin() + std::ptrdiff_t(begin), mapped.begin() + std::ptrdiff_t(end), adding);
+    for (std::uint64_t block = random() % 64; block < mapped.size(); block += 17) {
+      std::optional<std::uint64_t> run_end = runs.end_of_run(block);
+      if (!run_end) continue;
+      ASSERT_GT(*run_end, block);
+      for (std::uint64_t i = block; i < *run_end; ++i) ASSERT_TRUE(mapped[i]) << step << " " << i;
+    }
+  }
+}
+
+TEST(MappedRunsTest, KeepsABoundedNumber) {
+  MappedRuns runs;
+  for (std::uint64_t i = 0; i < 3 * MappedRuns::kRunsMax; ++i) {
+    runs.add(i * 200, i * 200 + 100);
+    ASSERT_LE(runs.size(), MappedRuns::kRunsMax);
+  }
+}
+
+TEST(MappedRunsTest, FindsTheEndOfEqualBits) {
+  std::mt19937_64 random(8);
+  for (int round = 0; round < 2'000; ++round) {
+    std::vector<std::uint8_t> bits(12);
+    for (std::uint8_t& byte : bits) byte = random() % 3 == 0 ? std::uint8_t(random()) : random() % 2 == 0 ? 0xff : 0;
+    auto count = static_cast<std::uint32_t>(1 + random() % 96);
+    auto from = static_cast<std::uint32_t>(random() % count);
+    auto bit = [&](std::uint32_t i) { return bits[i / 8] >> (i % 8) & 1; };
+    std::uint32_t expected = from + 1;
+    while (expected < count && bit(expected) == bit(from)) ++expected;
+    ASSERT_EQ(end_of_equal_bits(bits, from, count), expected);
+  }
+}
 
 // ---- range lock ----
 

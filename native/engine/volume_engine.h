@@ -26,6 +26,7 @@
 #include "engine/in_sync_set.h"
 #include "engine/io_op.h"
 #include "engine/log_window.h"
+#include "engine/mapped_runs.h"
 #include "engine/object_pool.h"
 #include "engine/range_lock.h"
 #include "engine/replica_link.h"
@@ -146,6 +147,8 @@ class VolumeEngine final : public Engine, private LinkEvents {
   void run(Op* op);
   void run_read(Op* op);
   void run_extent(Op* op);
+  void note_mapped(Op* op, BlockRange piece, std::span<const std::uint8_t> present, bool current);
+  void forget_mapped(const Op& op);
   void run_repair(Op* op);
   void run_compare(Op* op);
   void compare(Op* op, SliceList content);
@@ -281,6 +284,8 @@ class VolumeEngine final : public Engine, private LinkEvents {
   Nanos read_warning_next_{};
   bool read_found_bad_ = false;  // during a read's callback: some copy was bad
   Slice zero_buffer_;
+  MappedRuns mapped_runs_;
+  std::uint64_t mapped_changes_ = 0;  // operations that take data away, begun and ended
 
   // Replicas.
   Timer silence_timer_;

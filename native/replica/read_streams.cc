@@ -54,9 +54,10 @@ void ReadStream::run(const ReadRequest& request) {
     self->replica().end_read();
     self->finish(id, answer_cost, std::move(outcome));
   };
-  if (request.blocks.count == 0 || request.blocks.count > store::kWriteBlocksMax) {
-    core().env.post([done = std::move(done)]() mutable {
-      done(Error(ErrorCode::kInvalidArgument, "a read has 1 to " + std::to_string(store::kWriteBlocksMax) + " blocks"));
+  std::uint32_t blocks_max = request.map_only ? store::kMapBlocksMax : store::kWriteBlocksMax;
+  if (request.blocks.count == 0 || request.blocks.count > blocks_max) {
+    core().env.post([done = std::move(done), blocks_max]() mutable {
+      done(Error(ErrorCode::kInvalidArgument, "this read has 1 to " + std::to_string(blocks_max) + " blocks"));
     });
   } else if (request.map_only) {
     store().map(request.blocks, std::move(done));

@@ -24,7 +24,6 @@ class ReadOperation {
     missing_.clear();
     resolve();
     if (!missing_.empty()) return fetch_missing();
-    if (purpose_ == Purpose::kMap) segments_.clear();
     read_device();
   }
 
@@ -37,9 +36,9 @@ class ReadOperation {
   };
   // Where one block of a chunk comes from.
   struct Source {
-    const Piece* piece = nullptr;
-    std::uint64_t file_block = 0;
-    std::uint32_t crc = 0;
+    const Piece* piece;
+    std::uint64_t file_block;
+    std::uint32_t crc;
   };
 
   void resolve() {
@@ -48,9 +47,32 @@ class ReadOperation {
     segments_.clear();
     version_ = {};
     for_each_chunk(blocks_, [&](ChunkIndex chunk, std::uint32_t first, std::uint32_t count, std::uint32_t at) {
+      if (purpose_ == Purpose::kMap) return map_chunk(chunk, first, count, at);
       resolve_chunk(chunk, first, count, at);
     });
     last_ = replica_.last().seq;
+  }
+
+  // Which blocks hold data, and nothing else.
+  void map_chunk(ChunkIndex chunk, std::uint32_t first, std::uint32_t count, std::uint32_t at) {
+    std::uint64_t left = block_mask(first, count);
+    std::uint64_t found = 0;
+    if (const ChunkOverlay* overlay = replica_.overlay().find(chunk)) {
+      for (auto piece = overlay->pieces.rbegin(); piece != overlay->pieces.rend() && left != 0; ++piece) {
+        std::uint64_t taken = piece->mask() & left;
+        left &= ~taken;
+        if (piece->kind != Piece::Kind::kZero) found |= taken;
+      }
+    }
+    if (left != 0) {
+      const RecordCache::Record* record = disk_.record_if_cached(replica_, chunk);
+      if (!record) return missing_.push_back(chunk);
+      if (*record) found |= (*record)->data & left;
+    }
+    for (; found != 0; found &= found - 1) {
+      std::uint32_t index = at + static_cast<std::uint32_t>(std::countr_zero(found)) - first;
+      present_[index / 8] = static_cast<std::uint8_t>(present_[index / 8] | 1u << index % 8);
+    }
   }
 
   void resolve_chunk(ChunkIndex chunk, std::uint32_t first, std::uint32_t count, std::uint32_t at) {
@@ -162,7 +184,7 @@ class ReadOperation {
     if (!status_.ok()) return on_read(std::move(status_).error());
     ReadOutcome outcome;
     outcome.present = std::move(present_);
-    if (purpose_ == Purpose::kRead) outcome.crc = std::move(crc_);
+    outcome.crc = std::move(crc_);
     for (Segment& segment : segments_) outcome.data.push_back(std::move(segment.memory));
     on_read(std::move(outcome));
   }
@@ -222,6 +244,9 @@ void Replica::read(BlockRange blocks, Callback<void(Result<ReadOutcome>)> done) 
 
 void Replica::map(BlockRange blocks, Callback<void(Result<ReadOutcome>)> done) {
   Status readable = check_readable(*this, check_usable(), check_range(blocks));
+  if (readable.ok() && blocks.count > kMapBlocksMax) {
+    readable = Error(ErrorCode::kInvalidArgument, "a map has at most 16384 blocks");
+  }
   if (!readable.ok()) return refuse(disk_, std::move(done), std::move(readable).error());
   auto* operation = new ReadOperation(disk_, *this, blocks, Purpose::kMap);
   operation->on_read = std::move(done);

@@ -32,6 +32,7 @@ enum class Op : std::uint8_t { kWrite = 1, kZero = 2, kSnapshot = 3, kDropSnapsh
 
 inline constexpr std::uint32_t kWriteBlocksMax = 256;    // 1 MiB
 inline constexpr std::uint32_t kZeroBlocksMax = 16'384;  // 64 MiB
+inline constexpr std::uint32_t kMapBlocksMax = 16'384;   // 64 MiB
 
 struct Entry {
   LogPosition position;
@@ -131,7 +132,7 @@ class ReplicaStore {
   // INCOMPLETE while being rebuilt. A device error or a record that cannot be read fails; CRCs are verified by the
   // reader.
   virtual void read(BlockRange blocks, Callback<void(Result<ReadOutcome>)> done) = 0;
-  // Which blocks hold data, without reading them: present only.
+  // Which blocks hold data, without reading them: present only. At most kMapBlocksMax blocks.
   virtual void map(BlockRange blocks, Callback<void(Result<ReadOutcome>)> done) = 0;
 
   // Entries [first, last] that are still in the journal; NOT_FOUND if one was forgotten already.
