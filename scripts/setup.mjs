@@ -37,6 +37,7 @@ const testPackages = [
   'xfsprogs',
   'fio',
   'util-linux',
+  'etcd-server',
 ];
 // tgt is the peer that benchmarks compare with; its package may start a service on port 3260, so tests do without it.
 const groups = {

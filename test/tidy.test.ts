@@ -112,14 +112,15 @@ const engineLayers: Readonly<Record<string, readonly string[]>> = {
   addon: [],
   process: ['async', 'log', 'os'],
   replica: ['addon', 'process', 'log', 'os'],
-  target: ['addon', 'process', 'async', 'log', 'os'],
+  target: ['security', 'addon', 'process', 'async', 'log', 'os'],
   metastore: ['async', 'log', 'os'],
+  security: ['os'],
   placement: ['config'],
-  manager: ['metastore', 'placement', 'config', 'async', 'log', 'os', 'process'],
-  api: ['async', 'os'],
-  agent: ['config', 'async', 'log', 'os', 'process'],
-  up: ['api', 'manager', 'agent', 'metastore', 'config', 'async', 'log', 'os', 'process'],
-  cli: ['api', 'up', 'manager', 'agent', 'config', 'async', 'log', 'os'],
+  manager: ['metastore', 'security', 'placement', 'config', 'async', 'log', 'os', 'process'],
+  api: ['security', 'async', 'os'],
+  agent: ['security', 'config', 'async', 'log', 'os', 'process'],
+  up: ['security', 'api', 'manager', 'agent', 'metastore', 'config', 'async', 'log', 'os', 'process'],
+  cli: ['security', 'metastore', 'api', 'up', 'manager', 'agent', 'config', 'async', 'log', 'os'],
 };
 const openToAll = ['generated', 'errors'];
 

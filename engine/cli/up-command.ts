@@ -5,19 +5,22 @@ import { isHoldfastError } from '../errors/holdfast-error.js';
 import { createLogger } from '../log/logger.js';
 import { checkUsage, UsageError, withCommonOptions } from './run.js';
 import type { CommonOptions, Streams } from './run.js';
+import { parseStoreInput, withStoreOptions } from './store-options.js';
+import type { StoreCliOptions } from './store-options.js';
 import { examples } from './volume-commands.js';
 
-type Options = CommonOptions & {
-  readonly data?: string;
-  readonly nodes?: string;
-  readonly api?: string;
-  readonly iscsi?: string;
-  readonly journalSize?: string;
-  readonly cacheSize?: string;
-};
+type Options = CommonOptions &
+  StoreCliOptions & {
+    readonly data?: string;
+    readonly nodes?: string;
+    readonly api?: string;
+    readonly iscsi?: string;
+    readonly journalSize?: string;
+    readonly cacheSize?: string;
+  };
 
 export function addUpCommand(program: Command, streams: Streams): void {
-  withCommonOptions(program.command('up'))
+  withStoreOptions(withCommonOptions(program.command('up')))
     .description('run a cluster on this machine, in the foreground; Ctrl-C stops all of it')
     .option('--data <dir>', 'where it keeps everything (default: ~/.local/share/holdfast)')
     .option('--nodes <count>', 'nodes, each with one disk (default: 3, or what the folder holds)')
@@ -46,6 +49,7 @@ async function up(options: Options, streams: Streams): Promise<void> {
     iscsi: options.iscsi ?? null,
     journalBytes: options.journalSize === undefined ? null : parseSizeText(options.journalSize),
     cacheBytes: options.cacheSize === undefined ? null : parseSizeText(options.cacheSize),
+    store: parseStoreInput(options),
   }));
   const stop = new AbortController();
   for (const signal of ['SIGINT', 'SIGTERM'] as const) {

@@ -7,9 +7,10 @@ import type { Metastore } from '../metastore/metastore.js';
 import { createAgentSink } from './agents.js';
 import { createApi } from './api.js';
 import type { ManagerApi } from './api.js';
-import { listenApi } from './api-listener.js';
 import type { ManagerContext } from './context.js';
 import type { DataPlane } from './data-plane.js';
+import { openFrontDoor } from './front-door.js';
+import type { FrontDoor } from './front-door.js';
 import { addServices } from './grpc-services.js';
 import { createHttpHandler } from './http-routes.js';
 import { Observed } from './observed.js';
@@ -23,8 +24,8 @@ export type ManagerOptions = {
   readonly store: Metastore;
   readonly dataPlane: DataPlane;
   readonly logger: Logger;
-  /** HOST:PORT for gRPC and REST. */
-  readonly listen: string;
+  /** HOST:PORT for gRPC and REST, or a front door that is open already and stays so. */
+  readonly listen: string | FrontDoor;
   readonly version: string;
   /** How long requests after a start wait for the agents of known nodes, ms. */
   readonly settleMs?: number;
@@ -37,7 +38,7 @@ export type Manager = {
   readonly api: ManagerApi;
   /** For tests: until the reconciler has nothing left to do. */
   readonly settle: () => Promise<void>;
-  /** Closes everything that the manager made, and the store and data plane it was given. */
+  /** Closes everything that the manager made, and the data plane and store it was given. */
   readonly close: () => Promise<void>;
 };
 
@@ -85,14 +86,17 @@ export async function startManager(options: ManagerOptions): Promise<Manager> {
   });
   const grpc = new Server(serverOptions);
   addServices(grpc, api, repository, createAgentSink(repository, observed, logger), logger);
-  const listener = await listenApi(options.listen, grpc, createHttpHandler(api, logger));
+  const { listen } = options;
+  const door = typeof listen === 'string' ? await openFrontDoor(listen) : listen;
+  door.receive({ kind: 'serve', grpc, http: createHttpHandler(api, logger) });
   kick();
   return {
-    address: listener.address,
+    address: door.address,
     api,
     settle: () => runner.settle(),
     close: async () => {
-      await listener.close();
+      if (typeof listen === 'string') await door.close();
+      else door.receive({ kind: 'refuse' });
       await runner.stop();
       dataPlane.close();
       await store.close();

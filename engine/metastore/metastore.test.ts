@@ -2,19 +2,14 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as realTime } from 'node:timers/promises';
 import fc from 'fast-check';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { openEtcdMetastore } from './etcd-metastore.js';
 import { openLmdbMetastore } from './lmdb-metastore.js';
 import type { Clock } from './lmdb-metastore.js';
 import type { Change, Metastore, WatchEvent } from './metastore.js';
-
-type Implementation = {
-  readonly name: string;
-  /** Opens the store kept in this folder; twice in a row gives the same content. */
-  readonly open: (directory: string, clock: Clock) => Promise<Metastore>;
-};
-
-const implementations: readonly Implementation[] = [{ name: 'lmdb', open: openLmdbMetastore }];
+import { EtcdCluster, hasEtcd } from './testing/etcd-cluster.js';
 
 class ManualClock implements Clock {
   #now = 0;
@@ -40,27 +35,90 @@ class ManualClock implements Clock {
   }
 }
 
+/** One store of a test; opening it twice in a row gives the same content. */
+type Bench = {
+  readonly open: () => Promise<Metastore>;
+  /** Lets time pass for leases. */
+  readonly pass: (ms: number) => Promise<void>;
+  readonly remove: () => void;
+};
+
+type Implementation = {
+  readonly name: string;
+  readonly skip: boolean;
+  readonly start: () => Promise<void>;
+  readonly bench: () => Bench;
+  readonly stop: () => Promise<void>;
+};
+
+const nothing = () => Promise.resolve();
+
+const lmdb: Implementation = {
+  name: 'lmdb',
+  skip: false,
+  start: nothing,
+  stop: nothing,
+  bench: () => {
+    const directory = mkdtempSync(join(tmpdir(), 'holdfast-metastore-'));
+    const clock = new ManualClock();
+    return {
+      open: () => openLmdbMetastore(directory, clock),
+      pass: (ms) => {
+        clock.advance(ms);
+        return Promise.resolve();
+      },
+      remove: () => {
+        rmSync(directory, { recursive: true, force: true });
+      },
+    };
+  },
+};
+
+// Prefixes keep the tests apart.
+const cluster = new EtcdCluster();
+let prefixes = 0;
+const etcd: Implementation = {
+  name: 'etcd',
+  skip: !hasEtcd,
+  start: () => cluster.start(1),
+  stop: () => cluster.stop(),
+  bench: () => {
+    prefixes += 1;
+    const prefix = `/holdfast-${prefixes}`;
+    return {
+      open: () => openEtcdMetastore({ urls: cluster.urls, ca: null, certificate: null, key: null, user: null, prefix }),
+      pass: async (ms) => {
+        await realTime(ms);
+      },
+      remove: () => undefined,
+    };
+  },
+};
+
 const put = (key: string, value: string): Change => ({ kind: 'put', key, value });
 
-describe.each(implementations)('metastore on $name', ({ open }) => {
-  let directory: string;
-  let clock: ManualClock;
+describe.each([lmdb, etcd])('metastore on $name', (implementation) => {
+  if (implementation.skip) {
+    test.skip('is not installed', () => undefined);
+    return;
+  }
+  let bench: Bench;
   let store: Metastore;
 
+  beforeAll(() => implementation.start());
+  afterAll(() => implementation.stop());
   beforeEach(async () => {
-    directory = mkdtempSync(join(tmpdir(), 'holdfast-metastore-'));
-    clock = new ManualClock();
-    store = await open(directory, clock);
+    bench = implementation.bench();
+    store = await bench.open();
   });
-
   afterEach(async () => {
     await store.close();
-    rmSync(directory, { recursive: true, force: true });
+    bench.remove();
   });
 
   async function reopen(): Promise<void> {
     await store.close();
-    store = await open(directory, clock);
+    store = await bench.open();
   }
 
   test('an absent key is null', async () => {
@@ -172,13 +230,13 @@ describe.each(implementations)('metastore on $name', ({ open }) => {
     await store.transact([], [{ kind: 'put', key: '/e', value: '1', lease: expiring }]);
     await store.revokeLease(revoked);
     expect(await store.get('/r')).toBeNull();
-    clock.advance(999);
+    await bench.pass(600);
     await store.renewLease(expiring);
-    clock.advance(999);
+    await bench.pass(600);
     expect((await store.get('/e'))?.value).toBe('1');
     const stop = new AbortController();
     const watch = store.watch('/e', stop.signal);
-    clock.advance(1);
+    await bench.pass(400);
     for await (const events of watch) {
       expect(events).toMatchObject([{ kind: 'delete', key: '/e' }]);
       break;

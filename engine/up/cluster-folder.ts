@@ -1,7 +1,8 @@
 // The folder of `holdfast up`:
 //   DIR/cluster.json           what it is, its version, and the options it was last started with
 //   DIR/lock                   pid and start time of the `up` that runs
-//   DIR/manager/               run directory of the manager; metastore/ inside
+//   DIR/manager/               run directory of the manager; metastore/ inside (lmdb)
+//   DIR/etcd/                  run directory of a private etcd; data/ inside
 //   DIR/nodeN/agent/, target/  run directories
 //   DIR/nodeN/diskM/           run directory of a replica process; data/ inside is the disk
 // Looking at it changes nothing.
@@ -10,6 +11,7 @@ import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { z } from 'zod';
 import { HoldfastError, systemErrorCode, toHoldfastError } from '../errors/holdfast-error.js';
+import { etcdSettingsSchema } from '../metastore/store-options.js';
 import { readJson } from '../os/atomic-file.js';
 
 export const clusterFileVersion = 1;
@@ -23,6 +25,14 @@ const clusterFileSchema = z.object({
   iscsi: z.string(),
   journalBytes: z.int().positive(),
   cacheBytes: z.int().positive(),
+  store: z
+    .discriminatedUnion('kind', [
+      z.object({ kind: z.literal('lmdb') }),
+      /** One that `up` runs itself, in DIR/etcd. */
+      z.object({ kind: z.literal('private-etcd'), client: z.string(), peer: z.string() }),
+      z.object({ kind: z.literal('etcd'), etcd: etcdSettingsSchema }),
+    ])
+    .default({ kind: 'lmdb' }),
 });
 export type ClusterFile = z.infer<typeof clusterFileSchema>;
 
@@ -43,6 +53,7 @@ export function defaultFolder(environment: NodeJS.ProcessEnv): string {
 export const clusterFilePath = (folder: string): string => join(folder, 'cluster.json');
 export const lockPath = (folder: string): string => join(folder, 'lock');
 export const managerRunDir = (folder: string): string => join(folder, 'manager');
+export const etcdRunDir = (folder: string): string => join(folder, 'etcd');
 
 export function nodePaths(folder: string, index: number): NodePaths {
   const name = `node${index}`;

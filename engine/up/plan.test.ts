@@ -7,6 +7,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { startTimeOf } from '../os/proc.js';
 import { clusterFilePath, defaultFolder, lockPath } from './cluster-folder.js';
 import { lockHolder, takeLock } from './folder-lock.js';
+import { hasEtcd } from '../metastore/testing/etcd-cluster.js';
 import { planUp, upDefaults } from './plan.js';
 import type { UpOptions } from './plan.js';
 
@@ -23,7 +24,16 @@ afterEach(() => {
 const now = new Date(0);
 const plan = (more: Partial<UpOptions> = {}) =>
   planUp(
-    { data, nodes: null, api: '127.0.0.1:0', iscsi: '127.0.0.1:0', journalBytes: null, cacheBytes: null, ...more },
+    {
+      data,
+      nodes: null,
+      api: '127.0.0.1:0',
+      iscsi: '127.0.0.1:0',
+      journalBytes: null,
+      cacheBytes: null,
+      store: null,
+      ...more,
+    },
     {},
     now,
   );
@@ -59,6 +69,32 @@ describe('planUp', () => {
     expect(again).toMatchObject({ fresh: false, listen: file.api, file: { ...file, cacheBytes: 8 * 2 ** 20 } });
     expect((await plan({ nodes: 3 })).nodes).toHaveLength(3);
     await expect(plan({ nodes: 1 })).rejects.toThrow(code('INVALID_ARGUMENT'));
+  });
+
+  test('the store is chosen once; another one is refused', async () => {
+    const etcd = { ca: null, certificate: null, key: null, user: null, passwordFile: null, prefix: '/holdfast' };
+    const made = await plan({ store: { choice: { kind: 'etcd', urls: ['http://10.0.0.1:2379'] }, etcd } });
+    expect(made.file.store).toEqual({ kind: 'etcd', etcd: { ...etcd, urls: ['http://10.0.0.1:2379'] } });
+    mkdirSync(data);
+    const { store: _, ...older } = (await plan()).file;
+    writeFileSync(clusterFilePath(data), JSON.stringify(older));
+    expect((await plan()).file.store).toEqual({ kind: 'lmdb' });
+    await expect(plan({ store: { choice: { kind: 'private-etcd' }, etcd } })).rejects.toThrow(code('INVALID_ARGUMENT'));
+    const without = planUp(
+      {
+        data: join(base, 'other'),
+        nodes: null,
+        api: '127.0.0.1:0',
+        iscsi: '127.0.0.1:0',
+        journalBytes: null,
+        cacheBytes: null,
+        store: { choice: { kind: 'private-etcd' }, etcd },
+      },
+      { PATH: base },
+      now,
+    );
+    if (!hasEtcd) await expect(without).rejects.toThrow(code('UNSUPPORTED_SYSTEM'));
+    else expect((await without).file.store.kind).toBe('private-etcd');
   });
 
   test('folders that are something else, or too new, are refused as they are', async () => {

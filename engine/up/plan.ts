@@ -13,6 +13,8 @@ import {
   managerRunDir,
   nodePaths,
 } from './cluster-folder.js';
+import { findEtcd } from '../metastore/private-etcd.js';
+import type { EtcdSettings, StoreChoice } from '../metastore/store-options.js';
 import type { ClusterFile, NodePaths } from './cluster-folder.js';
 import { folderInUse, lockHolder } from './folder-lock.js';
 
@@ -24,7 +26,11 @@ export type UpOptions = {
   readonly iscsi: string | null;
   readonly journalBytes: number | null;
   readonly cacheBytes: number | null;
+  readonly store: StoreInput | null;
 };
+
+/** What was given of --store and its companions. */
+export type StoreInput = { readonly choice: StoreChoice; readonly etcd: Omit<EtcdSettings, 'urls'> };
 
 export type UpNode = NodePaths & { readonly portal: string };
 
@@ -88,6 +94,7 @@ export async function planUp(options: UpOptions, environment: NodeJS.ProcessEnv,
       cacheBytesMin,
       '--cache-size',
     ),
+    store: await chooseStore(options.store, stored, folder, environment),
   };
   const plan: UpPlan = {
     folder,
@@ -119,6 +126,34 @@ function nodeCount(wanted: number | null, stored: ClusterFile | null, folder: st
     );
   }
   return count;
+}
+
+// A cluster is where its records are: another store would be another cluster.
+async function chooseStore(
+  wanted: StoreInput | null,
+  stored: ClusterFile | null,
+  folder: string,
+  environment: NodeJS.ProcessEnv,
+): Promise<ClusterFile['store']> {
+  const present = stored?.store ?? null;
+  if (present !== null && (wanted === null || wanted.choice.kind === present.kind)) {
+    if (wanted?.choice.kind !== 'etcd') return present;
+  } else if (present !== null) {
+    throw new HoldfastError(
+      'INVALID_ARGUMENT',
+      `the cluster in ${folder} keeps its records in ${present.kind}: move them with "holdfast store dump" and ` +
+        `"holdfast store restore" to a new folder, or start it without --store`,
+    );
+  }
+  const choice = wanted?.choice ?? { kind: 'lmdb' };
+  if (choice.kind === 'lmdb') return { kind: 'lmdb' };
+  if (choice.kind === 'etcd' && wanted !== null) {
+    return { kind: 'etcd', etcd: { ...wanted.etcd, urls: [...choice.urls] } };
+  }
+  findEtcd(environment);
+  const port = await findFreePorts('127.0.0.1', 2, `${folder} etcd`);
+  const address = (offset: number) => formatHostPort({ host: '127.0.0.1', port: port + offset });
+  return { kind: 'private-etcd', client: address(0), peer: address(1) };
 }
 
 function atLeast(bytes: number, least: number, option: string): number {

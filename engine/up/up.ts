@@ -12,7 +12,9 @@ import type { Logger } from '../log/logger.js';
 import type { ManagerConfig } from '../manager/config.js';
 import { writeJsonAtomic } from '../os/atomic-file.js';
 import { formatHostPort, parseHostPort } from '../os/addresses.js';
-import { clusterFilePath, lockPath, managerRunDir } from './cluster-folder.js';
+import { defaultPrefix } from '../metastore/store-options.js';
+import { superviseEtcd } from './private-etcd.js';
+import { clusterFilePath, etcdRunDir, lockPath, managerRunDir } from './cluster-folder.js';
 import { takeLock } from './folder-lock.js';
 import type { UpNode, UpPlan } from './plan.js';
 import { waitUntilReady } from './readiness.js';
@@ -41,6 +43,7 @@ async function superviseAll(plan: UpPlan, events: UpEvents, logger: Logger, sign
   const stop = new AbortController();
   let managerFailure: StartFailure | null = null;
   const supervised = [
+    ...privateEtcd(plan, logger, stop.signal),
     keepRunning(host, 'manager', managerRunDir(plan.folder), managerConfig(plan), logger, stop.signal, (failure) => {
       managerFailure = failure;
       return Promise.resolve();
@@ -61,6 +64,15 @@ async function superviseAll(plan: UpPlan, events: UpEvents, logger: Logger, sign
     events.onProgress('stopping');
     await stopEverything(plan);
   }
+}
+
+function privateEtcd(
+  { folder, file: { store } }: UpPlan,
+  logger: Logger,
+  signal: AbortSignal,
+): readonly Promise<void>[] {
+  if (store.kind !== 'private-etcd') return [];
+  return [superviseEtcd(etcdRunDir(folder), store, logger, signal)];
 }
 
 async function keepRunning(
@@ -87,7 +99,29 @@ async function keepRunning(
 }
 
 function managerConfig(plan: UpPlan): ManagerConfig {
-  return { role: 'manager', listen: plan.listen, metastore: `${managerRunDir(plan.folder)}/metastore` };
+  return { role: 'manager', listen: plan.listen, advertise: null, store: storeSettings(plan) };
+}
+
+function storeSettings({ folder, file }: UpPlan): ManagerConfig['store'] {
+  switch (file.store.kind) {
+    case 'lmdb':
+      return { kind: 'lmdb', directory: `${managerRunDir(folder)}/metastore` };
+    case 'private-etcd':
+      return {
+        kind: 'etcd',
+        etcd: {
+          urls: [`http://${file.store.client}`],
+          ca: null,
+          certificate: null,
+          key: null,
+          user: null,
+          passwordFile: null,
+          prefix: defaultPrefix,
+        },
+      };
+    case 'etcd':
+      return file.store;
+  }
 }
 
 function agentConfig(plan: UpPlan, node: UpNode): AgentConfig {
@@ -122,6 +156,7 @@ async function stopEverything(plan: UpPlan): Promise<void> {
   await stopIn(plan.nodes.map(({ target }) => target));
   await stopIn(plan.nodes.flatMap(({ disks }) => disks.map(({ runDir }) => runDir)));
   await stopIn([managerRunDir(plan.folder)]);
+  await stopIn([etcdRunDir(plan.folder)]);
 }
 
 async function stopIn(runDirs: readonly string[]): Promise<void> {
