@@ -59,7 +59,10 @@ async function campaign(options: ElectionOptions, signal: AbortSignal): Promise<
     }
     if (current.value === options.address) {
       // This process has the port of that address for itself: whoever led there is gone.
-      await store.transact([{ key: leaderKey, modRevision: current.modRevision }], [{ kind: 'delete', key: leaderKey }]);
+      await store.transact(
+        [{ key: leaderKey, modRevision: current.modRevision }],
+        [{ kind: 'delete', key: leaderKey }],
+      );
       return;
     }
     options.onLeader(current.value);
