@@ -129,12 +129,8 @@ test('three replicas: what an initiator wrote is there after a replica and then 
 
   await replicas[1]!.end('SIGKILL');
   await qemuIo('write -P 0xb1 512k 64k', 'flush');
-  expect(manager.changes[0]).toMatchObject({
-    volumeId,
-    epoch: 1n,
-    sequence: 1n,
-    inSync: [replicaIds[0], replicaIds[2]],
-  });
+  expect(manager.changes[0]).toMatchObject({ volumeId, epoch: 1n, sequence: 1n });
+  expect(new Set(manager.changes[0]?.inSync)).toEqual(new Set([replicaIds[0], replicaIds[2]]));
   const after = await volumeNow();
   expect(after?.replicas.map(({ phase }) => phase).toSorted()).toEqual(['failed', 'in-sync', 'in-sync']);
 
@@ -180,7 +176,7 @@ test('while no manager answers, writes that need a smaller in-sync set wait', as
   expect(written).toBe(false);
   manager = await FakeManager.start(manager.address);
   await writing;
-  expect(manager.changes.at(-1)?.inSync).toEqual([replicaIds[1], replicaIds[2]]);
+  expect(new Set(manager.changes.at(-1)?.inSync)).toEqual(new Set([replicaIds[1], replicaIds[2]]));
   await expectPattern(0x32, '0', '4k');
 });
 

@@ -223,6 +223,9 @@ EngineStatus VolumeEngine::status() const {
     status.failure = stop_reason_->to_string();
   } else if (state_ == State::kServing && !any_required_counts()) {
     status.failure = "I/O waits: no in-sync replica can be reached";
+  } else if (const Member* member = state_ == State::kServing ? failed_required_member() : nullptr) {
+    status.failure = "writes wait: replica " + to_hex(member->config.id.value()) + " failed (" + member->reason +
+                     "), and the metadata store has not yet confirmed that it is out of the in-sync set";
   }
   for (const std::unique_ptr<Member>& member : members_) {
     ReplicaStatus replica;

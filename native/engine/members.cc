@@ -100,6 +100,14 @@ bool VolumeEngine::any_required_counts() const {
   });
 }
 
+// One that writes wait for although it failed: its removal is not stored. Null when there is none.
+const Member* VolumeEngine::failed_required_member() const {
+  for (const std::unique_ptr<Member>& member : members_) {
+    if (required(*member) && !member->counts()) return member.get();
+  }
+  return nullptr;
+}
+
 // A failed replica leaves only when another one was heard of since: when the network of this host dies, the replicas
 // seem to fail one after the other, and the set must not shrink to whichever seemed to be last.
 void VolumeEngine::leave_out_failed() {

@@ -2,6 +2,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include <gmock/gmock.h>
+
 #include "engine/engine_test_cluster.h"
 
 namespace holdfast::engine {
@@ -54,10 +56,12 @@ TEST(ReplicaFailureTest, WaitsForTheMetadataStoreBeforeItAcknowledges) {
   cluster.world.run_for(20s);
   EXPECT_FALSE(written.has_value()) << "the stored set still has the dead replica";
   EXPECT_EQ(cluster.membership->in_sync.size(), 3u);
+  EXPECT_THAT(cluster.engine().status().failure, testing::HasSubstr("writes wait"));
   cluster.membership->set_reachable(true);
   EXPECT_TRUE(cluster.run_until([&] { return written.has_value(); }));
   EXPECT_TRUE(written->ok());
   EXPECT_EQ(cluster.membership->in_sync.size(), 2u);
+  EXPECT_EQ(cluster.engine().status().failure, "");
   EXPECT_EQ(*cluster.read(0, 4096), pattern(4096, 'b'));
 }
 

@@ -211,6 +211,7 @@ class VolumeEngine final : public Engine, private LinkEvents {
   void leave_soon(std::string reason);
   void leave_out_failed();
   bool any_required_counts() const;
+  const Member* failed_required_member() const;
   void watch_availability();
   void try_later(Member& member);
   void try_now(Member& member);
