@@ -86,6 +86,10 @@ void VolumeEngine::fail_member(Member& member, Error reason) {
   restart_rebuilds_from(member.config.id);
   if (was == MemberPhase::kJoining) share_rebuild_rate();
   leave_soon(name_of(member) + " failed: " + member.reason);
+  // The removal waits until another one is heard of; with all writes waiting for it, nothing else would ask.
+  for (const std::unique_ptr<Member>& other : members_) {
+    if (other->phase == MemberPhase::kStreaming) other->link->channel().probe();
+  }
   try_later(member);
   watch_availability();
   // A replica that was only about to become in-sync holds nothing up any more.

@@ -65,6 +65,21 @@ TEST(ReplicaFailureTest, WaitsForTheMetadataStoreBeforeItAcknowledges) {
   EXPECT_EQ(*cluster.read(0, 4096), pattern(4096, 'b'));
 }
 
+TEST(ReplicaFailureTest, ADeadReplicaHoldsAQuietVolumeUpForAMomentOnly) {
+  for (std::uint64_t seed = 30; seed < 34; ++seed) {
+    EngineCluster cluster(seed, kBlocks);
+    cluster.attach();
+    ASSERT_TRUE(cluster.write(0, pattern(4096, 'a')).ok());
+    cluster.world.run_for(100ms * (seed - 29));
+    std::optional<Status> written;
+    cluster.engine().write(0, {cluster.slice(pattern(4096, 'b'))}, BlockDevice::Durability::kJournalled,
+                           [&](Status status) { written = std::move(status); });
+    cluster.kill(cluster.replicas[0]);
+    cluster.world.run_for(150ms);
+    EXPECT_TRUE(written && written->ok()) << "nobody asked the others whether they live";
+  }
+}
+
 TEST(ReplicaFailureTest, TheLastReplicaStaysAndIOWaitsForIt) {
   EngineCluster cluster(20, kBlocks);
   cluster.attach();

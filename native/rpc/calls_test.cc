@@ -292,6 +292,20 @@ TEST_F(CallsTest, KeepAliveConfirmsByTheTimeOfAsking) {
   EXPECT_LE(*channel->confirmed_at(), env.now() - 400ms) << "a late answer proves only what it was asked";
 }
 
+TEST_F(CallsTest, AProbeHearsOfTheServerAtOnce) {
+  channel->probe();  // not connected: nothing to ask
+  Recorder recorder;
+  auto call = open_stream(recorder);
+  env.advance(1300ms);
+  Nanos now = env.now();
+  EXPECT_LT(*channel->last_heard(), now);
+  channel->probe();
+  channel->probe();
+  env.settle();
+  EXPECT_GE(*channel->last_heard(), now);
+  EXPECT_GE(*channel->confirmed_at(), now);
+}
+
 TEST_F(CallsTest, ASilentPeerBreaksTheConnectionOnBothSides) {
   Recorder recorder;
   auto call = open_stream(recorder);

@@ -56,6 +56,10 @@ class ChannelImpl final : public Channel, public ConnectionOwner {
     return current_->confirmed_at();
   }
 
+  void probe() override {
+    if (current_ && current_->accepts_calls()) current_->probe();
+  }
+
   const Address& address() const override { return address_; }
 
   void on_call(Connection&, ServerStream&) override {}

@@ -321,11 +321,19 @@ void Connection::on_keepalive_due() {
   }
   if (options_.server && now < last_heard_ + options_.keepalive_interval) return arm_keepalive();
   if (!options_.server && calls_.empty()) return;  // the next call arms it again
+  send_ping();
+}
+
+void Connection::send_ping() {
   nghttp2_submit_ping(session_, NGHTTP2_FLAG_NONE, kKeepalivePing);
   ping_outstanding_ = true;
-  ping_sent_at_ = now;
+  ping_sent_at_ = env_.now();
   schedule_flush();
   arm_keepalive();
+}
+
+void Connection::probe() {
+  if (!closed_ && !closing_ && !ping_outstanding_) send_ping();
 }
 
 }  // namespace holdfast::rpc

@@ -68,6 +68,8 @@ class Connection final : public StreamHandler, public std::enable_shared_from_th
   void drain();
   // The owner goes away. `status`: calls still hear this end; nullptr: silently.
   void abandon(const Status* status);
+  // Channel::probe().
+  void probe();
   Nanos last_heard() const { return last_heard_; }
   // When the newest answered PING (or acknowledged SETTINGS) was queued for sending.
   std::optional<Nanos> confirmed_at() const { return confirmed_at_; }
@@ -108,6 +110,7 @@ class Connection final : public StreamHandler, public std::enable_shared_from_th
   void on_ping_answer(const std::uint8_t* opaque);
   void on_settings_answer();
   void arm_keepalive();
+  void send_ping();
   void on_keepalive_due();
 
   Env& env_;

@@ -106,6 +106,8 @@ class Channel {
   // the peer sent before it received that PING has been delivered. nullopt while not connected. Unlike last_heard() it
   // does not lie when bytes were delayed on the way or by a process that was stopped; leases are measured from it.
   virtual std::optional<Nanos> confirmed_at() const { return last_heard(); }
+  // Sends a PING now unless one is under way: the peer is heard of within a round trip, if it lives.
+  virtual void probe() = 0;
   virtual const Address& address() const = 0;
 };
 
