@@ -74,6 +74,9 @@ TEST(ReplicaFailureTest, ADeadReplicaHoldsAQuietVolumeUpForAMomentOnly) {
     std::optional<Status> written;
     cluster.engine().write(0, {cluster.slice(pattern(4096, 'b'))}, BlockDevice::Durability::kJournalled,
                            [&](Status status) { written = std::move(status); });
+    // It dies after the others have answered and gone quiet.
+    cluster.world.freeze(cluster.replicas[0].process);
+    cluster.world.run_for(50ms);
     cluster.kill(cluster.replicas[0]);
     cluster.world.run_for(150ms);
     EXPECT_TRUE(written && written->ok()) << "nobody asked the others whether they live";
