@@ -25,6 +25,8 @@ constexpr Nanos kRequiredRetryMax = 400ms;
 constexpr Nanos kRetryMax = 10s;
 // A replica that begins a rebuild first drops what it had.
 constexpr Nanos kJoinTimeout = 30s;
+// How many failed rebuilds of a replica count when its next source is chosen.
+constexpr std::size_t kPoorSourcesMax = 16;
 
 std::string name_of(const Member& member) { return "replica " + to_hex(member.config.id.value()); }
 
@@ -84,7 +86,11 @@ void VolumeEngine::fail_member(Member& member, Error reason) {
   member.failed_at = env_.now();
   reroute_reads_of(member);
   restart_rebuilds_from(member.config.id);
-  if (was == MemberPhase::kJoining) share_rebuild_rate();
+  if (was == MemberPhase::kJoining) {
+    member.poor_sources.push_back(member.source);
+    if (member.poor_sources.size() > kPoorSourcesMax) member.poor_sources.erase(member.poor_sources.begin());
+    share_rebuild_rate();
+  }
   leave_soon(name_of(member) + " failed: " + member.reason);
   // The removal waits until another one is heard of; with all writes waiting for it, nothing else would ask.
   for (const std::unique_ptr<Member>& other : members_) {
@@ -182,6 +188,7 @@ void VolumeEngine::on_change_outcome(Status status) {
       member->phase = MemberPhase::kStreaming;
       member->reason.clear();
       member->attempts = 0;
+      member->poor_sources.clear();
     }
     if (!stored && member->phase == MemberPhase::kStreaming) {
       end_link(*member);

@@ -49,14 +49,16 @@ void VolumeEngine::join(Member& member, const store::ReplicaInfo& info) {
   share_rebuild_rate();
 }
 
-// The one that serves the fewest rebuilds, then the fewest reads; the local one last, since it has the host's reads.
+// One that copying has not failed from yet (its copy may be damaged); then the one that serves the fewest rebuilds,
+// then the fewest reads; the local one last, since it has the host's reads.
 Member* VolumeEngine::choose_source(const Member& joiner) {
   Member* best = nullptr;
-  auto rank = [this](const Member& member) {
+  auto rank = [this, &joiner](const Member& member) {
+    auto failures = std::count(joiner.poor_sources.begin(), joiner.poor_sources.end(), member.config.id);
     auto serves = std::count_if(members_.begin(), members_.end(), [&member](const std::unique_ptr<Member>& other) {
       return other->phase == MemberPhase::kJoining && other->source == member.config.id;
     });
-    return std::tuple(serves, member.reads_outstanding, member.config.local);
+    return std::tuple(failures, serves, member.reads_outstanding, member.config.local);
   };
   for (const std::unique_ptr<Member>& member : members_) {
     if (member.get() == &joiner || member->phase != MemberPhase::kStreaming) continue;

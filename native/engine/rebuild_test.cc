@@ -108,5 +108,23 @@ TEST(RebuildTest, ARebuildSurvivesTheLossOfItsSource) {
   }
 }
 
+// One in-sync copy is damaged where nobody reads: copying from it fails for ever, from the other it works.
+TEST(RebuildTest, ADamagedSourceIsNotTheOnlyOneTried) {
+  EngineCluster cluster(97, kBlocks, 2);
+  cluster.attach();
+  ASSERT_TRUE(cluster.write(0, pattern(8u << 20, 'a')).ok());
+  ASSERT_TRUE(cluster.flush().ok());
+  cluster.world.run_for(2s);
+  // The source that would be taken first.
+  for (int flips = 0; flips < 64; ++flips) {
+    ASSERT_TRUE(cluster.world.disk(cluster.replicas[0].node).flip_stored_bit("/disk/data"));
+  }
+  TestReplica& fresh = cluster.add_replica();
+  cluster.create_on(fresh, false);
+  cluster.engine().set_replicas(cluster.configs());
+  EXPECT_TRUE(cluster.wait_all_in_sync());
+  EXPECT_EQ(cluster.content_of(fresh), pattern(8u << 20, 'a'));
+}
+
 }  // namespace
 }  // namespace holdfast::engine

@@ -65,6 +65,7 @@ struct Member {
   Seq first_live;
   std::optional<Seq> rebuilt;
   ReplicaId source;
+  std::vector<ReplicaId> poor_sources;  // copying from them ended in failure; others are tried first
   std::uint64_t promotion_flush = 0;
   replica::RebuildProgress progress;
 
