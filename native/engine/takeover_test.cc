@@ -36,6 +36,21 @@ TEST(TakeoverTest, ANewEpochHasEveryAcknowledgedWrite) {
   }
 }
 
+// The log that a replica tells at Open must not hold what its disk then failed to write.
+TEST(TakeoverTest, WhatAFailingDiskCouldNotJournalIsNoPartOfTheLog) {
+  EngineCluster cluster(98, kBlocks, 1);
+  cluster.attach();
+  ASSERT_TRUE(cluster.write(0, pattern(4096, 'a')).ok());
+  cluster.world.delays().disk_min = cluster.world.delays().disk_max = 200ms;
+  cluster.engine().write(0, {cluster.slice(pattern(4096, 'b'))}, BlockDevice::Durability::kJournalled, [](Status) {});
+  cluster.world.run_for(10ms);  // on its way to the disk
+  TestHost& next = cluster.begin_attach("other");
+  cluster.world.run_for(20ms);
+  cluster.world.disk_faults(cluster.replicas[0].node).write_error_ppm = 1'000'000;
+  ASSERT_TRUE(cluster.run_until([&next] { return next.attached; }));
+  EXPECT_TRUE(next.failure.has_value()) << "it serves entries that are in no journal";
+}
+
 // A write that a flush or FUA covered survives even when every host loses power in the same moment.
 TEST(TakeoverTest, FlushedWritesSurviveALossOfPowerEverywhere) {
   for (std::uint64_t seed = 110; seed < 122; ++seed) {
