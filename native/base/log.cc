@@ -27,6 +27,8 @@ std::atomic<LogLevel>& current_level() {
   return level;
 }
 
+std::atomic<LogSink> current_sink{nullptr};
+
 void append_json_string(std::string& out, std::string_view text) {
   out += '"';
   for (char c : text) {
@@ -47,10 +49,12 @@ void append_json_string(std::string& out, std::string_view text) {
 }  // namespace
 
 void set_log_level(LogLevel level) { current_level().store(level, std::memory_order_relaxed); }
+void set_log_sink(LogSink sink) { current_sink.store(sink, std::memory_order_relaxed); }
 bool log_enabled(LogLevel level) { return level <= current_level().load(std::memory_order_relaxed); }
 
 void log(LogLevel level, std::string_view component, std::string_view message) {
   if (!log_enabled(level)) return;
+  if (LogSink sink = current_sink.load(std::memory_order_relaxed)) return sink(level, component, message);
   timespec now{};
   clock_gettime(CLOCK_REALTIME, &now);
   tm utc{};

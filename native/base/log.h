@@ -11,6 +11,9 @@ enum class LogLevel { kError, kWarn, kInfo, kDebug };
 // Lines above this level are dropped. Default kInfo; HOLDFAST_LOG=error|warn|info|debug sets it at first use.
 void set_log_level(LogLevel level);
 bool log_enabled(LogLevel level);
+// Lines go to `sink` instead of standard error; nullptr: back. For programs that show them in their own way.
+using LogSink = void (*)(LogLevel level, std::string_view component, std::string_view message);
+void set_log_sink(LogSink sink);
 // `component`: "engine", "store", ... `message`: what happened, to which object.
 void log(LogLevel level, std::string_view component, std::string_view message);
 
