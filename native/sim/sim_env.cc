@@ -6,8 +6,25 @@
 
 namespace holdfast::sim {
 
-SimEnv::SimEnv(World& world, Process* process) : world_(world), process_(process) {}
+namespace {
+constexpr std::int64_t kMillion = 1'000'000;
+constexpr Nanos kWallClockStart(1'700'000'000'000'000'000);
+}  // namespace
+
+SimEnv::SimEnv(World& world, Process* process)
+    : world_(world),
+      process_(process),
+      offset_(world.clock(process->node).offset),
+      drift_ppm_(world.clock(process->node).drift_ppm) {}
 SimEnv::~SimEnv() = default;
+
+Nanos SimEnv::now() {
+  std::int64_t virtual_ns = world_.now().count();
+  std::int64_t drift = virtual_ns / kMillion * drift_ppm_ + virtual_ns % kMillion * drift_ppm_ / kMillion;
+  return offset_ + Nanos(virtual_ns + drift);
+}
+
+Nanos SimEnv::wall_clock() { return kWallClockStart + world_.now() + world_.clock(process_->node).wall_clock_error; }
 
 void SimEnv::post(Callback<void()> work) {
   // Posts of one process run in the order of posting: times never fall, and the queue is stable.
@@ -18,7 +35,13 @@ void SimEnv::post(Callback<void()> work) {
 
 std::uint64_t SimEnv::call_at(Nanos deadline, Callback<void()> work) {
   Nanos late(world_.random().below(50'000));
-  return world_.schedule(std::max(deadline, world_.now()) + late, process_, std::move(work), "timer");
+  std::int64_t left = std::max<std::int64_t>(0, (deadline - now()).count());
+  // Never before the deadline by this process's clock: rounded up.
+  if (drift_ppm_ != 0) {
+    std::int64_t rate = kMillion + drift_ppm_;
+    left = left / rate * kMillion + left % rate * kMillion / rate + 2;
+  }
+  return world_.schedule(world_.now() + Nanos(left) + late, process_, std::move(work), "timer");
 }
 
 void SimEnv::run_blocking(Callback<void()> work, Callback<void()> done) {

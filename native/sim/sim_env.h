@@ -11,8 +11,8 @@ class SimEnv : public Env {
   SimEnv(World& world, Process* process);
   ~SimEnv() override;
 
-  Nanos now() override { return world_.now(); }
-  Nanos wall_clock() override { return world_.now() + Nanos(1'700'000'000'000'000'000); }
+  Nanos now() override;
+  Nanos wall_clock() override;
   std::uint64_t random() override { return world_.random().next(); }
   void post(Callback<void()> work) override;
   std::uint64_t call_at(Nanos deadline, Callback<void()> work) override;
@@ -29,6 +29,8 @@ class SimEnv : public Env {
  private:
   World& world_;
   Process* process_;
+  Nanos offset_;
+  std::int64_t drift_ppm_;
   BufferPool buffers_;
 };
 

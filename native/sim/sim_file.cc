@@ -28,7 +28,11 @@ class SimFile : public File {
       }
       DiskFaults& faults = env_.world().disk_faults(env_.process()->node);
       if (chance(faults.read_error_ppm)) return Error(ErrorCode::kDiskIo, data_->path + ": simulated read error");
-      disk_.read(*data_, offset, into);
+      std::uint64_t from = offset;
+      if (chance(faults.misdirected_read_ppm)) {
+        from = env_.world().random().below((data_->size - into.size()) / kPage + 1) * kPage;
+      }
+      disk_.read(*data_, from, into);
       if (chance(faults.corrupt_read_ppm)) {
         std::uint64_t bit = env_.world().random().below(into.size() * 8);
         into[bit / 8] ^= static_cast<std::byte>(1u << (bit % 8));
@@ -61,26 +65,15 @@ class SimFile : public File {
   }
 
   void sync(StatusCallback done) override {
-    // What is visible now becomes durable at some moment before the callback.
-    auto* pages = new std::map<std::uint64_t, SimFileData::Page>;
-    for (std::uint64_t page : data_->dirty) {
-      auto found = data_->current.find(page);
-      (*pages)[page] = found == data_->current.end() ? SimFileData::Page{} : found->second;
-    }
+    std::uint64_t generation = disk_.begin_sync(*data_);
     Delays& delays = env_.world().delays();
     Nanos delay(env_.world().random().between(static_cast<std::uint64_t>(delays.sync_min.count()),
                                               static_cast<std::uint64_t>(delays.sync_max.count())));
-    finish_later(delay, std::move(done), [this, pages]() -> Status {
+    finish_later(delay, std::move(done), [this, generation]() -> Status {
       if (chance(env_.world().disk_faults(env_.process()->node).write_error_ppm)) {
-        delete pages;
         return Error(ErrorCode::kDiskIo, data_->path + ": simulated sync error");
       }
-      for (auto& [index, content] : *pages) {
-        data_->durable[index] = content;
-        auto now = data_->current.find(index);
-        if (now != data_->current.end() && now->second == content) data_->dirty.erase(index);
-      }
-      delete pages;
+      disk_.end_sync(*data_, generation);
       return {};
     });
   }
@@ -173,15 +166,44 @@ std::vector<std::string> SimDisk::paths() const {
   return paths;
 }
 
+// Keeps what the page holds, for a power loss before the next sync.
+void SimDisk::remember(SimFileData& file, std::uint64_t page) {
+  if (file.unsynced.empty()) file.unsynced.push_back({file.next_generation++, {}});
+  auto [entry, created] = file.unsynced.back().before.try_emplace(page);
+  if (!created) return;
+  auto found = file.current.find(page);
+  if (found != file.current.end()) entry->second = std::make_unique<SimFileData::Page>(found->second);
+}
+
+std::uint64_t SimDisk::begin_sync(SimFileData& file) {
+  if (!file.unsynced.empty() && !file.unsynced.back().before.empty()) {
+    file.unsynced.push_back({file.next_generation++, {}});
+  }
+  return file.unsynced.empty() ? 0 : file.unsynced.back().id - 1;
+}
+
+void SimDisk::end_sync(SimFileData& file, std::uint64_t generation) {
+  while (!file.unsynced.empty() && file.unsynced.front().id <= generation) file.unsynced.pop_front();
+}
+
+// Whole sectors. Zeros over what never was anything are not stored.
 void SimDisk::apply(SimFileData& file, std::uint64_t offset, std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
     std::uint64_t page = offset / kPage;
     std::uint64_t within = offset % kPage;
     std::size_t length = std::min<std::size_t>(bytes.size(), kPage - within);
-    auto [entry, created] = file.current.try_emplace(page);
-    if (created) entry->second.fill(std::byte{0});
-    std::memcpy(entry->second.data() + within, bytes.data(), length);
-    file.dirty.insert(page);
+    std::span<const std::byte> part = bytes.first(length);
+    auto found = file.current.find(page);
+    bool nothing = found == file.current.end() &&
+                   std::all_of(part.begin(), part.end(), [](std::byte byte) { return byte == std::byte{0}; });
+    if (!nothing) {
+      remember(file, page);
+      if (found == file.current.end()) {
+        found = file.current.try_emplace(page).first;
+        found->second.fill(std::byte{0});
+      }
+      std::memcpy(found->second.data() + within, part.data(), length);
+    }
     offset += length;
     bytes = bytes.subspan(length);
     file.size = std::max(file.size, offset);
@@ -237,19 +259,21 @@ void SimDisk::power_lost() {
   Random& random = world_.random();
   std::uint64_t mood = random.below(4);  // nothing unsynced survives, all of it, by page, by sector
   for (auto& [path, file] : files_) {
-    for (std::uint64_t index : file.dirty) {
-      SimFileData::Page now{}, old{};
-      if (auto found = file.current.find(index); found != file.current.end()) now = found->second;
-      if (auto found = file.durable.find(index); found != file.durable.end()) old = found->second;
+    std::map<std::uint64_t, const SimFileData::Page*> durable;
+    for (const SimFileData::Generation& generation : file.unsynced) {
+      for (const auto& [index, page] : generation.before) durable.try_emplace(index, page.get());
+    }
+    for (const auto& [index, page] : durable) {
+      static const SimFileData::Page kZeros{};
+      const SimFileData::Page& old = page ? *page : kZeros;
+      SimFileData::Page& now = file.current.try_emplace(index, kZeros).first->second;
       bool page_survives = mood == 1 || (mood == 2 && random.chance(1, 2));
       for (std::size_t at = 0; at < kPage; at += kSectorSize) {
         bool survives = mood == 3 ? random.chance(1, 2) : page_survives;
         if (!survives) std::memcpy(now.data() + at, old.data() + at, kSectorSize);
       }
-      file.current[index] = now;
-      file.durable[index] = now;
     }
-    file.dirty.clear();
+    file.unsynced.clear();
   }
 }
 
@@ -259,8 +283,12 @@ bool SimDisk::flip_stored_bit(const std::string& path) {
   auto page = file->current.begin();
   std::advance(page, static_cast<std::ptrdiff_t>(world_.random().below(file->current.size())));
   std::uint64_t bit = world_.random().below(kPage * 8);
-  page->second[bit / 8] ^= static_cast<std::byte>(1u << (bit % 8));
-  file->durable[page->first] = page->second;
+  auto flipped = static_cast<std::byte>(1u << (bit % 8));
+  page->second[bit / 8] ^= flipped;
+  for (SimFileData::Generation& generation : file->unsynced) {
+    auto before = generation.before.find(page->first);
+    if (before != generation.before.end() && before->second) (*before->second)[bit / 8] ^= flipped;
+  }
   return true;
 }
 

@@ -1,12 +1,13 @@
 // SimDisk: the files of one simulated node, with what a power loss does to them.
 //
-// Each file has what readers see now and what is durable, by 512-byte sector. A write becomes visible when it completes
-// and durable with the next sync that starts after. Power loss turns every sector that differs into either version.
+// A write becomes visible when it completes and durable with the next sync that starts after. Until then the file keeps
+// what its pages held before; power loss turns every 512-byte sector of such a page into either version.
 #pragma once
 
 #include <array>
+#include <deque>
 #include <map>
-#include <set>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -22,9 +23,14 @@ struct SimFileData {
   std::string path;
   std::uint64_t size = 0;
   std::map<std::uint64_t, Page> current;  // by page index; a missing page is zeros
-  std::map<std::uint64_t, Page> durable;
-  std::set<std::uint64_t> dirty;  // pages where current may differ from durable
-  std::uint64_t locked_by = 0;    // process id
+  // What was written since one sync began and before the next one did: the pages' content before (nullptr: zeros).
+  struct Generation {
+    std::uint64_t id;
+    std::map<std::uint64_t, std::unique_ptr<Page>> before;
+  };
+  std::deque<Generation> unsynced;  // oldest first
+  std::uint64_t next_generation = 1;
+  std::uint64_t locked_by = 0;  // process id
 };
 
 struct SimWrite {
@@ -47,6 +53,9 @@ class SimDisk {
   void finish_write(SimWrite* write);
   void apply(SimFileData& file, std::uint64_t offset, std::span<const std::byte> bytes);
   void read(SimFileData& file, std::uint64_t offset, std::span<std::byte> into) const;
+  // What is visible now becomes durable when end_sync() is called with what this returned.
+  std::uint64_t begin_sync(SimFileData& file);
+  void end_sync(SimFileData& file, std::uint64_t generation);
   std::uint64_t used_bytes() const;
 
   // Writes in flight of the process happen, do not happen, or happen for some sectors.
@@ -57,6 +66,8 @@ class SimDisk {
   std::vector<std::string> paths() const;
 
  private:
+  void remember(SimFileData& file, std::uint64_t page);
+
   World& world_;
   std::string node_;
   std::map<std::string, SimFileData> files_;

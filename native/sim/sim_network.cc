@@ -15,6 +15,19 @@ std::string listener_key(const Address& address, const std::string& node) {
 
 }  // namespace
 
+std::vector<std::byte> ByteQueue::take(std::size_t length) {
+  if (length == size() && head_ == 0) return std::exchange(bytes_, {});
+  auto begin = bytes_.begin() + static_cast<std::ptrdiff_t>(head_);
+  std::vector<std::byte> taken(begin, begin + static_cast<std::ptrdiff_t>(length));
+  head_ += length;
+  if (empty()) clear();
+  if (head_ > bytes_.size() / 2) {
+    bytes_.erase(bytes_.begin(), bytes_.begin() + static_cast<std::ptrdiff_t>(head_));
+    head_ = 0;
+  }
+  return taken;
+}
+
 SimStream::SimStream(World& world, Process* process, std::shared_ptr<Connection> connection, int side)
     : world_(world), process_(process), connection_(std::move(connection)), side_(side) {
   connection_->ends[side] = this;
@@ -41,7 +54,7 @@ void SimStream::start(StreamHandler* handler) {
 void SimStream::send(std::span<Slice> parts) {
   for (Slice& part : parts) {
     if (!closed_ && !shut_down_) {
-      outgoing_.insert(outgoing_.end(), part.bytes().begin(), part.bytes().end());
+      outgoing_.append(part.bytes());
       unsent_ += part.size();
     }
     part = Slice();
@@ -93,8 +106,7 @@ void SimStream::transfer() {
   std::size_t window = kSocketBuffer - std::min(kSocketBuffer, other->incoming_.size() + other->on_the_way_);
   std::size_t length = std::min(outgoing_.size(), window);
   if (length > 1 && world_.random().chance(1, 4)) length = 1 + world_.random().below(length);
-  std::vector<std::byte> bytes(outgoing_.begin(), outgoing_.begin() + static_cast<std::ptrdiff_t>(length));
-  outgoing_.erase(outgoing_.begin(), outgoing_.begin() + static_cast<std::ptrdiff_t>(length));
+  std::vector<std::byte> bytes = outgoing_.take(length);
   unsent_ -= length;
   other->on_the_way_ += length;
   bool last = shut_down_ && outgoing_.empty();
@@ -119,7 +131,7 @@ void SimStream::transfer() {
 
 void SimStream::arrive(std::vector<std::byte> bytes) {
   on_the_way_ -= bytes.size();
-  incoming_.insert(incoming_.end(), bytes.begin(), bytes.end());
+  incoming_.append(bytes);
   plan_delivery();
 }
 
@@ -143,8 +155,7 @@ void SimStream::deliver() {
   if (!incoming_.empty()) {
     std::size_t length = incoming_.size();
     if (length > 1 && world_.random().chance(1, 4)) length = 1 + world_.random().below(length);
-    std::vector<std::byte> bytes(incoming_.begin(), incoming_.begin() + static_cast<std::ptrdiff_t>(length));
-    incoming_.erase(incoming_.begin(), incoming_.begin() + static_cast<std::ptrdiff_t>(length));
+    std::vector<std::byte> bytes = incoming_.take(length);
     if (SimStream* other = peer()) other->plan_transfer();
     handler_->on_data(bytes);
     if (!*alive) return;

@@ -2,9 +2,9 @@
 // arbitrary pieces, after arbitrary delays; a cut link holds them back; a reset loses what is on the way.
 #pragma once
 
-#include <deque>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "io/env.h"
 #include "sim/world.h"
@@ -19,6 +19,23 @@ struct Connection {
   Process* processes[2] = {nullptr, nullptr};
   Address addresses[2];
   bool silent[2] = {false, false};  // that end lost its power: nothing answers
+};
+
+// Bytes that wait, first in, first out.
+class ByteQueue {
+ public:
+  std::size_t size() const { return bytes_.size() - head_; }
+  bool empty() const { return size() == 0; }
+  void append(std::span<const std::byte> bytes) { bytes_.insert(bytes_.end(), bytes.begin(), bytes.end()); }
+  std::vector<std::byte> take(std::size_t length);
+  void clear() {
+    bytes_.clear();
+    head_ = 0;
+  }
+
+ private:
+  std::vector<std::byte> bytes_;
+  std::size_t head_ = 0;
 };
 
 class SimStream : public Stream {
@@ -59,13 +76,13 @@ class SimStream : public Stream {
   int side_;
   StreamHandler* handler_ = nullptr;
 
-  std::deque<std::byte> outgoing_;  // not yet on the way
+  ByteQueue outgoing_;  // not yet on the way
   std::size_t unsent_ = 0;
   bool transfer_planned_ = false;
   bool shut_down_ = false;
   Nanos last_arrival_{0};
 
-  std::deque<std::byte> incoming_;
+  ByteQueue incoming_;
   std::size_t on_the_way_ = 0;  // towards us
   bool delivery_planned_ = false;
   bool peer_finished_ = false;  // an orderly end follows incoming_

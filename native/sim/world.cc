@@ -148,9 +148,12 @@ void World::heal_network() {
   for (SimStream* stream : std::vector<SimStream*>(streams_)) stream->network_changed();
 }
 
-void World::reset_random_connection() {
-  if (streams_.empty()) return;
-  streams_[random_.below(streams_.size())]->reset_connection();
+void World::reset_random_connection(const std::string& node) {
+  std::vector<SimStream*> candidates;
+  for (SimStream* stream : streams_) {
+    if (node.empty() || stream->process()->node == node) candidates.push_back(stream);
+  }
+  if (!candidates.empty()) candidates[random_.below(candidates.size())]->reset_connection();
 }
 
 bool World::link_up(const std::string& from, const std::string& to) const { return !cuts_.contains({from, to}); }

@@ -1,6 +1,8 @@
 // World: everything that simulated processes share: virtual time, the event queue, randomness, disks, network.
 // One seed decides all of it. Single-threaded; a run is a pure function of the seed and the calls made on the World.
 //
+// Two runs of one seed are equal event by event: nothing here depends on addresses, wall-clock time or hash order.
+//
 // Words: a node is a host (its disks survive it); a process is one incarnation of a program on a node and owns one
 // SimEnv. A crashed process is abandoned: its objects are never destroyed and never called again, as after SIGKILL.
 // Their memory stays allocated; run many seeds in child processes to bound it.
@@ -45,10 +47,11 @@ class Random {
 struct DiskFaults {
   std::uint64_t read_error_ppm = 0;
   std::uint64_t write_error_ppm = 0;
-  std::uint64_t corrupt_read_ppm = 0;  // one flipped bit in what is returned; the stored bytes stay good
-  std::uint64_t slow_ppm = 0;          // operations that take slow_max instead
+  std::uint64_t corrupt_read_ppm = 0;      // one flipped bit in what is returned; the stored bytes stay good
+  std::uint64_t misdirected_read_ppm = 0;  // blocks from elsewhere in the file are returned
+  std::uint64_t slow_ppm = 0;              // operations that take slow_max instead
   Nanos slow_max = 50ms;
-  std::uint64_t capacity_bytes = UINT64_MAX;  // of all files of the node together, by allocated pages
+  std::uint64_t capacity_bytes = UINT64_MAX;  // of all files of the node together
 };
 
 // Delays of the simulated hardware, uniformly random between the bounds.
@@ -57,6 +60,13 @@ struct Delays {
   Nanos disk_min = 20us, disk_max = 300us;
   Nanos sync_min = 50us, sync_max = 2ms;
   Nanos net_min = 10us, net_max = 500us;
+};
+
+// How the clocks of one node differ from virtual time.
+struct NodeClock {
+  Nanos offset{0};             // of the monotonic clock, as if the node had started at another time
+  std::int64_t drift_ppm = 0;  // how much faster the monotonic clock runs
+  Nanos wall_clock_error{0};   // may change at any time, as when an operator or NTP sets the clock
 };
 
 struct Process {
@@ -96,8 +106,12 @@ class World {
   void set_link(const std::string& from, const std::string& to, bool up);
   void set_extra_latency(const std::string& from, const std::string& to, Nanos extra);
   void heal_network();
-  // Breaks one random open connection, if any.
-  void reset_random_connection();
+  // Breaks one random open connection (of `node`, unless that is empty), if any.
+  void reset_random_connection(const std::string& node = {});
+
+  // ---- clocks ----
+  // Offset and drift are for processes that start later: the clock of a process never jumps.
+  NodeClock& clock(const std::string& node) { return clocks_[node]; }
 
   // ---- disks ----
   SimDisk& disk(const std::string& node);
@@ -152,6 +166,7 @@ class World {
   std::vector<Event*> deferred_;  // of frozen processes
   std::map<std::string, std::unique_ptr<SimDisk>> disks_;
   std::map<std::string, DiskFaults> disk_faults_;
+  std::map<std::string, NodeClock> clocks_;
   std::set<std::pair<std::string, std::string>> cuts_;
   std::map<std::pair<std::string, std::string>, Nanos> extra_latency_;
   std::map<std::string, SimListener*> listeners_;  // by "host:port" or "node/unix:path"

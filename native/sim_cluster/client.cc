@@ -122,6 +122,12 @@ bool Client::end(Op* op, const Status& status) {
   setup_.world->trace(std::string(op->name) + " " + std::to_string(op->first) + "+" + std::to_string(op->count) +
                       " value " + std::to_string(op->value) + " epoch " + std::to_string(setup_.epoch.value()) + ": " +
                       (status.ok() ? "ok" : status.error().to_string()));
+  Nanos took = setup_.world->now() - op->begun;
+  setup_.counts->slowest = std::max(setup_.counts->slowest, took);
+  if (took > setup_.scenario->stall_max()) {
+    setup_.oracle->violated(std::string("a ") + op->name + " took " + std::to_string(took.count() / 1'000'000) +
+                            " ms while a good replica was there");
+  }
   if (!status.ok()) {
     ++setup_.counts->failed;
     if (!setup_.may_fail(status.error().code())) {

@@ -27,6 +27,7 @@ struct ClientCounts {
   std::uint64_t operations = 0;
   std::uint64_t succeeded = 0;
   std::uint64_t failed = 0;
+  Nanos slowest{0};
 };
 
 class Client {

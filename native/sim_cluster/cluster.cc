@@ -20,6 +20,7 @@ std::vector<ReplicaId> first_ids(unsigned count) {
 
 Cluster::Cluster(std::uint64_t seed, Scenario the_scenario, bool trace)
     : world(seed, trace), scenario(the_scenario), oracle(world), store(world, first_ids(scenario.replicas)) {
+  if (scenario.clocks_differ) set_clocks();
   store::StoreOptions options;
   options.directory = "/disk";
   options.journal_bytes = scenario.journal_bytes;
@@ -33,6 +34,17 @@ Cluster::Cluster(std::uint64_t seed, Scenario the_scenario, bool trace)
   }
   for (unsigned i = 0; i < scenario.hosts; ++i) {
     hosts.emplace_back(world, (scenario.colocated ? "10.0.0." : "10.0.1.") + std::to_string(i + 1));
+  }
+}
+
+// Far apart, and as fast and slow as the lease allows for (a sixteenth between any two).
+void Cluster::set_clocks() {
+  for (unsigned net = 0; net < 2; ++net) {
+    for (unsigned i = 1; i <= scenario.replicas; ++i) {
+      NodeClock& clock = world.clock("10.0." + std::to_string(net) + "." + std::to_string(i));
+      clock.offset = Nanos(world.random().below(1'000'000) * 1'000'000);
+      clock.drift_ppm = static_cast<std::int64_t>(world.random().below(60'001)) - 30'000;
+    }
   }
 }
 
@@ -186,7 +198,7 @@ void Cluster::on_opened(Attachment& attachment) {
                       attachment.epoch(),
                       [this](ErrorCode code) { return may_fail(code); }};
   attachment.start_client(std::move(setup));
-  if (calm_) attachment.client()->stop();
+  if (clients_stopped_) attachment.client()->stop();
 }
 
 void Cluster::update_replicas() {
@@ -210,7 +222,7 @@ void Cluster::update_replicas() {
 }
 
 bool Cluster::may_fail(ErrorCode code) const {
-  if (!scenario.any_fault()) return false;
+  if (!scenario.any_fault() || scenario.victims > 0) return false;
   switch (code) {
     case ErrorCode::kInternal:
     case ErrorCode::kProtocol:
@@ -266,14 +278,13 @@ std::vector<std::string> Cluster::node_names() const {
 
 void Cluster::calm() {
   world.trace("calm");
-  calm_ = true;
   world.heal_network();
   store.all_reachable();
+  store.set_delay(Nanos(0));
   for (Member& member : members) {
     world.disk_faults(member.node->node()) = DiskFaults{};
     if (member.node->process()) world.thaw(member.node->process());
-    // A disk that was full looks again at its next start.
-    if (scenario.weight(Fault::kDiskFull) > 0) member.node->kill();
+    if (member.was_full) member.node->kill();
     member.restart_at = Nanos(0);
   }
   for (EngineHost& host : hosts) {
@@ -317,6 +328,7 @@ unsigned Cluster::in_flight() const {
 }
 
 void Cluster::stop_clients() {
+  clients_stopped_ = true;
   for (EngineHost& host : hosts) {
     for (const std::unique_ptr<Attachment>& attachment : host.attachments) {
       if (attachment->client()) attachment->client()->stop();

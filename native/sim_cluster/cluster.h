@@ -24,6 +24,7 @@ class Cluster {
     std::unique_ptr<ReplicaNode> node;
     Nanos restart_at{0};    // when it is down or broken
     bool retiring = false;  // leaves the volume; its disk is replaced then
+    bool was_full = false;  // looks at its disk's size again when it starts
   };
 
   Cluster(std::uint64_t seed, Scenario scenario, bool trace);
@@ -52,6 +53,7 @@ class Cluster {
   // The volume is attached and every replica is in-sync.
   bool healthy() const;
   unsigned in_flight() const;
+  // Those of engines to come, too.
   void stop_clients();
   // The only copies left were damaged by injected faults: errors are the right answer.
   bool lost_for_good() const;
@@ -71,6 +73,7 @@ class Cluster {
   ClientCounts counts;
 
  private:
+  void set_clocks();
   void look_after(Member& member);
   void look_after_engine();
   void update_replicas();
@@ -85,7 +88,7 @@ class Cluster {
   Nanos unhealthy_since_{-1};
   Nanos attach_again_at_{0};
   std::uint64_t next_replica_id_ = 101;
-  bool calm_ = false;
+  bool clients_stopped_ = false;
   bool replicas_changed_ = false;
 };
 

@@ -47,10 +47,14 @@ Nanos FaultInjector::moment(Nanos most) {
   return Nanos(world_.random().below(static_cast<std::uint64_t>(most.count())));
 }
 Cluster::Member& FaultInjector::any_member() {
-  return cluster_.members[world_.random().below(cluster_.members.size())];
+  std::size_t count = cluster_.members.size();
+  unsigned victims = cluster_.scenario.victims;
+  if (victims == 0) return cluster_.members[world_.random().below(count)];
+  return cluster_.members[(victim_ + world_.random().below(victims)) % count];
 }
 EngineHost& FaultInjector::any_host() { return cluster_.hosts[world_.random().below(cluster_.hosts.size())]; }
 std::string FaultInjector::any_node() {
+  if (cluster_.scenario.victims > 0) return any_member().node->node();
   std::vector<std::string> names = cluster_.node_names();
   return names[world_.random().below(names.size())];
 }
@@ -75,7 +79,9 @@ void FaultInjector::inject(Fault fault) {
     case Fault::kPartition:
       return partition();
     case Fault::kResetConnection:
-      for (std::uint64_t n = random.between(1, 4); n > 0; --n) world_.reset_random_connection();
+      for (std::uint64_t n = random.between(1, 4); n > 0; --n) {
+        world_.reset_random_connection(cluster_.scenario.victims > 0 ? any_node() : std::string());
+      }
       return;
     case Fault::kSlowLink:
       return slow_link();
@@ -103,6 +109,14 @@ void FaultInjector::inject(Fault fault) {
       return disk_full();
     case Fault::kReplaceReplica:
       return replace_replica();
+    case Fault::kSlowStore:
+      cluster_.store.set_delay(Nanos(random.between(10, 3'000) * 1'000'000));
+      return later(10s, [this] { cluster_.store.set_delay(Nanos(0)); });
+    case Fault::kClockJump: {
+      std::int64_t seconds = static_cast<std::int64_t>(random.between(0, 200'000)) - 100'000;
+      world_.clock(any_node()).wall_clock_error = Nanos(seconds * 1'000'000'000);
+      return;
+    }
   }
 }
 
@@ -129,9 +143,11 @@ void FaultInjector::partition() {
 
 void FaultInjector::slow_link() {
   Random& random = world_.random();
+  std::vector<std::string> names = cluster_.node_names();
   std::string from = any_node();
-  std::string to = any_node();
+  std::string to = names[random.below(names.size())];
   if (from == to) return;
+  if (random.chance(1, 2)) std::swap(from, to);
   world_.set_extra_latency(from, to, Nanos(random.between(1, 1'500) * 1'000'000));
   later(10s, [this, from = new std::string(from), to = new std::string(to)] {
     std::unique_ptr<std::string> a(from), b(to);
@@ -142,7 +158,7 @@ void FaultInjector::slow_link() {
 void FaultInjector::freeze() {
   Random& random = world_.random();
   Process* process = nullptr;
-  if (random.chance(1, 2)) {
+  if (cluster_.scenario.victims > 0 || random.chance(1, 2)) {
     process = any_member().node->process();
   } else if (cluster_.current() && cluster_.current()->host().alive()) {
     process = cluster_.current()->host().process();
@@ -182,6 +198,7 @@ void FaultInjector::take_over() {
 void FaultInjector::disk_full() {
   Cluster::Member& member = any_member();
   const std::string& node = member.node->node();
+  member.was_full = true;
   world_.disk_faults(node).capacity_bytes = world_.disk(node).used_bytes() + world_.random().below(1u << 20);
   later(10s, [this, name = new std::string(node)] {
     std::unique_ptr<std::string> owned(name);
@@ -201,9 +218,10 @@ void FaultInjector::corrupt_reads() {
   if (cluster_.members.size() == 1) return;
   ReplicaNode& node = *cluster_.members[victim_].node;
   DiskFaults& faults = world_.disk_faults(node.node());
-  faults.corrupt_read_ppm = world_.random().between(1'000, 200'000);
+  (world_.random().chance(1, 2) ? faults.corrupt_read_ppm : faults.misdirected_read_ppm) =
+      world_.random().between(1'000, 200'000);
   node.set_damaged();
-  later(6s, [&faults] { faults.corrupt_read_ppm = 0; });
+  later(6s, [&faults] { faults.corrupt_read_ppm = faults.misdirected_read_ppm = 0; });
 }
 
 // The control plane takes a replica out of the volume; another one on an empty disk takes its place.

@@ -36,7 +36,7 @@ class FaultInjector {
   Cluster& cluster_;
   World& world_;
   bool running_ = false;
-  std::size_t victim_ = 0;  // whose disk may lose what it holds
+  std::size_t victim_ = 0;  // whose disk may lose what it holds; the first of Scenario::victims
 };
 
 }  // namespace holdfast::sim

@@ -7,14 +7,19 @@
 
 namespace holdfast::sim {
 
+History::Block& History::at(std::uint64_t block) {
+  if (block >= blocks_.size()) blocks_.resize(block + 1);
+  return blocks_[block];
+}
+
 std::size_t History::write_begins(std::uint64_t block, Value value, Nanos now, std::optional<Value> expected) {
-  Block& history = blocks_[block];
+  Block& history = at(block);
   history.open.push_back({.kind = Kind::kWrite, .value = value, .expected = expected, .begun = now});
   return history.handle_base + history.open.size() - 1;
 }
 
 void History::write_acknowledged(std::uint64_t block, std::size_t handle, Nanos now, bool durable) {
-  Block& history = blocks_[block];
+  Block& history = at(block);
   if (handle < history.handle_base) return;
   Operation& write = history.open[handle - history.handle_base];
   CHECK(write.ended == kNever, "a write is acknowledged once");
@@ -23,22 +28,22 @@ void History::write_acknowledged(std::uint64_t block, std::size_t handle, Nanos 
 }
 
 void History::write_refused(std::uint64_t block, std::size_t handle) {
-  Block& history = blocks_[block];
+  Block& history = at(block);
   if (handle >= history.handle_base) history.open[handle - history.handle_base].kind = Kind::kRefused;
 }
 
 void History::read_returned(std::uint64_t block, Value value, Nanos begun, Nanos now) {
   if (begun <= segment_began_) return;
-  blocks_[block].open.push_back({.kind = Kind::kRead, .value = value, .begun = begun, .ended = now});
+  at(block).open.push_back({.kind = Kind::kRead, .value = value, .begun = begun, .ended = now});
 }
 
 void History::read_differed(std::uint64_t block, Value value, Nanos begun, Nanos now) {
   if (begun <= segment_began_) return;
-  blocks_[block].open.push_back({.kind = Kind::kDiffers, .value = value, .begun = begun, .ended = now});
+  at(block).open.push_back({.kind = Kind::kDiffers, .value = value, .begun = begun, .ended = now});
 }
 
 void History::taken_over(Nanos now) {
-  for (auto& [index, block] : blocks_) {
+  for (Block& block : blocks_) {
     for (Operation& one : block.open) {
       if (one.write() && one.ended == kNever) one.latest = std::min(one.latest, now);
     }
@@ -46,7 +51,7 @@ void History::taken_over(Nanos now) {
 }
 
 void History::blackout(Nanos now, bool destroyed) {
-  for (auto& [index, block] : blocks_) {
+  for (Block& block : blocks_) {
     // A value survives unless a write that began after it was settled is known to be flushed.
     Nanos newest_flushed{-1};
     for (const Operation& one : block.open) {
@@ -68,7 +73,8 @@ void History::blackout(Nanos now, bool destroyed) {
 }
 
 std::optional<std::string> History::check() const {
-  for (const auto& [index, block] : blocks_) {
+  for (std::size_t index = 0; index < blocks_.size(); ++index) {
+    const Block& block = blocks_[index];
     for (const auto& [initial, operations] : block.past) {
       if (!explained(initial, operations)) return describe(index, initial, operations);
     }
@@ -80,27 +86,37 @@ std::optional<std::string> History::check() const {
 // Depth-first search for an order. `operations` is sorted by invocation; `taken_` marks what is in the order already.
 class History::Search {
  public:
-  explicit Search(const std::vector<Operation>& operations) : operations_(operations), taken_(operations.size(), '0') {}
-
-  // `newest`: the latest invocation in the order so far.
-  bool from(Value value, std::size_t settled_left, Nanos newest) {
-    if (settled_left == 0) return true;
-    if (!visited_.insert(taken_ + std::to_string(value)).second) return false;
-    Nanos first_end = kNever;
-    Nanos next_expiry = kNever;
-    for (std::size_t i = 0; i < operations_.size(); ++i) {
-      if (taken_[i] != '0') continue;
-      first_end = std::min(first_end, operations_[i].ended);
-      if (operations_[i].latest > newest) next_expiry = std::min(next_expiry, operations_[i].latest);
+  explicit Search(const std::vector<Operation>& operations) : operations_(operations), taken_(operations.size(), '0') {
+    for (std::size_t i = 0; i < operations.size(); ++i) {
+      if (operations[i].latest != kNever) expiring_.push_back(i);
     }
-    for (std::size_t i = 0; i < operations_.size(); ++i) {
+  }
+
+  // `first`: everything before is in the order; `past_last`: nothing from here on is. `newest`: the latest invocation
+  // in the order so far.
+  bool from(Value value, std::size_t settled_left, Nanos newest, std::size_t first, std::size_t past_last) {
+    if (settled_left == 0) return true;
+    while (first < taken_.size() && taken_[first] != '0') ++first;
+    past_last = std::max(past_last, first);
+    if (!visited_.insert(state_key(value, first, past_last)).second) return false;
+    Nanos first_end = kNever;  // invocations rise: what begins after it cannot lower it
+    for (std::size_t i = first; i < operations_.size() && operations_[i].begun <= first_end; ++i) {
+      if (taken_[i] == '0') first_end = std::min(first_end, operations_[i].ended);
+    }
+    Nanos next_expiry = kNever;
+    for (std::size_t i : expiring_) {
+      if (taken_[i] == '0' && operations_[i].latest > newest)
+        next_expiry = std::min(next_expiry, operations_[i].latest);
+    }
+    for (std::size_t i = first; i < operations_.size(); ++i) {
       const Operation& next = operations_[i];
       if (taken_[i] != '0') continue;
       if (next.begun > first_end) break;  // something else ended before this one began
       if (!next.fits(value) || next.latest <= newest) continue;
       taken_[i] = '1';
       bool settled = next.ended != kNever;
-      if (from(next.write() ? next.value : value, settled_left - (settled ? 1 : 0), std::max(newest, next.begun))) {
+      if (from(next.write() ? next.value : value, settled_left - (settled ? 1 : 0), std::max(newest, next.begun), first,
+               std::max(past_last, i + 1))) {
         return true;
       }
       taken_[i] = '0';
@@ -111,7 +127,15 @@ class History::Search {
   }
 
  private:
+  // Which operations are in the order, and the value after them. (`newest` follows from the first.)
+  std::string state_key(Value value, std::size_t first, std::size_t past_last) const {
+    std::string key(reinterpret_cast<const char*>(&value), sizeof value);
+    key.append(reinterpret_cast<const char*>(&first), sizeof first);
+    return key.append(taken_, first, past_last - first);
+  }
+
   const std::vector<Operation>& operations_;
+  std::vector<std::size_t> expiring_;
   std::string taken_;
   std::unordered_set<std::string> visited_;
 };
@@ -136,7 +160,7 @@ bool History::explained(const std::set<Value>& initial, const std::vector<Operat
             [](const Operation& a, const Operation& b) { return a.begun < b.begun; });
   for (Value value : initial) {
     Search search(operations);
-    if (search.from(value, settled, Nanos(-1))) return true;
+    if (search.from(value, settled, Nanos(-1), 0, 0)) return true;
   }
   return initial.empty() && operations.empty();
 }

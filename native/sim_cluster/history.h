@@ -12,7 +12,6 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <optional>
 #include <set>
 #include <string>
@@ -74,11 +73,12 @@ class History {
   };
   class Search;
 
+  Block& at(std::uint64_t block);
   static bool explained(const std::set<Value>& initial, const std::vector<Operation>& operations);
   static std::string describe(std::uint64_t block, const std::set<Value>& initial,
                               const std::vector<Operation>& operations);
 
-  std::map<std::uint64_t, Block> blocks_;
+  std::vector<Block> blocks_;
   Nanos flushed_until_{-1};
   Nanos segment_began_{-1};
 };

@@ -29,11 +29,16 @@ void MetadataStore::change(Process* process, Epoch epoch, std::vector<ReplicaId>
   attempt(new Request{process, epoch, std::move(in_sync), std::move(done)}, Nanos(0));
 }
 
+Nanos MetadataStore::travel_time() {
+  Nanos usual(world_.random().between(200'000, 6'000'000));
+  return delay_max_ == Nanos(0) ? usual
+                                : usual + Nanos(world_.random().below(static_cast<std::uint64_t>(delay_max_.count())));
+}
+
 // The request travels as an event of the world: it arrives even when its sender has died meanwhile.
 void MetadataStore::attempt(Request* request, Nanos delay) {
-  Nanos travel(world_.random().between(200'000, 6'000'000));
   world_.schedule(
-      world_.now() + delay + travel, nullptr, [this, request] { decide(request); }, "store");
+      world_.now() + delay + travel_time(), nullptr, [this, request] { decide(request); }, "store");
 }
 
 void MetadataStore::decide(Request* request) {
@@ -55,7 +60,7 @@ void MetadataStore::decide(Request* request) {
   if (world_.random().chance(1, 16)) return attempt(request, kRetry);  // the answer was lost
   auto* answer = new std::pair<Request*, Status>(request, std::move(outcome));
   world_.schedule(
-      world_.now() + Nanos(world_.random().between(200'000, 6'000'000)), request->process,
+      world_.now() + travel_time(), request->process,
       [answer] {
         std::unique_ptr<std::pair<Request*, Status>> owned(answer);
         std::unique_ptr<Request> asked(owned->first);

@@ -29,6 +29,8 @@ class MetadataStore {
   void set_reachable(const std::string& node, bool reachable);
   bool reachable(const std::string& node) const { return !unreachable_.contains(node); }
   void all_reachable() { unreachable_.clear(); }
+  // Requests and answers take up to this much longer each.
+  void set_delay(Nanos most) { delay_max_ = most; }
 
   // Compare-and-swap asked by `process`, tried until an answer arrives.
   void change(Process* process, Epoch epoch, std::vector<ReplicaId> in_sync, StatusCallback done);
@@ -41,12 +43,14 @@ class MetadataStore {
     std::vector<ReplicaId> in_sync;
     StatusCallback done;
   };
+  Nanos travel_time();
   void attempt(Request* request, Nanos delay);
   void decide(Request* request);
 
   World& world_;
   VolumeRecord record_;
   std::set<std::string> unreachable_;
+  Nanos delay_max_{0};
   unsigned changes_ = 0;
 };
 

@@ -40,7 +40,7 @@ class ReplicaNode {
   store::DiskStore* disk() const { return state_ == State::kServing ? disk_.get() : nullptr; }
   store::ReplicaStore* store() const { return disk() ? disk_->find(id_) : nullptr; }
   const std::optional<Error>& failure() const { return failure_; }  // why it is broken
-  store::ModelKvDisk& kv() { return *kv_; }
+  const store::ModelKvDisk& kv() const { return *kv_; }
   const store::StoreOptions& options() const { return options_; }
 
   // When it last lost its power.

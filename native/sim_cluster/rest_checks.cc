@@ -1,9 +1,12 @@
 #include "sim_cluster/rest_checks.h"
 
 #include <algorithm>
+#include <cstring>
 #include <map>
+#include <set>
 
 #include "base/crc32c.h"
+#include "store/chunk_record.h"
 
 namespace holdfast::sim {
 
@@ -67,6 +70,27 @@ CopyContent read_copy(Cluster& cluster, const ReplicaNode& node) {
   return copy;
 }
 
+// What the metadata of the disk says: every slot belongs to one chunk record at most.
+std::uint64_t count_owned_slots(Cluster& cluster, const ReplicaNode& node) {
+  std::set<std::uint64_t> slots;
+  std::string dump = node.kv().dump(node.options().directory + "/meta");
+  for (std::string_view rest = dump; !rest.empty();) {
+    std::uint32_t sizes[2];
+    std::memcpy(sizes, rest.data(), sizeof sizes);
+    std::string_view key = rest.substr(sizeof sizes, sizes[0]);
+    std::string_view value = rest.substr(sizeof sizes + sizes[0], sizes[1]);
+    rest.remove_prefix(sizeof sizes + sizes[0] + sizes[1]);
+    if (key[0] != store::kChunkTable) continue;
+    Result<store::ChunkRecord> record = store::decode_chunk_record(value);
+    if (!record.ok()) {
+      cluster.oracle.violated(name_of(node) + " at rest has a chunk record that cannot be read");
+    } else if (record->slot != store::kNoSlot && !slots.insert(record->slot).second) {
+      cluster.oracle.violated(name_of(node) + " at rest: two chunk records own slot " + std::to_string(record->slot));
+    }
+  }
+  return slots.size();
+}
+
 void check_space(Cluster& cluster, const ReplicaNode& node, const CopyContent& copy) {
   store::SpaceInfo space = node.disk()->space();
   std::uint64_t used = node.store()->info().used_bytes;
@@ -74,6 +98,10 @@ void check_space(Cluster& cluster, const ReplicaNode& node, const CopyContent& c
   if (space.used_bytes != used) {
     cluster.oracle.violated(where + "the disk counts " + std::to_string(space.used_bytes) +
                             " used bytes, its replica " + std::to_string(used));
+  }
+  if (used != count_owned_slots(cluster, node) * kChunkSize) {
+    cluster.oracle.violated(where + std::to_string(used) + " bytes are in use, chunk records own " +
+                            std::to_string(count_owned_slots(cluster, node)) + " slots");
   }
   if (used != copy.slots * kChunkSize) {
     cluster.oracle.violated(where + std::to_string(used) + " bytes are in use for " + std::to_string(copy.slots) +
@@ -110,6 +138,7 @@ void compare(Cluster& cluster, const ReplicaNode& first, const CopyContent& a, c
   }
 }
 
+// Everything is applied everywhere, and nothing has been written for a while: reads may have found blocks to repair.
 bool settled(const Cluster& cluster) {
   Seq last = cluster.current()->engine()->status().last;
   return std::all_of(cluster.members.begin(), cluster.members.end(), [last](const Cluster::Member& member) {
@@ -120,10 +149,21 @@ bool settled(const Cluster& cluster) {
   });
 }
 
+bool come_to_rest(Cluster& cluster) {
+  for (int round = 0; round < 32; ++round) {
+    if (!cluster.run_until([&] { return cluster.healthy() && settled(cluster); }, 60s)) return false;
+    Seq before = cluster.current()->engine()->status().last;
+    cluster.run_until([] { return false; }, 1s);
+    if (!cluster.healthy() || !settled(cluster)) continue;
+    if (cluster.current()->engine()->status().last == before) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 void check_at_rest(Cluster& cluster) {
-  if (!cluster.run_until([&] { return cluster.healthy() && settled(cluster); }, 60s)) {
+  if (!come_to_rest(cluster)) {
     std::string text = "the replicas do not settle:";
     for (const Cluster::Member& member : cluster.members) {
       if (!member.node->store()) continue;

@@ -6,9 +6,15 @@ namespace holdfast::sim {
 
 namespace {
 constexpr std::array<std::string_view, kFaults> kNames = {
-    "kill-replica", "kill-engine",   "restart-engine", "take-over", "power-off-node", "power-off-all",
-    "partition",    "reset",         "slow-link",      "freeze",    "store-down",     "slow-disk",
-    "disk-errors",  "corrupt-reads", "flip-bits",      "disk-full", "replace-replica"};
+    "kill-replica", "kill-engine", "restart-engine",  "take-over",  "power-off-node", "power-off-all", "partition",
+    "reset",        "slow-link",   "freeze",          "store-down", "slow-disk",      "disk-errors",   "corrupt-reads",
+    "flip-bits",    "disk-full",   "replace-replica", "store-slow", "clock-jump"};
+
+// What can be done to a replica without touching anything else.
+constexpr std::array kReplicaFaults = {Fault::kKillReplica,     Fault::kPowerOffNode, Fault::kPartition,
+                                       Fault::kResetConnection, Fault::kSlowLink,     Fault::kFreeze,
+                                       Fault::kSlowDisk,        Fault::kDiskErrors,   Fault::kCorruptReads,
+                                       Fault::kFlipBits,        Fault::kDiskFull};
 }  // namespace
 
 std::string_view fault_name(Fault fault) { return kNames[static_cast<std::size_t>(fault)]; }
@@ -22,18 +28,38 @@ Scenario Scenario::from(std::uint64_t seed) {
   if (scenario.colocated) scenario.hosts = std::min(scenario.hosts, scenario.replicas);
   scenario.size_blocks = 64 * random.between(2, random.chance(1, 4) ? 64 : 12) - (random.chance(1, 4) ? 8 : 0);
   scenario.logical_block_size = random.chance(1, 3) ? 512 : 4'096;
-  scenario.journal_bytes = std::uint64_t{1} << random.between(22, 24);
+  scenario.journal_bytes = std::uint64_t{4u << 20} << (random.chance(1, 4) ? random.between(1, 2) : 0);
   scenario.cache_bytes = std::uint64_t{1} << random.between(18, 22);
   scenario.rebuild_bytes_per_second = random.chance(1, 4) ? random.between(1, 8) << 20 : 0;
   scenario.depth = static_cast<unsigned>(random.between(1, 32));
-  scenario.think_max = Nanos(random.between(1'000'000, 20'000'000));
+  scenario.think_max = Nanos(random.between(2'000'000, 30'000'000));
   scenario.large_percent = random.chance(1, 3) ? 10 : 2;
-  scenario.faults_for = Nanos(random.between(5, 30) * 1'000'000'000);
+  scenario.faults_for = Nanos(random.between(3, 18) * 1'000'000'000);
   scenario.fault_gap_max = Nanos(random.between(200, 4'000) * 1'000'000);
   // Each run has few kinds of faults, so that some of them go on for long without the others.
   std::uint64_t kinds = random.below(8);
   for (std::uint64_t i = 0; i < kinds; ++i) scenario.weights[random.below(kFaults)] = random.between(1, 4);
+  scenario.clocks_differ = random.chance(1, 2);
+  if (scenario.replicas > 1 && random.chance(1, 6)) scenario.spare_one(random);
   return scenario;
+}
+
+void Scenario::spare_one(Random& random) {
+  victims = random.chance(1, 2) ? 1 : replicas - 1;
+  colocated = false;
+  weights = {};
+  for (std::uint64_t kinds = random.between(1, 4); kinds > 0; --kinds) {
+    Fault fault = kReplicaFaults[random.below(kReplicaFaults.size())];
+    weights[static_cast<std::size_t>(fault)] = random.between(1, 4);
+  }
+}
+
+// Docs: a silent replica stalls the host for less than 5 s. Several may fall silent one after the other, and one that
+// is slow but never silent for long enough makes everything wait for it again and again.
+Nanos Scenario::stall_max() const {
+  if (victims == 0) return Nanos::max();
+  bool slow = weight(Fault::kSlowDisk) + weight(Fault::kSlowLink) > 0;
+  return victims == 1 && !slow ? 5s : 14s;
 }
 
 bool Scenario::any_fault() const {
@@ -47,6 +73,7 @@ std::string Scenario::describe() const {
   for (std::size_t i = 0; i < kFaults; ++i) {
     if (weights[i] > 0) text += " " + std::string(kNames[i]) + "*" + std::to_string(weights[i]);
   }
+  if (victims > 0) text += ", on " + std::to_string(victims) + " of the replicas only";
   return text;
 }
 

@@ -28,8 +28,10 @@ enum class Fault : std::uint8_t {
   kFlipBits,
   kDiskFull,
   kReplaceReplica,
+  kSlowStore,
+  kClockJump,
 };
-inline constexpr std::size_t kFaults = 17;
+inline constexpr std::size_t kFaults = 19;
 
 std::string_view fault_name(Fault fault);
 
@@ -38,6 +40,8 @@ struct Scenario {
   bool any_fault() const;
   std::uint64_t weight(Fault fault) const { return weights[static_cast<std::size_t>(fault)]; }
   std::string describe() const;
+  // The longest that an operation may take; Nanos::max(): no limit.
+  Nanos stall_max() const;
 
   unsigned replicas = 3;
   unsigned hosts = 2;      // nodes that may attach the volume
@@ -53,6 +57,13 @@ struct Scenario {
   Nanos faults_for = 20s;
   Nanos fault_gap_max = 2s;
   std::array<std::uint64_t, kFaults> weights{};
+  // 0: faults hit anything. Else they hit only that many replicas, one of which is spared always: then no operation may
+  // fail, and none may take long.
+  unsigned victims = 0;
+  bool clocks_differ = false;
+
+ private:
+  void spare_one(Random& random);
 };
 
 }  // namespace holdfast::sim

@@ -17,6 +17,8 @@ struct Outcome {
   unsigned blackouts = 0;  // unflushed writes that a power loss of all copies took
   std::string scenario;
   double virtual_seconds = 0;
+  double recovery_seconds = 0;  // the longest from the end of all faults until everything was in order
+  double slowest_seconds = 0;   // the longest operation
 };
 
 // Leaves the memory of killed processes behind: run many in child processes.

@@ -231,7 +231,7 @@ void load_folder(TestMachine& machine, std::string_view in) {
       std::uint64_t index = u64();
       std::memcpy(page.data(), in.data(), page.size());
       in.remove_prefix(page.size());
-      file->current[index] = file->durable[index] = page;
+      file->current[index] = page;
     }
   }
 }
