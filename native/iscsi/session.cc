@@ -104,24 +104,19 @@ void Session::handle(const Header& header, Slice data) {
     return;
   }
   ++exp_cmd_sn_;
-  auto aborted = held_.find(cmd_sn);  // an ABORT TASK came before the task
-  if (aborted != held_.end()) {
-    held_.erase(aborted);
-  } else {
-    deliver(header, std::move(data));
-  }
+  deliver(header, std::move(data));
   if (!held_.empty()) advance();
 }
 
-// Requests that came too early have their turn now.
+// Requests that came too early have their turn now; those that were aborted before it are passed over.
 void Session::advance() {
   while (!connection_.closed()) {
     auto next = held_.find(exp_cmd_sn_);
-    if (next == held_.end() || !next->second.present) return;
+    if (next == held_.end()) return;
     Held held = std::move(next->second);
     held_.erase(next);
     ++exp_cmd_sn_;
-    deliver(held.header, std::move(held.data));
+    if (held.present) deliver(held.header, std::move(held.data));
   }
 }
 

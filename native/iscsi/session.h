@@ -107,7 +107,8 @@ class Session {
   void respond(Task& task);
   void send_data_in(Task& task, std::uint64_t length, std::uint8_t residual_flags, std::uint32_t residual);
   void send_response(Task& task, std::uint8_t residual_flags, std::uint32_t residual);
-  void release(Task& task);
+  void release(Task& task);    // without an answer
+  void give_back(Task& task);  // out of the table already
 
   // task_management.cc
   void handle_task_management(const TaskManagementRequest& pdu);

@@ -61,11 +61,14 @@ void Session::abort_task(const TaskManagementRequest& pdu) {
     release(*task);  // it has failed already and only swallows its data
     return send_task_response(tag, TaskResponse::kComplete);
   }
-  // A task that is still to come, or waits for its turn: it counts as received and aborted (RFC 7143 section 11.5.5).
+  // A task that is still to come, or waits for its turn, counts as received (RFC 7143 section 11.5.5): those after it
+  // do not wait for it, and it is ignored if it comes.
   std::uint32_t ref = pdu.RefCmdSN;
-  if (!serial_less(ref, exp_cmd_sn_) && !serial_less(max_cmd_sn_, ref)) {
+  bool in_window = !serial_less(ref, exp_cmd_sn_) && !serial_less(max_cmd_sn_, ref) && serial_less(ref, pdu.CmdSN);
+  if (in_window) {
     held_[ref] = Held{};
-    return send_task_response(tag, TaskResponse::kComplete);
+    send_task_response(tag, TaskResponse::kComplete);
+    return advance();
   }
   send_task_response(tag, TaskResponse::kNoSuchTask);
 }

@@ -253,6 +253,10 @@ void Session::task_done(Task& task) {
 
 void Session::release(Task& task) {
   tasks_.remove(&task);
+  give_back(task);
+}
+
+void Session::give_back(Task& task) {
   std::uint64_t bytes = task.charged_bytes;
   server_.tasks().give_back(&task);
   charged_ -= bytes;
@@ -262,6 +266,7 @@ void Session::release(Task& task) {
 
 // Residuals compare what the CDB moves with what the initiator expected (RFC 7143 section 11.4.5).
 void Session::respond(Task& task) {
+  tasks_.remove(&task);  // before the answer, whose MaxCmdSN then counts it as ended
   bool failed = task.status == scsi::ScsiStatus::kCheckCondition;
   std::uint64_t in = failed ? 0 : task.data_in_length;
   std::uint64_t moved = task.writes ? task.data_out_length : std::max(in, task.data_out_length);
@@ -281,7 +286,7 @@ void Session::respond(Task& task) {
   } else {
     send_response(task, flags, count);
   }
-  release(task);
+  give_back(task);
 }
 
 // Header and payload slices go out without a copy; the last PDU carries GOOD status.

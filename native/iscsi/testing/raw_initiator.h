@@ -179,11 +179,11 @@ class RawInitiator final : public StreamHandler {
     pdu.flags = static_cast<std::uint8_t>(options.attribute | (more ? 0 : kFinalBit) |
                                           (options.read ? ScsiCommand::kRead : 0) | (writes ? ScsiCommand::kWrite : 0));
     pdu.LUN = options.lun;
-    std::uint32_t tag = options.tag.value_or(next_tag_++);
+    std::uint32_t tag = options.tag ? *options.tag : next_tag_++;
     pdu.InitiatorTaskTag = tag;
     std::size_t length = options.read ? options.read : options.write.size();
     pdu.ExpectedDataTransferLength = options.expected.value_or(static_cast<std::uint32_t>(length));
-    pdu.CmdSN = options.cmd_sn.value_or(options.urgent ? cmd_sn : cmd_sn++);
+    pdu.CmdSN = options.cmd_sn ? *options.cmd_sn : options.urgent ? cmd_sn : cmd_sn++;
     pdu.ExpStatSN = exp_stat_sn;
     for (std::size_t i = 0; i < cdb.size(); ++i) pdu.CDB[i] = cdb[i];
     std::string_view data = options.write;
