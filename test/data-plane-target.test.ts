@@ -217,7 +217,9 @@ test('resize and detach reach initiators and replicas; nonsense is refused', asy
     code: 'INVALID_ARGUMENT',
   });
   await refused({ ...attachRequest(2n), logicalBlockSize: 1024 }).toMatchObject({ code: 'INVALID_ARGUMENT' });
-  const configure = unary((done) => client.configure({ volumeId, replicas: [], rebuildBytesPerSecond: 0n }, done));
+  const configure = unary((done) =>
+    client.configure({ volumeId, replicas: [], rebuildBytesPerSecond: 0n, qos: undefined }, done),
+  );
   await expect(configure).rejects.toMatchObject({ code: 'NOT_FOUND' });
 });
 

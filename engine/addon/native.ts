@@ -57,6 +57,16 @@ export type ReplicaEndpoint = {
 
 export type Chap = { readonly user: string; readonly secret: string };
 
+/** Limits of a volume; 0: none. */
+export type Qos = {
+  readonly operationsPerSecond: bigint;
+  readonly bytesPerSecond: bigint;
+  readonly burstSeconds: number;
+};
+
+/** counts[i]: what took less than 16 µs * 2^i, and not less than half of that; the last one the rest. */
+export type Latency = { readonly counts: readonly bigint[]; readonly totalMicros: bigint };
+
 export type AttachRequest = {
   readonly volumeId: bigint;
   readonly name: string;
@@ -70,6 +80,7 @@ export type AttachRequest = {
   readonly initiatorAllowList: readonly string[];
   readonly reservations: Buffer;
   readonly rebuildBytesPerSecond: bigint;
+  readonly qos: Qos | null;
 };
 
 export type AttachOutcome = { readonly portal: string; readonly sizeBytes: bigint };
@@ -78,6 +89,7 @@ export type ConfigureRequest = {
   readonly volumeId: bigint;
   readonly replicas: readonly ReplicaEndpoint[];
   readonly rebuildBytesPerSecond: bigint;
+  readonly qos: Qos | null;
 };
 
 export type Redirects = { readonly redirects: readonly { readonly iqn: string; readonly portal: string }[] };
@@ -98,6 +110,10 @@ export type VolumeStatus = {
   readonly readBytes: bigint;
   readonly writtenBytes: bigint;
   readonly repairedBlocks: bigint;
+  readonly throttled: bigint;
+  readonly readLatency: Latency;
+  readonly writeLatency: Latency;
+  readonly flushLatency: Latency;
   readonly replicas: readonly {
     readonly replicaId: bigint;
     readonly phase: ReplicaPhase;

@@ -10,6 +10,7 @@ import type {
   AttachRequest,
   Chap,
   ConfigureRequest,
+  Qos,
   Redirects,
   ReplicaEndpoint,
   TargetEvent,
@@ -18,7 +19,14 @@ import type {
 } from './native.js';
 import { checkAddress, checkText, checkU64, invalid } from './validation.js';
 
-export type { AttachOutcome, AttachRequest, ConfigureRequest, ReplicaEndpoint, VolumeStatus } from './native.js';
+export type {
+  AttachOutcome,
+  AttachRequest,
+  ConfigureRequest,
+  Latency,
+  ReplicaEndpoint,
+  VolumeStatus,
+} from './native.js';
 
 export type InSyncChange = Omit<Extract<TargetEvent, { kind: 'change-in-sync-set' }>, 'kind' | 'id'>;
 export type ReservationsChange = Omit<Extract<TargetEvent, { kind: 'save-reservations' }>, 'kind' | 'id'>;
@@ -82,6 +90,7 @@ export class TargetProcess implements AsyncDisposable {
     checkU64(request.volumeId, 'volumeId', 1n);
     checkU64(request.rebuildBytesPerSecond, 'rebuildBytesPerSecond');
     checkReplicas(request.replicas);
+    checkQos(request.qos);
     await native(() => loadAddon().targetConfigure(this.#handle, request));
   }
 
@@ -182,4 +191,14 @@ function checkAttach(request: AttachRequest): void {
   checkChap(request.mutualChap, 'mutualChap');
   for (const initiator of request.initiatorAllowList) checkText(initiator, 'initiatorAllowList', 223);
   checkU64(request.rebuildBytesPerSecond, 'rebuildBytesPerSecond');
+  checkQos(request.qos);
+}
+
+function checkQos(qos: Qos | null): void {
+  if (qos === null) return;
+  checkU64(qos.operationsPerSecond, 'operationsPerSecond');
+  checkU64(qos.bytesPerSecond, 'bytesPerSecond');
+  if (!Number.isInteger(qos.burstSeconds) || qos.burstSeconds < 0 || qos.burstSeconds > 3_600) {
+    throw invalid(`burstSeconds ${qos.burstSeconds} is not from 0 to 3600`);
+  }
 }

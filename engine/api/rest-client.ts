@@ -1,5 +1,6 @@
 // Calls the manager's REST API. A small one, so that every command of the CLI starts fast.
 import { request as httpRequest } from 'node:http';
+import type { IncomingMessage } from 'node:http';
 import { z } from 'zod';
 import { sleep } from '../async/wait.js';
 import { HoldfastError, isErrorCode, systemErrorCode, toHoldfastError } from '../errors/holdfast-error.js';
@@ -36,6 +37,42 @@ export async function requestWithPatience<T>(server: string, method: string, pat
   }
 }
 
+/** The lines of a stream that goes on until the server or the signal ends it, each a JSON value. */
+export async function* requestLines<T>(server: string, path: string, signal: AbortSignal): AsyncGenerator<T> {
+  const { host, port } = parseHostPort(server, 'server');
+  const response = await new Promise<IncomingMessage>((resolve, reject) => {
+    const call = httpRequest({ host, port, method: 'GET', path, agent: false, signal }, resolve);
+    call.on('error', (error) => {
+      reject(unreachable(server, error));
+    });
+    call.end();
+  });
+  let rest = '';
+  try {
+    for await (const chunk of response.setEncoding('utf8') as AsyncIterable<string>) {
+      const lines = (rest + chunk).split('\n');
+      rest = lines.pop() ?? '';
+      for (const line of lines) yield JSON.parse(line) as T;
+    }
+  } catch (error) {
+    if (!signal.aborted) throw unreachable(server, error);
+  }
+}
+
+/** The answer as it is. */
+export async function requestText(server: string, path: string): Promise<string> {
+  return (await send(server, 'GET', path, undefined)).text;
+}
+
+function unreachable(server: string, error: unknown): HoldfastError {
+  return new HoldfastError(
+    'CONNECTION_LOST',
+    `cannot reach the manager at ${server} (${toHoldfastError(error).message}): ` +
+      `start the cluster with "holdfast up", or name another manager with --server HOST:PORT or HOLDFAST_SERVER`,
+    { cause: error },
+  );
+}
+
 async function send(
   server: string,
   method: string,
@@ -46,14 +83,7 @@ async function send(
   const payload = body === undefined ? null : Buffer.from(JSON.stringify(body));
   return await new Promise((resolve, reject) => {
     const fail = (error: unknown) => {
-      reject(
-        new HoldfastError(
-          'CONNECTION_LOST',
-          `cannot reach the manager at ${server} (${toHoldfastError(error).message}): ` +
-            `start the cluster with "holdfast up", or name another manager with --server HOST:PORT or HOLDFAST_SERVER`,
-          { cause: error },
-        ),
-      );
+      reject(unreachable(server, error));
     };
     const call = httpRequest(
       {

@@ -1,16 +1,26 @@
 // The command line against a real manager without nodes: usage, exit codes, shapes of answers and errors.
-import { mkdtempSync, rmSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { z } from 'zod';
 import { silentLogger } from '../log/logger.js';
 import { createGrpcDataPlane } from '../manager/grpc-data-plane.js';
 import { startManager } from '../manager/manager.js';
 import type { Manager } from '../manager/manager.js';
 import { FakeNode } from '../manager/testing/fake-data-plane.js';
 import { openLmdbMetastore } from '../metastore/lmdb-metastore.js';
+import { requestLines } from '../api/rest-client.js';
+import type { ClusterEvent } from '../manager/events.js';
+import * as shapes from '../manager/http/shapes.js';
 import { runCli } from './cli.js';
 import { fields, table } from './output.js';
+
+type OpenApi = {
+  readonly paths: Readonly<Record<string, unknown>>;
+  readonly components: { readonly schemas: Readonly<Record<string, unknown>> };
+};
 
 type Run = { readonly exit: number; readonly out: string; readonly err: string };
 
@@ -66,6 +76,13 @@ describe('wrong usage ends with 2 and says what is wrong', () => {
 describe('help', () => {
   const commands = [
     ['up'],
+    ['status'],
+    ['event', 'ls'],
+    ['event', 'watch'],
+    ['support', 'bundle'],
+    ['store', 'dump'],
+    ['store', 'restore'],
+    ['completion'],
     ...['create', 'attach', 'detach', 'show', 'delete', 'resize', 'ls'].map((name) => ['volume', name]),
     ...['replica', 'node', 'disk', 'process'].map((name) => [name, 'ls']),
   ];
@@ -164,6 +181,76 @@ describe('with a manager', () => {
     expect(await json('process', 'ls')).toContainEqual({ node: 'node1', role: 'replica', pid: 12, disk: 'disk1' });
   });
 
+  test('status, metrics, events and the description of the API', async () => {
+    await json('volume', 'create', 'seen', '--size', '10Mi');
+    const status = await json('status');
+    expect(shapes.status.strict().parse(status)).toMatchObject({ health: 'healthy', nodes: { total: 3, online: 3 } });
+    expect((await holdfast('status')).out).toMatch(/health +healthy[^]*volumes +1, 0 attached[^]*Nothing is wrong/);
+    const metrics = await (await fetch(`http://${manager.address}/metrics`)).text();
+    expect(metrics).toContain('holdfast_volume_size_bytes{volume="seen"} 10485760');
+    const events = (await json('event', 'ls')) as readonly { readonly object: string }[];
+    expect(events.map(({ object }) => object)).toContain('node node2');
+    const api = (await (await fetch(`http://${manager.address}/openapi.json`)).json()) as OpenApi;
+    expect(Object.keys(api.paths)).toContain('/v1/volumes/{name}/attach');
+    // Whatever is referred to is there.
+    for (const [, name] of JSON.stringify(api).matchAll(/#\/components\/schemas\/(\w+)/g)) {
+      expect(Object.keys(api.components.schemas)).toContain(name);
+    }
+    await json('volume', 'delete', 'seen');
+  });
+
+  test('answers have the shapes that the API promises', async () => {
+    await json('volume', 'create', 'shape', '--size', '10Mi');
+    await json('volume', 'attach', 'shape');
+    for (const [path, shape] of [
+      ['cluster', shapes.cluster.strict()],
+      ['volumes', z.array(shapes.volume.strict())],
+      ['nodes', z.array(shapes.node.strict())],
+      ['disks', z.array(shapes.disk.strict())],
+      ['processes', z.array(shapes.process.strict())],
+      ['events', z.array(shapes.event.strict())],
+    ] as const) {
+      const answer = await (await fetch(`http://${manager.address}/v1/${path}`)).json();
+      expect(() => shape.parse(answer), path).not.toThrow();
+    }
+    await json('volume', 'detach', 'shape');
+    await json('volume', 'delete', 'shape');
+  });
+
+  test('events as they happen', async () => {
+    const stop = new AbortController();
+    const seen: string[] = [];
+    const watching = (async () => {
+      for await (const { message } of requestLines<ClusterEvent>(
+        manager.address,
+        '/v1/events?watch=true',
+        stop.signal,
+      )) {
+        seen.push(message);
+        if (message === 'hello') stop.abort();
+      }
+    })();
+    while (seen.length === 0) {
+      manager.events.emit({ severity: 'info', object: 'test', message: 'hello' });
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+    await watching;
+    expect(seen).toContain('hello');
+  });
+
+  test('a support bundle has answers, logs and no secrets', async () => {
+    const data = join(folder, 'data');
+    mkdirSync(join(data, 'node1'), { recursive: true });
+    writeFileSync(join(data, 'node1', 'log'), '{"level":"info","secret":"do not tell"}\n');
+    const file = join(folder, 'bundle.tar.gz');
+    expect(await json('support', 'bundle', '--data', data, '--output', file)).toMatchObject({ file });
+    const names = execFileSync('tar', ['-tzf', file], { encoding: 'utf8' }).trim().split('\n');
+    expect(names).toEqual(
+      expect.arrayContaining(['api/status.json', 'api/metrics.txt', 'host.json', 'files/node1/log']),
+    );
+    expect(execFileSync('tar', ['-xzOf', file], { encoding: 'utf8' })).not.toContain('do not tell');
+  });
+
   test('for people', async () => {
     expect((await holdfast('volume', 'ls')).out).toMatch(/no volumes.*volume create/);
     expect((await holdfast('node', 'ls')).out).toMatch(/^NODE +STATE +PORTAL/);
@@ -177,6 +264,30 @@ describe('with a manager', () => {
     const { exit, out } = await holdfast('--json', '--server', manager.address, 'volume', 'ls');
     expect([exit, out]).toEqual([0, '[]\n']);
   });
+});
+
+test('completion knows every command, and completes as a shell does', async () => {
+  const { out } = await holdfast('completion', 'bash');
+  const complete = (...words: string[]) =>
+    execFileSync(
+      'bash',
+      [
+        '-c',
+        `${out}\nCOMP_WORDS=(holdfast "$@"); COMP_CWORD=$#; _holdfast; echo "${'${COMPREPLY[*]}'}"`,
+        'bash',
+        ...words,
+      ],
+      {
+        encoding: 'utf8',
+      },
+    ).trim();
+  expect(complete('vol')).toBe('volume');
+  expect(complete('volume', 'att')).toBe('attach');
+  expect(complete('volume', 'attach', 'db', '--no')).toBe('--node');
+  expect((await holdfast('completion', 'fish')).out).toContain(
+    "complete -c holdfast -f -n '__fish_seen_subcommand_from volume' -a attach",
+  );
+  expect((await holdfast('completion', 'tcsh')).exit).toBe(2);
 });
 
 test('tables and lists are aligned, and leave out what is absent', () => {

@@ -4,6 +4,9 @@ import { HoldfastError, toHoldfastError } from '../errors/holdfast-error.js';
 import { addClusterCommands } from './cluster-commands.js';
 import { exitCodes, printError, UsageError, withCommonOptions } from './run.js';
 import type { Streams } from './run.js';
+import { addCompletionCommand } from './completion.js';
+import { addStatusCommands } from './status-commands.js';
+import { addSupportCommand } from './support-command.js';
 import { addStoreCommands } from './store-commands.js';
 import { addUpCommand } from './up-command.js';
 import { addVolumeCommands } from './volume-commands.js';
@@ -39,7 +42,10 @@ function buildProgram(streams: Streams, version: string): Command {
   addUpCommand(program, streams);
   addVolumeCommands(program, streams);
   addClusterCommands(program, streams);
+  addStatusCommands(program, streams);
   addStoreCommands(program, streams);
+  addSupportCommand(program, streams, version);
+  addCompletionCommand(program, streams);
   program.addHelpText(
     'after',
     '\nExit codes: 0 done, 1 failed, 2 wrong usage.\nFirst steps: holdfast up, then in another terminal: holdfast volume create db --size 10Gi',

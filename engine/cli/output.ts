@@ -16,6 +16,12 @@ export function table(head: readonly string[], rows: readonly (readonly string[]
     .join('\n');
 }
 
+/** A share of 0 to 1 as a bar of fixed width. */
+export function bar(share: number, width = 20): string {
+  const full = Math.round(Math.min(1, Math.max(0, share)) * width);
+  return `[${'#'.repeat(full)}${'.'.repeat(width - full)}]`;
+}
+
 export function fields(pairs: readonly (readonly [name: string, value: string | null])[]): string {
   const shown = pairs.filter((pair): pair is readonly [string, string] => pair[1] !== null);
   const width = Math.max(...shown.map(([name]) => name.length));
@@ -90,7 +96,7 @@ export function replicaTable(replicas: readonly ReplicaView[]): string {
 function progress({ rebuild }: ReplicaView): string {
   if (rebuild === null) return '-';
   const share = rebuild.chunksTotal === 0 ? 0 : Math.floor((100 * rebuild.chunksExamined) / rebuild.chunksTotal);
-  return `${share} %, ${formatSize(rebuild.bytesCopied)} copied, ${formatSize(rebuild.bytesPerSecond)}/s`;
+  return `${bar(share / 100, 10)} ${share} %, ${formatSize(rebuild.bytesCopied)} copied, ${formatSize(rebuild.bytesPerSecond)}/s`;
 }
 
 export function nodeTable(nodes: readonly NodeView[]): string {

@@ -1,6 +1,6 @@
 // How every command runs: JSON or text on stdout, errors on stderr, and the exit code. Never a stack trace.
 import type { Command } from 'commander';
-import { requestWithPatience } from '../api/rest-client.js';
+import { requestLines, requestText, requestWithPatience } from '../api/rest-client.js';
 import { errorBody, toHoldfastError } from '../errors/holdfast-error.js';
 import { formatHostPort, parseHostPort } from '../os/addresses.js';
 import type { HoldfastError } from '../errors/holdfast-error.js';
@@ -38,6 +38,8 @@ export const defaultServer = '127.0.0.1:7600';
 /** The manager, as a command sees it. */
 export type Session = {
   readonly call: <T>(method: string, path: string, body?: unknown) => Promise<T>;
+  readonly lines: <T>(path: string, signal: AbortSignal) => AsyncIterable<T>;
+  readonly text: (path: string) => Promise<string>;
 };
 
 export function openSession(options: CommonOptions, environment: NodeJS.ProcessEnv): Session {
@@ -45,7 +47,11 @@ export function openSession(options: CommonOptions, environment: NodeJS.ProcessE
   const server =
     options.server ?? (fromEnvironment === undefined || fromEnvironment === '' ? defaultServer : fromEnvironment);
   const address = checkUsage(() => formatHostPort(parseHostPort(server.replace(/^http:\/\/|\/$/g, ''), '--server')));
-  return { call: (method, path, body) => requestWithPatience(address, method, path, body) };
+  return {
+    call: (method, path, body) => requestWithPatience(address, method, path, body),
+    lines: (path, signal) => requestLines(address, path, signal),
+    text: (path) => requestText(address, path),
+  };
 }
 
 export function printResult<T>(streams: Streams, json: boolean, value: T, show: (value: T) => string): void {

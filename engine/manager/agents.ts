@@ -31,7 +31,12 @@ export function createAgentSink(repository: Repository, observed: Observed, logg
 async function recordNode(repository: Repository, report: AgentReport): Promise<void> {
   const portal = report.processes.find(({ role }) => role === 'target')?.portal ?? null;
   const former = (await repository.listNodes()).find(({ name }) => name === report.node);
-  const record: NodeRecord = { version: recordVersion, name: report.node, portal: portal ?? former?.portal ?? null };
+  const record: NodeRecord = {
+    ...(former ?? { zone: null, cordoned: false, draining: false }),
+    version: recordVersion,
+    name: report.node,
+    portal: portal ?? former?.portal ?? null,
+  };
   if (former?.portal !== record.portal) await repository.putNode(record);
 }
 
@@ -45,6 +50,7 @@ async function recordDisk(repository: Repository, node: string, process: Observe
     return { ...process, state: 'failed', failure: { code: 'WRONG_DISK', message } };
   }
   const record: DiskRecord = {
+    ...(former ?? { tags: [], class: null, cordoned: false, evicting: false }),
     version: recordVersion,
     node,
     name,

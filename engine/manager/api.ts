@@ -1,4 +1,4 @@
-// The manager's API: one function per method, plain records in and out. gRPC (grpc-services.ts) and REST (http-routes.ts) are
+// The manager's API: one function per method, plain records in and out. gRPC (grpc-services.ts) and REST (http/routes.ts) are
 // two ways to call it.
 import { HoldfastError } from '../errors/holdfast-error.js';
 import type { ManagerContext } from './context.js';
@@ -16,6 +16,12 @@ import {
 } from './volume-operations.js';
 import type { CreateInput } from './volume-operations.js';
 import { diskView, iscsiView, nodeView, processViews, volumeView } from './views.js';
+import type { ClusterEvent } from './events.js';
+import { expose } from './exposition.js';
+import { metricFamilies } from './metrics.js';
+import type { Statistics } from './statistics.js';
+import { statusView } from './status.js';
+import type { StatusInput, StatusView } from './status.js';
 import type { AttachmentView, DiskView, NodeView, ProcessView, ReplicaView, VolumeView } from './views.js';
 
 export type ClusterView = {
@@ -41,6 +47,11 @@ export type ManagerApi = {
   readonly listNodes: () => Promise<readonly NodeView[]>;
   readonly listDisks: () => Promise<readonly DiskView[]>;
   readonly listProcesses: () => Promise<readonly ProcessView[]>;
+  readonly getStatus: () => Promise<StatusView>;
+  /** In the text format of Prometheus. */
+  readonly getMetrics: () => Promise<string>;
+  readonly listEvents: (limit: number, after: number) => Promise<readonly ClusterEvent[]>;
+  readonly watchEvents: (signal: AbortSignal) => AsyncIterable<ClusterEvent>;
 };
 
 export type ApiOptions = {
@@ -48,6 +59,9 @@ export type ApiOptions = {
   readonly pid: number;
   /** Changed desired state: let the reconciler look. */
   readonly kick: () => void;
+  readonly statistics: Statistics;
+  /** What the manager tries again and again. */
+  readonly failing: () => StatusInput['failing'];
 };
 
 export function createApi(context: ManagerContext, options: ApiOptions): ManagerApi {
@@ -85,23 +99,65 @@ export function createApi(context: ManagerContext, options: ApiOptions): Manager
     detachVolume: (name, force) => change(async () => view(await detachVolume(context, name, force))),
     resizeVolume: (name, size) => change(async () => view(await resizeVolume(context, name, size))),
     listReplicas: async (volume) => (await view((await repository.volume(volume)).record)).replicas,
-    listNodes: async () => {
-      const [nodes, disks, volumes] = await Promise.all([
-        repository.listNodes(),
-        repository.listDisks(),
-        repository.listVolumes(),
-      ]);
-      return nodes.map((node) => nodeView(node, observed.nodes, disks, volumes));
-    },
+    listNodes: () => nodeViews(context),
     listDisks: () => diskViews(context),
     listProcesses: () => Promise.resolve(processViews(options.pid, observed.nodes)),
+    getStatus: async () => {
+      const { volumes, nodes, disks, trashed } = await everything(context);
+      const { version } = options;
+      return statusView({
+        cluster: context.cluster.id,
+        version,
+        nodes,
+        disks,
+        volumes,
+        trashed,
+        failing: options.failing(),
+      });
+    },
+    getMetrics: async () => {
+      const seen = await everything(context);
+      return expose(metricFamilies({ ...seen, version: options.version, manager: options.statistics.read() }));
+    },
+    listEvents: (limit, after) => {
+      if (![limit, after].every((number) => Number.isInteger(number) && number >= 0))
+        throw new HoldfastError('INVALID_ARGUMENT', 'limit and after are numbers of events');
+      return Promise.resolve(context.events.recent(limit, after));
+    },
+    watchEvents: (signal) => context.events.watch(signal),
   };
 }
 
-async function volumeViews(context: ManagerContext, records: readonly VolumeRecord[]): Promise<VolumeView[]> {
+// One look at all there is.
+async function everything(context: ManagerContext) {
+  const records = await context.repository.listVolumes();
+  const engines = await enginesOf(context, records);
+  const [volumes, nodes, disks, trash] = await Promise.all([
+    volumeViews(context, records, engines),
+    nodeViews(context),
+    diskViews(context),
+    context.repository.listTrash(),
+  ]);
+  return { engines, volumes, nodes, disks, trashed: trash.length };
+}
+
+async function nodeViews({ repository, observed }: ManagerContext): Promise<NodeView[]> {
+  const [nodes, disks, volumes] = await Promise.all([
+    repository.listNodes(),
+    repository.listDisks(),
+    repository.listVolumes(),
+  ]);
+  return nodes.map((node) => nodeView(node, observed.nodes, disks, volumes));
+}
+
+async function volumeViews(
+  context: ManagerContext,
+  records: readonly VolumeRecord[],
+  known?: ReadonlyMap<string, VolumeStatus>,
+): Promise<VolumeView[]> {
   const { observed, repository } = context;
   const [engines, usage, disks] = await Promise.all([
-    enginesOf(context, records),
+    known ?? enginesOf(context, records),
     usageOf(context, records),
     repository.listDisks(),
   ]);

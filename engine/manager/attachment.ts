@@ -2,11 +2,11 @@
 import { sleep } from '../async/wait.js';
 import { HoldfastError, isHoldfastError } from '../errors/holdfast-error.js';
 import type { ManagerContext } from './context.js';
-import { endpointsKey } from './data-plane.js';
+import { configurationKey } from './data-plane.js';
 import type { VolumeStatus } from './data-plane.js';
 import { replicaProcess, runningTarget } from './observed.js';
 import type { RunningTarget } from './observed.js';
-import { endpointsOf, iqnOf, lastAddressesOf } from './reconcile.js';
+import { endpointsOf, iqnOf, lastAddressesOf, settingsOf } from './reconcile.js';
 import type { VolumeRecord } from './records.js';
 
 const replicaStartPatienceMs = 2_000;
@@ -73,6 +73,7 @@ async function startEngine(
   const lastAddresses = lastAddressesOf(await repository.listDisks());
   const endpoints = endpointsOf(record, node, observed.nodes, lastAddresses);
   const reservations = await repository.reservations(record.id);
+  const settings = settingsOf(record);
   const { sizeBytes } = await dataPlane.attach(target.control, {
     volumeId: record.id,
     name: record.name,
@@ -82,12 +83,14 @@ async function startEngine(
     endpoints,
     iqn: iqnOf(record.name),
     reservations: Buffer.from(reservations?.state ?? '', 'base64'),
+    settings,
+    ...record.access,
   });
   observed.setServedVolume(node, target.instanceId, {
     volumeId: record.id,
     epoch: record.epoch,
     state: 'serving',
-    endpointsKey: endpointsKey(endpoints),
+    configurationKey: configurationKey(endpoints, settings),
   });
   await meetSizes(context, record, target, sizeBytes);
   return { epoch: record.epoch, node, portal: target.portal };

@@ -2,6 +2,7 @@
 import type { KeyedMutex } from '../async/keyed-mutex.js';
 import type { Logger } from '../log/logger.js';
 import type { DataPlane } from './data-plane.js';
+import type { EventLog } from './events.js';
 import type { RandomBytes } from './ids.js';
 import type { Observed } from './observed.js';
 import type { ClusterRecord } from './records.js';
@@ -13,6 +14,7 @@ export type ManagerContext = {
   readonly observed: Observed;
   readonly dataPlane: DataPlane;
   readonly logger: Logger;
+  readonly events: EventLog;
   readonly random: RandomBytes;
   /** Wall clock, for records. */
   readonly now: () => Date;

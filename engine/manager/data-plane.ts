@@ -8,6 +8,18 @@ export type Endpoint = {
   readonly inSync: boolean;
 };
 
+/** What an engine is told besides its replicas, at attach and whenever it changes. */
+export type EngineSettings = {
+  /** Null: no limits. */
+  readonly qos: {
+    readonly operationsPerSecond: number;
+    readonly bytesPerSecond: number;
+    readonly burstSeconds: number;
+  } | null;
+};
+
+export type Chap = { readonly user: string; readonly secret: string };
+
 export type AttachRequest = {
   readonly volumeId: string;
   readonly name: string;
@@ -17,6 +29,10 @@ export type AttachRequest = {
   readonly endpoints: readonly Endpoint[];
   readonly iqn: string;
   readonly reservations: Uint8Array;
+  readonly settings: EngineSettings;
+  readonly chap: Chap | null;
+  readonly mutualChap: Chap | null;
+  readonly initiators: readonly string[];
 };
 
 export type ReplicaStatus = {
@@ -37,7 +53,26 @@ export type VolumeStatus = {
   readonly failure: string;
   readonly sizeBytes: number;
   readonly replicas: readonly ReplicaStatus[];
+  readonly activity: VolumeActivity;
 };
+
+/** Since the engine was started. */
+export type VolumeActivity = {
+  readonly reads: number;
+  readonly writes: number;
+  readonly flushes: number;
+  readonly readBytes: number;
+  readonly writtenBytes: number;
+  readonly repairedBlocks: number;
+  readonly throttled: number;
+  readonly sessions: number;
+  readonly readLatency: Latency;
+  readonly writeLatency: Latency;
+  readonly flushLatency: Latency;
+};
+
+/** counts[i]: operations that took less than 16 µs * 2^i; each is counted once; the last one: all that took longer. */
+export type Latency = { readonly counts: readonly number[]; readonly totalMicros: number };
 
 export type TargetStatus = { readonly instanceId: string; readonly volumes: readonly VolumeStatus[] };
 
@@ -55,7 +90,12 @@ export type NewReplica = { readonly replicaId: string; readonly volumeId: string
 export type DataPlane = {
   readonly attach: (control: string, request: AttachRequest) => Promise<{ portal: string; sizeBytes: number }>;
   readonly detach: (control: string, volumeId: string) => Promise<void>;
-  readonly configure: (control: string, volumeId: string, endpoints: readonly Endpoint[]) => Promise<void>;
+  readonly configure: (
+    control: string,
+    volumeId: string,
+    endpoints: readonly Endpoint[],
+    settings: EngineSettings,
+  ) => Promise<void>;
   readonly resize: (control: string, volumeId: string, sizeBytes: number) => Promise<void>;
   readonly setRedirects: (control: string, redirects: readonly Redirect[]) => Promise<void>;
   readonly targetStatus: (control: string) => Promise<TargetStatus>;
@@ -69,12 +109,11 @@ export type DataPlane = {
 
 export type Redirect = { readonly iqn: string; readonly portal: string };
 
-/** Equal for equal sets of endpoints, whatever their in-sync state: that belongs to the engine. */
-export function endpointsKey(endpoints: readonly Endpoint[]): string {
-  return endpoints
-    .map(({ replicaId, address, local }) => `${replicaId} ${address} ${local}`)
-    .sort()
-    .join('\n');
+/** Equal for equal settings and sets of endpoints, whatever their in-sync state: that belongs to the engine. */
+export function configurationKey(endpoints: readonly Endpoint[], { qos }: EngineSettings): string {
+  const limits = qos === null ? '' : `${qos.operationsPerSecond} ${qos.bytesPerSecond} ${qos.burstSeconds}`;
+  const lines = endpoints.map(({ replicaId, address, local }) => `${replicaId} ${address} ${local}`).sort();
+  return [limits, ...lines].join('\n');
 }
 
 export function redirectsKey(redirects: readonly Redirect[]): string {

@@ -6,9 +6,9 @@ import { fromServiceError } from '../errors/grpc-errors.js';
 import { isHoldfastError } from '../errors/holdfast-error.js';
 import { ReplicaClient } from '../generated/holdfast/v1/replica.js';
 import { TargetClient } from '../generated/holdfast/v1/target.js';
-import type { AttachedReplica, AttachedVolume } from '../generated/holdfast/v1/target.js';
+import type { AttachedReplica, AttachedVolume, Latency as LatencyMessage } from '../generated/holdfast/v1/target.js';
 import { idFromBigint, idToBigint } from './ids.js';
-import type { DataPlane, Endpoint, ReplicaStatus, VolumeStatus } from './data-plane.js';
+import type { DataPlane, EngineSettings, Endpoint, ReplicaStatus, VolumeStatus } from './data-plane.js';
 
 const blockBytes = 4096n;
 
@@ -99,11 +99,12 @@ function targetCalls(pool: ClientPool<TargetClient>): TargetCalls {
         logicalBlockSize: request.blockSize,
         replicas: request.endpoints.map(toEndpoint),
         iqn: request.iqn,
-        chap: undefined,
-        mutualChap: undefined,
-        initiatorAllowList: [],
+        chap: request.chap ?? undefined,
+        mutualChap: request.mutualChap ?? undefined,
+        initiatorAllowList: [...request.initiators],
         reservations: Buffer.from(request.reservations),
         rebuildBytesPerSecond: 0n,
+        qos: toQos(request.settings),
       };
       const response = await pool.call<{ portal: string; sizeBytes: bigint }>(
         control,
@@ -118,11 +119,12 @@ function targetCalls(pool: ClientPool<TargetClient>): TargetCalls {
         client.detach(message, metadata, options, done),
       );
     },
-    configure: async (control, volumeId, endpoints) => {
+    configure: async (control, volumeId, endpoints, settings) => {
       const message = {
         volumeId: idToBigint(volumeId),
         replicas: endpoints.map(toEndpoint),
         rebuildBytesPerSecond: 0n,
+        qos: toQos(settings),
       };
       await pool.call(control, deadlineMs.configure, (client, metadata, options, done) =>
         client.configure(message, metadata, options, done),
@@ -203,6 +205,20 @@ function toEndpoint({ replicaId, address, local, inSync }: Endpoint) {
   return { replicaId: idToBigint(replicaId), address, local, inSync };
 }
 
+function toQos({ qos }: EngineSettings) {
+  if (qos === null) return undefined;
+  const { operationsPerSecond, bytesPerSecond, burstSeconds } = qos;
+  return {
+    operationsPerSecond: BigInt(operationsPerSecond),
+    bytesPerSecond: BigInt(bytesPerSecond),
+    burstSeconds,
+  };
+}
+
+function toLatency(latency: LatencyMessage | undefined) {
+  return { counts: (latency?.counts ?? []).map(Number), totalMicros: Number(latency?.totalMicros ?? 0n) };
+}
+
 function toVolumeStatus(volume: AttachedVolume): VolumeStatus {
   return {
     volumeId: idFromBigint(volume.volumeId),
@@ -211,6 +227,19 @@ function toVolumeStatus(volume: AttachedVolume): VolumeStatus {
     failure: volume.failure,
     sizeBytes: Number(volume.sizeBytes),
     replicas: volume.replicas.map(toReplicaStatus),
+    activity: {
+      reads: Number(volume.reads),
+      writes: Number(volume.writes),
+      flushes: Number(volume.flushes),
+      readBytes: Number(volume.readBytes),
+      writtenBytes: Number(volume.writtenBytes),
+      repairedBlocks: Number(volume.repairedBlocks),
+      throttled: Number(volume.throttled),
+      sessions: volume.sessions.length,
+      readLatency: toLatency(volume.readLatency),
+      writeLatency: toLatency(volume.writeLatency),
+      flushLatency: toLatency(volume.flushLatency),
+    },
   };
 }
 

@@ -28,7 +28,7 @@ import type { ManagerApi } from './api.js';
 import { idFromBigint, toNumber } from './ids.js';
 import { changeInSyncSet } from './membership.js';
 import type { AgentReport, ObservedProcess } from './observed.js';
-import type { Repository } from './repository.js';
+import type { ManagerContext } from './context.js';
 
 export type AgentSink = {
   readonly report: (connection: symbol, report: AgentReport) => Promise<void>;
@@ -38,12 +38,12 @@ export type AgentSink = {
 export function addServices(
   server: Server,
   api: ManagerApi,
-  repository: Repository,
+  context: Pick<ManagerContext, 'repository' | 'events'>,
   agents: AgentSink,
   logger: Logger,
 ): void {
   server.addService(ManagerService, managerService(api));
-  server.addService(MembershipService, membershipService(repository, logger));
+  server.addService(MembershipService, membershipService(context, logger));
   server.addService(AgentRegistryService, agentRegistryService(agents, logger));
 }
 
@@ -92,7 +92,10 @@ function managerService(api: ManagerApi): ManagerServer {
   };
 }
 
-function membershipService(repository: Repository, logger: Logger): MembershipServer {
+function membershipService(
+  { repository, events }: Pick<ManagerContext, 'repository' | 'events'>,
+  logger: Logger,
+): MembershipServer {
   return {
     changeInSyncSet: unary(async (request) => {
       const change = {
@@ -102,7 +105,12 @@ function membershipService(repository: Repository, logger: Logger): MembershipSe
         reason: request.reason,
         sequence: toNumber(request.sequence, 'sequence'),
       };
-      const { name } = await changeInSyncSet(repository, change);
+      const { name, replicas } = await changeInSyncSet(repository, change);
+      events.emit({
+        severity: change.inSync.length < replicas.length ? 'warning' : 'info',
+        object: `volume ${name}`,
+        message: `${change.inSync.length} of ${replicas.length} replicas are in-sync: ${change.reason}`,
+      });
       logger.info('in-sync set changed', { volume: name, ...change });
       return {};
     }),

@@ -12,13 +12,16 @@ import type { DataPlane } from './data-plane.js';
 import { openFrontDoor } from './front-door.js';
 import type { FrontDoor } from './front-door.js';
 import { addServices } from './grpc-services.js';
-import { createHttpHandler } from './http-routes.js';
+import { EventLog } from './events.js';
+import { createHttpHandler } from './http/http-server.js';
+import { failingActions, reportOutcome, watchObserved } from './happenings.js';
 import { Observed } from './observed.js';
 import { perform, readDesired } from './perform.js';
 import { reconcile } from './reconcile.js';
 import { recordVersion } from './records.js';
 import { Repository } from './repository.js';
 import { Runner } from './runner.js';
+import { Statistics } from './statistics.js';
 
 export type ManagerOptions = {
   readonly store: Metastore;
@@ -36,6 +39,7 @@ export type ManagerOptions = {
 export type Manager = {
   readonly address: string;
   readonly api: ManagerApi;
+  readonly events: EventLog;
   /** For tests: until the reconciler has nothing left to do. */
   readonly settle: () => Promise<void>;
   /** Closes everything that the manager made, and the data plane and store it was given. */
@@ -64,35 +68,48 @@ export async function startManager(options: ManagerOptions): Promise<Manager> {
     observed,
     dataPlane,
     logger,
+    events: new EventLog(() => new Date()),
     random: randomBytes,
     now: () => new Date(),
     locks: new KeyedMutex(),
     patienceMs: options.patienceMs ?? 10_000,
     ready: agentsReported(repository, observed, options.settleMs ?? 3_000),
   };
+  const statistics = new Statistics();
   const runner = new Runner({
     plan: async () => reconcile(await readDesired(context), observed.nodes),
     perform: (action) => perform(context, action),
+    onPass: (seconds) => {
+      statistics.pass(seconds);
+    },
+    onOutcome: (action, error) => {
+      statistics.outcome(action.kind, error === null);
+      reportOutcome(context.events, action, error);
+    },
     logger,
   });
   const kick = () => {
     runner.kick();
   };
   observed.onChange(kick);
+  watchObserved(observed, context.events);
   const api = createApi(context, {
     version: options.version,
     pid: process.pid,
     kick,
+    statistics,
+    failing: () => failingActions(runner.failing),
   });
   const grpc = new Server(serverOptions);
-  addServices(grpc, api, repository, createAgentSink(repository, observed, logger), logger);
+  addServices(grpc, api, context, createAgentSink(repository, observed, logger), logger);
   const { listen } = options;
   const door = typeof listen === 'string' ? await openFrontDoor(listen) : listen;
-  door.receive({ kind: 'serve', grpc, http: createHttpHandler(api, logger) });
+  door.receive({ kind: 'serve', grpc, http: createHttpHandler({ api, version: options.version, logger }) });
   kick();
   return {
     address: door.address,
     api,
+    events: context.events,
     settle: () => runner.settle(),
     close: async () => {
       if (typeof listen === 'string') await door.close();

@@ -31,8 +31,8 @@ export type ServedVolume = {
   readonly volumeId: string;
   readonly epoch: number;
   readonly state: string;
-  /** The replicas it was last configured with (see endpointsKey); null when another manager did that. */
-  readonly endpointsKey: string | null;
+  /** The replicas it was last configured with (see configurationKey); null when another manager did that. */
+  readonly configurationKey: string | null;
 };
 
 export type ObservedNode = {
@@ -106,15 +106,15 @@ export class Observed {
   }
 
   /** What `instanceId` answered to GetStatus. Ignored when another instance runs by now. */
-  setServed(node: string, instanceId: string, served: readonly Omit<ServedVolume, 'endpointsKey'>[]): void {
+  setServed(node: string, instanceId: string, served: readonly Omit<ServedVolume, 'configurationKey'>[]): void {
     this.#edit(node, (former) => {
       if (runningTarget(former)?.instanceId !== instanceId) return former;
       const keyOf = (volumeId: string) =>
-        former.served?.find((volume) => volume.volumeId === volumeId)?.endpointsKey ?? null;
+        former.served?.find((volume) => volume.volumeId === volumeId)?.configurationKey ?? null;
       return {
         ...former,
         servedBy: instanceId,
-        served: served.map((volume) => ({ ...volume, endpointsKey: keyOf(volume.volumeId) })),
+        served: served.map((volume) => ({ ...volume, configurationKey: keyOf(volume.volumeId) })),
       };
     });
   }

@@ -1,7 +1,7 @@
 // Performs the reconciler's actions. Each looks at the records again under the volume's lock: what was planned may have been
 // overtaken by somebody's request.
 import type { ManagerContext } from './context.js';
-import { endpointsKey, redirectsKey } from './data-plane.js';
+import { configurationKey, redirectsKey } from './data-plane.js';
 import { ensureAttached } from './attachment.js';
 import { runningTarget } from './observed.js';
 import type { Action, Desired } from './reconcile.js';
@@ -68,10 +68,10 @@ async function configure(
     if (runningTarget(node)?.instanceId !== action.instanceId) return;
     const engine = node?.served?.find(({ volumeId }) => volumeId === action.volumeId);
     if (engine === undefined) return;
-    await dataPlane.configure(action.control, action.volumeId, action.endpoints);
+    await dataPlane.configure(action.control, action.volumeId, action.endpoints, action.settings);
     observed.setServedVolume(action.node, action.instanceId, {
       ...engine,
-      endpointsKey: endpointsKey(action.endpoints),
+      configurationKey: configurationKey(action.endpoints, action.settings),
     });
   });
 }

@@ -1,11 +1,12 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { endpointsKey, redirectsKey } from './data-plane.js';
+import { configurationKey, redirectsKey } from './data-plane.js';
 import { runningTarget } from './observed.js';
 import type { ObservedNode } from './observed.js';
 import { actionKey, endpointsOf, lastAddressesOf, reconcile } from './reconcile.js';
 import type { Action, Desired } from './reconcile.js';
-import type { VolumeRecord } from './records.js';
+import { recordVersion } from './records.js';
+import type { DoomedReplicaRecord, VolumeRecord } from './records.js';
 import { nodeMap, nodeNames, sampleDisks, sampleNode, sampleVolume, withoutTarget } from './testing/samples.js';
 
 const disks = sampleDisks();
@@ -16,7 +17,7 @@ function desire(...volumes: VolumeRecord[]): Desired {
 
 function served(volume: VolumeRecord, node: string, nodes: readonly ObservedNode[], epoch = volume.epoch) {
   const endpoints = endpointsOf(volume, node, nodeMap(nodes), lastAddressesOf(disks));
-  return { volumeId: volume.id, epoch, state: 'serving', endpointsKey: endpointsKey(endpoints) };
+  return { volumeId: volume.id, epoch, state: 'serving', configurationKey: configurationKey(endpoints, { qos: null }) };
 }
 
 const kinds = (actions: readonly Action[]) => actions.map(({ kind }) => kind);
@@ -103,7 +104,13 @@ describe('reconcile', () => {
   });
 
   test('deletes doomed replicas as soon as their disk runs', () => {
-    const doomed = { version: 1 as const, id: '00000000000000aa', node: 'node1', disk: 'disk1', volume: 'gone' };
+    const doomed: DoomedReplicaRecord = {
+      version: recordVersion,
+      id: '00000000000000aa',
+      node: 'node1',
+      disk: 'disk1',
+      volume: 'gone',
+    };
     const desired = { volumes: [], disks, doomed: [doomed] };
     expect(reconcile(desired, nodeMap([]))).toEqual([]);
     expect(reconcile(desired, nodeMap(nodes))).toEqual([
@@ -148,7 +155,7 @@ describe('convergence', () => {
             volumeId: sampleVolume(number).id,
             epoch,
             state,
-            endpointsKey: null,
+            configurationKey: null,
           })),
           redirectsKey: null,
         });
@@ -208,7 +215,9 @@ describe('convergence', () => {
       case 'configure':
         edit(action.node, (node) => ({
           served: (node.served ?? []).map((engine) =>
-            engine.volumeId === action.volumeId ? { ...engine, endpointsKey: endpointsKey(action.endpoints) } : engine,
+            engine.volumeId === action.volumeId
+              ? { ...engine, configurationKey: configurationKey(action.endpoints, action.settings) }
+              : engine,
           ),
         }));
         return;

@@ -1,8 +1,8 @@
 // What has to happen so that the world becomes what the records want: a pure function of both. Level-triggered: it
 // looks at states, never at events, so a lost event or a restart of the manager loses nothing.
 import { iqnPrefix } from '../config/volume-input.js';
-import { endpointsKey, redirectsKey } from './data-plane.js';
-import type { Endpoint, Redirect } from './data-plane.js';
+import { configurationKey, redirectsKey } from './data-plane.js';
+import type { EngineSettings, Endpoint, Redirect } from './data-plane.js';
 import { replicaAddress, runningTarget } from './observed.js';
 import type { ObservedNode, ServedVolume } from './observed.js';
 import type { DiskRecord, DoomedReplicaRecord, VolumeRecord } from './records.js';
@@ -34,6 +34,7 @@ export type Action =
       readonly control: string;
       readonly instanceId: string;
       readonly endpoints: readonly Endpoint[];
+      readonly settings: EngineSettings;
     }
   | {
       readonly kind: 'set-redirects';
@@ -108,6 +109,10 @@ export function lastAddressesOf(disks: readonly DiskRecord[]): ReadonlyMap<strin
   return new Map(disks.map((disk) => [diskKey(disk.node, disk.name), disk.address]));
 }
 
+export function settingsOf({ qos }: VolumeRecord): EngineSettings {
+  return { qos };
+}
+
 export function diskKey(node: string, disk: string): string {
   return `${node}/${disk}`;
 }
@@ -137,8 +142,9 @@ function reconcileTarget(
       continue;
     }
     const endpoints = endpointsOf(volume, node.name, nodes, addresses);
-    if (engine.endpointsKey !== endpointsKey(endpoints)) {
-      actions.push({ kind: 'configure', volumeId: volume.id, ...where, control, endpoints });
+    const settings = settingsOf(volume);
+    if (engine.configurationKey !== configurationKey(endpoints, settings)) {
+      actions.push({ kind: 'configure', volumeId: volume.id, ...where, control, endpoints, settings });
     }
   }
   for (const unwanted of served.values()) actions.push(detachAction(unwanted, where, control));

@@ -1,5 +1,5 @@
-// What the metadata store holds, as records with a version. Every record is validated when it is read; one of a newer
-// version stops the manager with FORMAT_TOO_NEW rather than being misread.
+// What the metadata store holds, as records with a version. Every record is brought to the present version (migrations.ts) and
+// validated when it is read; one of a newer version stops the manager with FORMAT_TOO_NEW rather than being misread.
 //
 //   /cluster                 the cluster
 //   /nodes/NODE              a node that an agent has announced
@@ -7,13 +7,19 @@
 //   /volumes/NAME            a volume; /volume-names/ID leads from its id to its name
 //   /reservations/ID         SCSI persistent reservations of a volume, by volume id
 //   /doomed-replicas/ID      a replica to be deleted from its disk as soon as that can be reached
+//   /trash/ID                a deleted volume with all it had, by volume id, until it is purged
+//   /policies/NAME           a named set of defaults for new volumes
+//   /settings                what holds for the whole cluster
+//   /tokens/ID               an API token, as a hash
+//   /running/…               of processes that run now, on leases; no records
 //
 // Invariants: inSync is never empty and a subset of replicas; epoch never falls; an engine is only ever started with an
 // epoch that a transaction has just raised.
 import { z } from 'zod';
 import { HoldfastError } from '../errors/holdfast-error.js';
+import { migrate } from './migrations.js';
 
-export const recordVersion = 1;
+export const recordVersion = 2;
 
 const id64 = z.string().regex(/^[0-9a-f]{16}$/);
 const id128 = z.string().regex(/^[0-9a-f]{32}$/);
@@ -23,8 +29,21 @@ const naturalNumber = z.number().int().nonnegative();
 export const clusterSchema = z.object({ version, id: id128, createdAt: z.string() });
 export type ClusterRecord = z.infer<typeof clusterSchema>;
 
-export const nodeSchema = z.object({ version, name: z.string(), portal: z.string().nullable() });
+export const nodeSchema = z.object({
+  version,
+  name: z.string(),
+  portal: z.string().nullable(),
+  /** Nodes of one zone fail together (a rack, a room); null: of no zone. */
+  zone: z.string().nullable(),
+  /** Takes no new replicas and no attachments; keeps what it has. */
+  cordoned: z.boolean(),
+  /** Replicas and attachments are moved away. Implies cordoned. */
+  draining: z.boolean(),
+});
 export type NodeRecord = z.infer<typeof nodeSchema>;
+
+export const diskClassSchema = z.enum(['hdd', 'ssd', 'nvme']);
+export type DiskClass = z.infer<typeof diskClassSchema>;
 
 export const diskSchema = z.object({
   version,
@@ -35,11 +54,47 @@ export const diskSchema = z.object({
   directory: z.string(),
   /** Last known gRPC address of its replica process. */
   address: z.string().nullable(),
+  tags: z.array(z.string()),
+  class: diskClassSchema.nullable(),
+  /** Takes no new replicas. */
+  cordoned: z.boolean(),
+  /** Its replicas are moved away. Implies cordoned. */
+  evicting: z.boolean(),
 });
 export type DiskRecord = z.infer<typeof diskSchema>;
 
 export const replicaSchema = z.object({ id: id64, node: z.string(), disk: z.string() });
 export type ReplicaRecord = z.infer<typeof replicaSchema>;
+
+/** Limits of a volume; 0: none. */
+export const qosSchema = z.object({
+  operationsPerSecond: naturalNumber,
+  bytesPerSecond: naturalNumber,
+  burstSeconds: naturalNumber,
+});
+export type Qos = z.infer<typeof qosSchema>;
+
+/** Which disks may take a volume's replicas. */
+export const constraintsSchema = z.object({
+  /** Of the disk: it must have all of them. */
+  tags: z.array(z.string()),
+  class: diskClassSchema.nullable(),
+  /** One replica per zone is a must, and not only preferred. */
+  zonesRequired: z.boolean(),
+  /** One replica is to be on the node where the volume is attached. */
+  local: z.boolean(),
+});
+export type Constraints = z.infer<typeof constraintsSchema>;
+
+const chapSchema = z.object({ user: z.string(), secret: z.string() });
+/** Who may log in over iSCSI. */
+export const accessSchema = z.object({
+  chap: chapSchema.nullable(),
+  mutualChap: chapSchema.nullable(),
+  /** Names of initiators; empty: all. */
+  initiators: z.array(z.string()),
+});
+export type Access = z.infer<typeof accessSchema>;
 
 export const volumeSchema = z.object({
   version,
@@ -58,8 +113,65 @@ export const volumeSchema = z.object({
   inSyncSequence: naturalNumber,
   /** Where an engine is wanted; null: detached. */
   attachment: z.object({ node: z.string() }).nullable(),
+  /** How many replicas are wanted. */
+  copies: z.int().positive(),
+  constraints: constraintsSchema,
+  qos: qosSchema.nullable(),
+  access: accessSchema,
+  /** Whose defaults it was made with. */
+  policy: z.string().nullable(),
 });
 export type VolumeRecord = z.infer<typeof volumeSchema>;
+
+export const trashSchema = z.object({
+  version,
+  volume: volumeSchema,
+  deletedAt: z.string(),
+  purgeAt: z.string(),
+});
+export type TrashRecord = z.infer<typeof trashSchema>;
+
+export const policySchema = z.object({
+  version,
+  name: z.string(),
+  copies: z.int().positive(),
+  constraints: constraintsSchema,
+  qos: qosSchema.nullable(),
+});
+export type PolicyRecord = z.infer<typeof policySchema>;
+
+export const settingsSchema = z.object({
+  version,
+  /** How many times its capacity may be promised on a disk. */
+  overProvisioning: z.number().min(1).max(100),
+  /** How long a deleted volume stays in the trash, s. 0: not at all */
+  trashSeconds: naturalNumber,
+  /** How long a replica, disk or node may be away before its replicas are made anew elsewhere, s. */
+  replaceAfterSeconds: naturalNumber,
+  /** How long a node may be away before its volumes are attached elsewhere, s. 0: never by itself */
+  failoverSeconds: naturalNumber,
+  /** Whether replicas are moved to even out the use of disks. */
+  balance: z.boolean(),
+  /** How many replicas are moved at a time, in the whole cluster. */
+  movesMax: z.int().positive(),
+});
+export type SettingsRecord = z.infer<typeof settingsSchema>;
+
+export const roles = ['read-only', 'operator', 'admin'] as const;
+export const roleSchema = z.enum(roles);
+export type Role = z.infer<typeof roleSchema>;
+
+export const tokenSchema = z.object({
+  version,
+  id: z.string(),
+  /** SHA-256 of the secret part, hex. */
+  hash: z.string(),
+  role: roleSchema,
+  note: z.string(),
+  createdAt: z.string(),
+  expiresAt: z.string().nullable(),
+});
+export type TokenRecord = z.infer<typeof tokenSchema>;
 
 export const reservationsSchema = z.object({ version, volume: id64, epoch: naturalNumber, state: z.base64() });
 export type ReservationsRecord = z.infer<typeof reservationsSchema>;
@@ -83,11 +195,30 @@ export const keys = {
   volume: (name: string) => `/volumes/${name}`,
   volumeName: (id: string) => `/volume-names/${id}`,
   reservations: (id: string) => `/reservations/${id}`,
+  trash: '/trash/',
+  trashed: (id: string) => `/trash/${id}`,
+  policies: '/policies/',
+  policy: (name: string) => `/policies/${name}`,
+  settings: '/settings',
+  tokens: '/tokens/',
+  token: (id: string) => `/tokens/${id}`,
   doomedReplicas: '/doomed-replicas/',
   doomedReplica: (id: string) => `/doomed-replicas/${id}`,
 } as const;
 
-const versionSchema = z.object({ version: z.number() });
+const versionSchema = z.looseObject({ version: z.number() });
+
+export const defaultConstraints: Constraints = { tags: [], class: null, zonesRequired: false, local: false };
+export const defaultAccess: Access = { chap: null, mutualChap: null, initiators: [] };
+export const defaultSettings: SettingsRecord = {
+  version: recordVersion,
+  overProvisioning: 2,
+  trashSeconds: 259_200,
+  replaceAfterSeconds: 300,
+  failoverSeconds: 30,
+  balance: true,
+  movesMax: 4,
+};
 
 export function decodeRecord<T>(schema: z.ZodType<T>, key: string, text: string): T {
   let value: unknown;
@@ -103,7 +234,8 @@ export function decodeRecord<T>(schema: z.ZodType<T>, key: string, text: string)
       `record ${key} has version ${versioned.data.version}, this manager knows ${recordVersion}: use a newer Holdfast`,
     );
   }
-  const parsed = schema.safeParse(value);
+  const current = versioned.success ? migrate(key, versioned.data, recordVersion) : value;
+  const parsed = schema.safeParse(current);
   if (!parsed.success) {
     throw new HoldfastError(
       'CORRUPT',

@@ -10,6 +10,7 @@ import {
   nodeSchema,
   recordVersion,
   reservationsSchema,
+  trashSchema,
   volumeSchema,
 } from './records.js';
 import type {
@@ -19,6 +20,7 @@ import type {
   NodeRecord,
   ReplicaRecord,
   ReservationsRecord,
+  TrashRecord,
   VolumeRecord,
 } from './records.js';
 import type { z } from 'zod';
@@ -63,6 +65,10 @@ export class Repository {
 
   listDoomedReplicas(): Promise<DoomedReplicaRecord[]> {
     return this.#list(keys.doomedReplicas, doomedReplicaSchema);
+  }
+
+  listTrash(): Promise<TrashRecord[]> {
+    return this.#list(keys.trash, trashSchema);
   }
 
   async putNode(record: NodeRecord): Promise<void> {

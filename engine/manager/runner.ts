@@ -10,11 +10,19 @@ export type RunnerOptions = {
   readonly plan: () => Promise<readonly Action[]>;
   readonly perform: (action: Action) => Promise<void>;
   readonly logger: Logger;
+  /** After every pass, and after every action. */
+  readonly onPass?: (seconds: number) => void;
+  readonly onOutcome?: (action: Action, error: unknown) => void;
   readonly retryFirstMs?: number;
   readonly retryMaxMs?: number;
 };
 
-type Failed = { readonly attempts: number; readonly notBefore: number };
+type Failed = {
+  readonly action: Action;
+  readonly error: unknown;
+  readonly attempts: number;
+  readonly notBefore: number;
+};
 
 export class Runner {
   readonly #options: RunnerOptions;
@@ -40,6 +48,11 @@ export class Runner {
     });
   }
 
+  /** What has failed and is to be tried again, with how often it was tried. */
+  get failing(): readonly { readonly action: Action; readonly error: unknown; readonly attempts: number }[] {
+    return [...this.#failed.values()];
+  }
+
   /** Starts nothing more and waits for what is under way. */
   async stop(): Promise<void> {
     this.#stopped = true;
@@ -59,6 +72,7 @@ export class Runner {
 
   async #runOnce(): Promise<void> {
     let actions: readonly Action[];
+    const began = performance.now();
     try {
       actions = await this.#options.plan();
     } catch (error) {
@@ -66,6 +80,7 @@ export class Runner {
       this.#kickLater(1_000);
       return;
     }
+    this.#options.onPass?.((performance.now() - began) / 1_000);
     const planned = new Set(actions.map(actionKey));
     for (const key of this.#failed.keys()) {
       if (!planned.has(key)) this.#failed.delete(key);
@@ -90,11 +105,13 @@ export class Runner {
     try {
       await perform(action);
       this.#failed.delete(key);
+      this.#options.onOutcome?.(action, null);
       logger.info('done', { action: key });
     } catch (error) {
       const attempts = attemptsBefore + 1;
       const delay = backoffMs(attempts, retryFirstMs, retryMaxMs);
-      this.#failed.set(key, { attempts, notBefore: performance.now() + delay });
+      this.#options.onOutcome?.(action, error);
+      this.#failed.set(key, { action, error, attempts, notBefore: performance.now() + delay });
       logger.warn('failed, will try again', { action: key, attempts, retryInMs: delay, ...errorFields(error) });
       this.#kickLater(delay + 1);
     }

@@ -15,7 +15,7 @@ import type { EngineAt } from './attachment.js';
 import type { ManagerContext } from './context.js';
 import { randomId } from './ids.js';
 import { replicaAddress, runningTarget } from './observed.js';
-import { recordVersion } from './records.js';
+import { defaultAccess, defaultConstraints, recordVersion } from './records.js';
 import type { VolumeRecord } from './records.js';
 import type { Versioned } from './repository.js';
 
@@ -54,6 +54,11 @@ export async function createVolume(context: ManagerContext, input: CreateInput):
       epoch: 0,
       inSyncSequence: 0,
       attachment: null,
+      copies: count,
+      constraints: defaultConstraints,
+      qos: null,
+      access: defaultAccess,
+      policy: null,
     };
     await repository.insertVolume(record);
     try {

@@ -1,6 +1,6 @@
 // Service holdfast.v1.Target: messages in, TargetVolumes, messages out.
 import type { handleUnaryCall, sendUnaryData, ServerUnaryCall } from '@grpc/grpc-js';
-import type { TargetProcess } from '../addon/target-process.js';
+import type { Latency, TargetProcess } from '../addon/target-process.js';
 import { toGrpcStatus } from '../errors/grpc-errors.js';
 import type {
   AttachedVolume,
@@ -24,8 +24,8 @@ export function createTargetService({ instanceId, target, volumes }: ServiceCont
       await volumes.detach(volumeId);
       return {};
     }),
-    configure: unary(async ({ volumeId, replicas, rebuildBytesPerSecond }: ConfigureVolumeRequest) => {
-      await volumes.configure({ volumeId, replicas, rebuildBytesPerSecond });
+    configure: unary(async ({ volumeId, replicas, rebuildBytesPerSecond, qos }: ConfigureVolumeRequest) => {
+      await volumes.configure({ volumeId, replicas, rebuildBytesPerSecond, qos: qos ?? null });
       return {};
     }),
     resize: unary(async ({ volumeId, sizeBytes }) => {
@@ -73,7 +73,12 @@ function attachRequestOf(message: AttachVolumeRequest) {
     initiatorAllowList: message.initiatorAllowList,
     reservations: message.reservations,
     rebuildBytesPerSecond: message.rebuildBytesPerSecond,
+    qos: message.qos ?? null,
   };
+}
+
+function latencyMessage(latency: Latency | undefined) {
+  return { counts: [...(latency?.counts ?? [])], totalMicros: latency?.totalMicros ?? 0n };
 }
 
 function toMessage({ volumeId, name, epoch, state, failure, engine }: VolumeReport): AttachedVolume {
@@ -93,6 +98,10 @@ function toMessage({ volumeId, name, epoch, state, failure, engine }: VolumeRepo
     readBytes: engine?.readBytes ?? 0n,
     writtenBytes: engine?.writtenBytes ?? 0n,
     repairedBlocks: engine?.repairedBlocks ?? 0n,
+    throttled: engine?.throttled ?? 0n,
+    readLatency: latencyMessage(engine?.readLatency),
+    writeLatency: latencyMessage(engine?.writeLatency),
+    flushLatency: latencyMessage(engine?.flushLatency),
     sessions: [...(engine?.sessions ?? [])],
   };
 }

@@ -22,6 +22,7 @@ function request(epoch: bigint): AttachRequest {
     initiatorAllowList: [],
     reservations: Buffer.alloc(0),
     rebuildBytesPerSecond: 0n,
+    qos: null,
   };
 }
 
@@ -39,6 +40,10 @@ function statusOf(epoch: bigint, failure = ''): VolumeStatus {
     readBytes: 0n,
     writtenBytes: 0n,
     repairedBlocks: 0n,
+    throttled: 0n,
+    readLatency: { counts: [], totalMicros: 0n },
+    writeLatency: { counts: [], totalMicros: 0n },
+    flushLatency: { counts: [], totalMicros: 0n },
     replicas: [],
     sessions: [],
   };

@@ -135,11 +135,12 @@ void TargetHost::close(Callback<void()> done) {
 // ---- while attached ----
 
 Status TargetHost::configure(VolumeId id, std::vector<engine::ReplicaConfig> replicas,
-                             std::uint64_t rebuild_bytes_per_second) {
+                             std::uint64_t rebuild_bytes_per_second, const engine::QosLimits& qos) {
   Volume* volume = find(id);
   if (!volume || !volume->engine)
     return Error(ErrorCode::kNotFound, "volume " + to_hex(id.value()) + " is not attached");
   volume->engine->set_rebuild_rate(rebuild_bytes_per_second);
+  volume->engine->set_qos(qos);
   volume->engine->set_replicas(std::move(replicas));
   return {};
 }

@@ -61,8 +61,8 @@ class TargetHost final : private engine::Membership, private iscsi::ReservationS
   void attach(AttachRequest request, Callback<void(Result<AttachOutcome>)> done);
   // Ends sessions, finishes and flushes I/O, closes the engine. Not attached: ok.
   void detach(VolumeId volume, StatusCallback done);
-  Status configure(VolumeId volume, std::vector<engine::ReplicaConfig> replicas,
-                   std::uint64_t rebuild_bytes_per_second);
+  Status configure(VolumeId volume, std::vector<engine::ReplicaConfig> replicas, std::uint64_t rebuild_bytes_per_second,
+                   const engine::QosLimits& qos);
   void resize(VolumeId volume, std::uint64_t size_bytes, StatusCallback done);
   Status set_redirects(const std::vector<std::pair<std::string, std::string>>& iqn_and_portal);
   std::vector<VolumeStatus> status() const;

@@ -103,6 +103,16 @@ std::optional<iscsi::ChapCredentials> chap_from_js(Record& record, const char* n
   return out;
 }
 
+engine::QosLimits qos_from_js(Record& record) {
+  engine::QosLimits limits;
+  record.record_or_null("qos", [&](Record& qos) {
+    limits.operations_per_second = qos.u64("operationsPerSecond");
+    limits.bytes_per_second = qos.u64("bytesPerSecond");
+    limits.burst_seconds = qos.u32("burstSeconds");
+  });
+  return limits;
+}
+
 AttachRequest attach_request_from_js(Record& record) {
   AttachRequest request;
   request.volume.volume = VolumeId(record.u64("volumeId"));
@@ -111,6 +121,7 @@ AttachRequest attach_request_from_js(Record& record) {
   request.volume.size_bytes = record.u64("sizeBytes");
   request.volume.logical_block_size = record.u32("logicalBlockSize");
   request.volume.rebuild_bytes_per_second = record.u64("rebuildBytesPerSecond");
+  request.volume.qos = qos_from_js(record);
   Replicas replicas = replicas_from_js(record);
   request.volume.replicas = std::move(replicas.configs);
   request.replica_addresses = std::move(replicas.addresses);
@@ -199,11 +210,12 @@ Napi::Value configure(const Napi::CallbackInfo& info) {
   Record record(info.Env(), info[1], "volume");
   VolumeId volume(record.u64("volumeId"));
   std::uint64_t rate = record.u64("rebuildBytesPerSecond");
+  engine::QosLimits qos = qos_from_js(record);
   auto replicas = std::make_shared<Replicas>(replicas_from_js(record));
   if (!record.ok()) return info.Env().Undefined();
-  return process->ask_done(info.Env(), [volume, rate, replicas](JsTarget& target, StatusCallback done) {
+  return process->ask_done(info.Env(), [volume, rate, qos, replicas](JsTarget& target, StatusCallback done) {
     Status parsed = parse_addresses(replicas->addresses, replicas->configs);
-    done(parsed.ok() ? target.host.configure(volume, std::move(replicas->configs), rate) : std::move(parsed));
+    done(parsed.ok() ? target.host.configure(volume, std::move(replicas->configs), rate, qos) : std::move(parsed));
   });
 }
 
@@ -262,6 +274,15 @@ Napi::Object session_to_js(Napi::Env env, const iscsi::SessionInfo& session) {
   return out;
 }
 
+Napi::Object latency_to_js(Napi::Env env, const engine::LatencyHistogram& histogram) {
+  Napi::Object out = Napi::Object::New(env);
+  Napi::Array counts = Napi::Array::New(env);
+  for (std::uint64_t count : histogram.counts) counts.Set(counts.Length(), to_js(env, count));
+  out.Set("counts", counts);
+  out.Set("totalMicros", to_js(env, histogram.total_micros));
+  return out;
+}
+
 Napi::Object volume_status_to_js(Napi::Env env, const VolumeStatus& volume) {
   const engine::EngineStatus& engine = volume.engine;
   Napi::Object out = Napi::Object::New(env);
@@ -277,6 +298,10 @@ Napi::Object volume_status_to_js(Napi::Env env, const VolumeStatus& volume) {
   out.Set("readBytes", to_js(env, engine.read_bytes));
   out.Set("writtenBytes", to_js(env, engine.written_bytes));
   out.Set("repairedBlocks", to_js(env, engine.repaired_blocks));
+  out.Set("throttled", to_js(env, engine.throttled));
+  out.Set("readLatency", latency_to_js(env, engine.read_latency));
+  out.Set("writeLatency", latency_to_js(env, engine.write_latency));
+  out.Set("flushLatency", latency_to_js(env, engine.flush_latency));
   Napi::Array replicas = Napi::Array::New(env);
   for (const auto& replica : engine.replicas) replicas.Set(replicas.Length(), replica_status_to_js(env, replica));
   out.Set("replicas", replicas);

@@ -3,6 +3,7 @@
 // docs/consistency.md is its specification. Thread: the reactor of its Env.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <string>
 #include <vector>
@@ -15,6 +16,19 @@
 #include "rpc/rpc.h"
 
 namespace holdfast::engine {
+
+// Of a volume; 0: no limit.
+struct QosLimits {
+  std::uint64_t operations_per_second = 0;
+  std::uint64_t bytes_per_second = 0;
+  std::uint32_t burst_seconds = 1;  // how much of unused rate may be saved up
+};
+
+struct LatencyHistogram {
+  // Operations that took less than 16 µs * 2^index, and not less than half of that; the last: all that took longer.
+  std::array<std::uint64_t, 21> counts{};
+  std::uint64_t total_micros = 0;
+};
 
 struct ReplicaConfig {
   ReplicaId id;
@@ -31,8 +45,9 @@ struct VolumeConfig {
   std::uint32_t logical_block_size = 512;
   std::vector<ReplicaConfig> replicas;
   std::uint64_t rebuild_bytes_per_second = 0;  // 0: unlimited
-  Nanos lease = 6s;                            // reads stop when in-sync replicas were silent for this long
-  Nanos replica_timeout = 3s;                  // a replica silent for this long with work outstanding has failed
+  QosLimits qos;
+  Nanos lease = 6s;            // reads stop when in-sync replicas were silent for this long
+  Nanos replica_timeout = 3s;  // a replica silent for this long with work outstanding has failed
 };
 
 enum class ReplicaPhase : std::uint8_t { kInSync, kRebuilding, kFailed };
@@ -58,6 +73,8 @@ struct EngineStatus {
   std::uint64_t reads = 0, writes = 0, flushes = 0;
   std::uint64_t read_bytes = 0, written_bytes = 0;
   std::uint64_t repaired_blocks = 0;
+  std::uint64_t throttled = 0;  // operations that had to wait for a limit of QoS
+  LatencyHistogram read_latency, write_latency, flush_latency;
 };
 
 // What the engine asks of the control plane. Calls arrive on the reactor; answers are given on it.
@@ -84,6 +101,7 @@ class Engine : public BlockDevice {
   // The set of replicas the volume should have, with current addresses: new ones are rebuilt, missing ones let go.
   virtual void set_replicas(std::vector<ReplicaConfig> replicas) = 0;
   virtual void set_rebuild_rate(std::uint64_t bytes_per_second) = 0;
+  virtual void set_qos(const QosLimits& limits) = 0;
   // Appends RESIZE; only growth. on_resized subscribers are told.
   virtual void resize(std::uint64_t size_bytes, StatusCallback done) = 0;
   // Finishes what is in flight, flushes, lets go of the replicas. I/O afterwards fails with CANCELLED.

@@ -29,6 +29,7 @@ struct Op {
   bool durable = false;     // FUA
   bool deallocate = false;  // kZero
   bool answered = false;
+  Nanos began{};             // when the host asked
   std::uint64_t offset = 0;  // bytes
   std::uint64_t length = 0;
   SliceList data;                // to write; grown to whole blocks by the edges

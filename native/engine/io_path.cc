@@ -97,7 +97,7 @@ void VolumeEngine::compare_and_write(std::uint64_t offset, SliceList expected, S
 
 void VolumeEngine::flush(DoneCallback done) {
   if (std::optional<Error> why = refusal()) return reject(env_, std::move(done), std::move(*why));
-  flush_after_commit({nullptr, std::move(done)});
+  flush_after_commit({nullptr, std::move(done), env_.now()});
 }
 
 void VolumeEngine::extent(std::uint64_t offset, std::uint64_t length, Callback<void(Result<Extent>)> done) {
@@ -124,6 +124,36 @@ void VolumeEngine::begin(Op* op) {
   op->next = nullptr;
   (ops_last_ ? ops_last_->next : ops_first_) = op;
   ops_last_ = op;
+  op->began = env_.now();
+  if (!throttled(op)) ask_for_lock(op);
+}
+
+// Whether it has to wait for its turn under the volume's limits.
+bool VolumeEngine::throttled(Op* op) {
+  if (!throttle_.limited() || op->kind == Op::Kind::kRepair || op->kind == Op::Kind::kExtent) return false;
+  // Taking data away costs an operation, and no bandwidth.
+  std::uint64_t bytes = op->kind == Op::Kind::kZero ? 0 : op->length;
+  if (throttled_.empty() && throttle_.admit(env_.now(), bytes)) return false;
+  ++throttled_ops_;
+  throttled_.push_back(op);
+  if (!throttle_timer_.armed()) throttle_timer_.arm_after(throttle_.wait(), [this] { begin_throttled(); });
+  return true;
+}
+
+void VolumeEngine::begin_throttled() {
+  while (!throttled_.empty()) {
+    Op* op = throttled_.front();
+    if (!throttle_.admit(env_.now(), op->kind == Op::Kind::kZero ? 0 : op->length)) {
+      throttle_timer_.arm_after(throttle_.wait(), [this] { begin_throttled(); });
+      return;
+    }
+    throttled_.pop_front();
+    ask_for_lock(op);
+    if (state_ == State::kStopped) return;
+  }
+}
+
+void VolumeEngine::ask_for_lock(Op* op) {
   bool exclusive = op->kind != Op::Kind::kRead && op->kind != Op::Kind::kExtent;
   // What is said of blocks further on is what acknowledged operations left there; those in flight need not be waited
   // for.
@@ -358,6 +388,7 @@ void VolumeEngine::answer(Op* op, Status status) {
       ReadCallback done = std::move(op->read_done);
       if (!status.ok()) return done(std::move(status).error());
       ++reads_done_;
+      record_latency(read_latency_, env_.now() - op->began);
       read_bytes_ += op->length;
       SliceList content = std::move(op->parts[0]);
       for (std::size_t i = 1; i < op->parts.size(); ++i) {
@@ -376,6 +407,7 @@ void VolumeEngine::answer(Op* op, Status status) {
       CompareCallback done = std::move(op->compare_done);
       if (!status.ok()) return done(std::move(status).error());
       ++writes_done_;
+      record_latency(write_latency_, env_.now() - op->began);
       written_bytes_ += op->length;
       return done(std::optional<std::uint64_t>());
     }
@@ -384,6 +416,7 @@ void VolumeEngine::answer(Op* op, Status status) {
       DoneCallback done = std::move(op->done);
       if (status.ok()) {
         ++writes_done_;
+        record_latency(write_latency_, env_.now() - op->began);
         written_bytes_ += op->kind == Op::Kind::kWrite ? op->length : 0;
       }
       return done(std::move(status));

@@ -46,7 +46,8 @@ VolumeEngine::VolumeEngine(Env& env, VolumeConfig config, Membership& membership
       leave_timer_(env),
       gather_timer_(env),
       unavailable_timer_(env),
-      close_timer_(env) {
+      close_timer_(env),
+      throttle_timer_(env) {
   for (const ReplicaConfig& replica : config_.replicas) members_.push_back(std::make_unique<Member>(env_, replica));
 }
 
@@ -86,7 +87,7 @@ void VolumeEngine::stop(Error error) {
   state_ = State::kStopped;
   stop_reason_ = error;
   for (Timer* timer : {&change_timer_, &attach_timer_, &announce_timer_, &stalled_timer_, &silence_timer_,
-                       &leave_timer_, &gather_timer_, &unavailable_timer_, &close_timer_}) {
+                       &leave_timer_, &gather_timer_, &unavailable_timer_, &close_timer_, &throttle_timer_}) {
     timer->cancel();
   }
   for (const std::unique_ptr<Member>& member : members_) {
@@ -97,6 +98,7 @@ void VolumeEngine::stop(Error error) {
   }
   fail_waiting(error);
   ops_first_ = ops_last_ = nullptr;
+  throttled_.clear();
   stalled_reads_.clear();
 }
 
@@ -190,6 +192,13 @@ void VolumeEngine::set_replicas(std::vector<ReplicaConfig> replicas) {
   advance_flush();
 }
 
+void VolumeEngine::set_qos(const QosLimits& limits) {
+  throttle_.set(limits, env_.now());
+  // Those that wait are asked again, under the new limits.
+  throttle_timer_.cancel();
+  begin_throttled();
+}
+
 void VolumeEngine::resize(std::uint64_t size_bytes, StatusCallback done) {
   std::optional<Error> why = refusal();
   if (!why && (size_bytes % kBlockSize != 0 || size_bytes < size_blocks_numbered_ * kBlockSize)) {
@@ -250,6 +259,10 @@ EngineStatus VolumeEngine::status() const {
   status.read_bytes = read_bytes_;
   status.written_bytes = written_bytes_;
   status.repaired_blocks = repaired_blocks_;
+  status.throttled = throttled_ops_;
+  status.read_latency = read_latency_;
+  status.write_latency = write_latency_;
+  status.flush_latency = flush_latency_;
   return status;
 }
 

@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "engine/engine.h"
+#include "engine/flow.h"
 #include "engine/in_sync_set.h"
 #include "engine/io_op.h"
 #include "engine/log_window.h"
@@ -105,6 +106,7 @@ class VolumeEngine final : public Engine, private LinkEvents {
   EngineStatus status() const override;
   void set_replicas(std::vector<ReplicaConfig> replicas) override;
   void set_rebuild_rate(std::uint64_t bytes_per_second) override;
+  void set_qos(const QosLimits& limits) override;
   void resize(std::uint64_t size_bytes, StatusCallback done) override;
   void close(Callback<void()> done) override;
 
@@ -113,6 +115,7 @@ class VolumeEngine final : public Engine, private LinkEvents {
   struct FlushWaiter {
     Op* op = nullptr;  // a FUA write; else:
     DoneCallback done;
+    Nanos began{};
   };
   class LogReader;
 
@@ -144,6 +147,9 @@ class VolumeEngine final : public Engine, private LinkEvents {
   Op* new_op(Op::Kind kind, std::uint64_t offset, std::uint64_t length);
   std::optional<Error> check_range(std::uint64_t offset, std::uint64_t length) const;
   void begin(Op* op);
+  bool throttled(Op* op);
+  void begin_throttled();
+  void ask_for_lock(Op* op);
   static void on_granted(RangeLock::Request* request);
   void run(Op* op);
   void run_read(Op* op);
@@ -289,6 +295,10 @@ class VolumeEngine final : public Engine, private LinkEvents {
   MappedRuns mapped_runs_;
   std::uint64_t mapped_changes_ = 0;  // operations that take data away, begun and ended
 
+  // QoS: operations that wait for their turn, in order of arrival.
+  Throttle throttle_;
+  std::deque<Op*> throttled_;
+
   // Replicas.
   Timer silence_timer_;
   Nanos silence_checked_{};
@@ -300,9 +310,12 @@ class VolumeEngine final : public Engine, private LinkEvents {
   Callback<void()> resized_;
   Callback<void()> closed_;
   Timer close_timer_;
+  Timer throttle_timer_;
   bool close_flush_begun_ = false;
   std::uint64_t reads_done_ = 0, writes_done_ = 0, flushes_done_ = 0;
   std::uint64_t read_bytes_ = 0, written_bytes_ = 0, repaired_blocks_ = 0;
+  std::uint64_t throttled_ops_ = 0;
+  LatencyHistogram read_latency_, write_latency_, flush_latency_;
 };
 
 }  // namespace holdfast::engine

@@ -1,5 +1,6 @@
 // Records and observations for tests of the pure parts.
 import type { ObservedNode, ObservedProcess } from '../observed.js';
+import { defaultAccess, defaultConstraints, recordVersion } from '../records.js';
 import type { DiskRecord, VolumeRecord } from '../records.js';
 
 export const nodeNames = ['node1', 'node2', 'node3'] as const;
@@ -8,7 +9,7 @@ export function sampleVolume(number: number, more: Partial<VolumeRecord> = {}): 
   const id = (suffix: number) => (number * 16 + suffix).toString(16).padStart(16, '0');
   const replicas = nodeNames.map((node, index) => ({ id: id(index + 1), node, disk: 'disk1' }));
   return {
-    version: 1,
+    version: recordVersion,
     id: id(0),
     name: `v${number}`,
     size: 2 ** 30,
@@ -20,18 +21,27 @@ export function sampleVolume(number: number, more: Partial<VolumeRecord> = {}): 
     epoch: 0,
     inSyncSequence: 0,
     attachment: null,
+    copies: replicas.length,
+    constraints: defaultConstraints,
+    qos: null,
+    access: defaultAccess,
+    policy: null,
     ...more,
   };
 }
 
 export function sampleDisks(): DiskRecord[] {
   return nodeNames.map((node, index) => ({
-    version: 1,
+    version: recordVersion,
     node,
     name: 'disk1',
     diskId: String(index).repeat(32),
     directory: `/disks/${node}`,
     address: `127.0.0.1:2100${index}`,
+    tags: [],
+    class: null,
+    cordoned: false,
+    evicting: false,
   }));
 }
 

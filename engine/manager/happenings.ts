@@ -1,0 +1,90 @@
+// What becomes an event: processes and agents that come and go, and what the manager does of itself.
+import { toHoldfastError } from '../errors/holdfast-error.js';
+import type { EventLog } from './events.js';
+import type { Observed, ObservedNode, ObservedProcess } from './observed.js';
+import type { Action } from './reconcile.js';
+
+/** Emits an event for every process and agent whose state has changed. */
+export function watchObserved(observed: Observed, events: EventLog): void {
+  let former: ReadonlyMap<string, ObservedNode> = new Map();
+  observed.onChange(() => {
+    for (const node of observed.nodes.values()) {
+      const before = former.get(node.name);
+      if (before === node) continue;
+      agentChange(before, node, events);
+      for (const process of node.processes) {
+        const same = before?.processes.find(({ role, disk }) => role === process.role && disk === process.disk);
+        if (same?.state !== process.state) processChange(node.name, process, events);
+      }
+    }
+    former = new Map(observed.nodes);
+  });
+}
+
+function agentChange(before: ObservedNode | undefined, node: ObservedNode, events: EventLog): void {
+  const was = before !== undefined && before.agentPid !== null;
+  const is = node.agentPid !== null;
+  if (was === is) return;
+  events.emit({
+    severity: is ? 'info' : 'warning',
+    object: `node ${node.name}`,
+    message: is ? 'its agent is connected' : 'its agent is not connected any more',
+  });
+}
+
+function processChange(node: string, { role, disk, state, failure }: ObservedProcess, events: EventLog): void {
+  const object = role === 'target' ? `target process of ${node}` : `disk ${disk ?? '?'} of ${node}`;
+  if (state === 'failed') {
+    events.emit({ severity: 'error', object, message: failure?.message ?? 'it cannot be started' });
+  } else {
+    const message = state === 'running' ? 'it runs' : 'it is being started';
+    events.emit({ severity: state === 'running' ? 'info' : 'warning', object, message });
+  }
+}
+
+/** Of what the reconciler did: only what people care for. Failures that come again and again are told in the status. */
+export function reportOutcome(events: EventLog, action: Action, error: unknown): void {
+  const what = describeAction(action);
+  if (what === null || error !== null) return;
+  events.emit({ severity: 'info', ...what });
+}
+
+function describeAction(action: Action): { readonly object: string; readonly message: string } | null {
+  switch (action.kind) {
+    case 'attach':
+      return { object: `volume ${action.volumeId}`, message: `a new engine serves it on ${action.node}` };
+    case 'detach':
+      return {
+        object: `volume ${action.volumeId}`,
+        message: `an engine that nobody wants was stopped on ${action.node}`,
+      };
+    case 'delete-replica':
+      return {
+        object: `volume ${action.replica.volume}`,
+        message: `its replica on ${action.replica.disk} of ${action.replica.node} was deleted`,
+      };
+    case 'abandon-creation':
+      return { object: `volume ${action.volumeId}`, message: 'its creation was cut short and has been undone' };
+    case 'observe-target':
+    case 'configure':
+    case 'set-redirects':
+      return null;
+  }
+}
+
+/** An action that has failed less often than this is no problem yet. */
+const attemptsMin = 3;
+
+export function failingActions(
+  failing: readonly { readonly action: Action; readonly error: unknown; readonly attempts: number }[],
+): readonly { readonly what: string; readonly why: string }[] {
+  return failing
+    .filter(({ attempts }) => attempts >= attemptsMin)
+    .map(({ action, error }) => ({ what: whatOf(action), why: toHoldfastError(error).message }));
+}
+
+function whatOf(action: Action): string {
+  if ('volumeId' in action) return `${action.kind} volume ${action.volumeId}`;
+  if (action.kind === 'delete-replica') return `delete-replica ${action.replica.id} of ${action.replica.volume}`;
+  return `${action.kind} of ${action.node}`;
+}

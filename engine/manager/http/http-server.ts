@@ -1,0 +1,153 @@
+// REST/JSON: the same handlers as gRPC (routes.ts), /metrics, /openapi.json, and the stream of events. Methods that change something
+// take application/json only, which keeps web pages of other origins out (a browser asks before it sends that, and is never
+// answered); so does the check of the Host header.
+import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
+import { z } from 'zod';
+import { errorBody, HoldfastError, httpStatusOf, toHoldfastError } from '../../errors/holdfast-error.js';
+import { errorFields } from '../../log/logger.js';
+import type { Logger } from '../../log/logger.js';
+import type { ManagerApi } from '../api.js';
+import { expositionType } from '../exposition.js';
+import { openApiDocument } from './openapi.js';
+import { routes } from './routes.js';
+import type { Route } from './routes.js';
+
+const bodyBytesMax = 64 * 1024;
+
+export type HttpOptions = { readonly api: ManagerApi; readonly version: string; readonly logger: Logger };
+
+export function createHttpHandler(options: HttpOptions): RequestListener {
+  const openApi = JSON.stringify(openApiDocument(routes, options.version));
+  return (request, response) => {
+    void answer(options, openApi, request, response);
+  };
+}
+
+async function answer(
+  { api, logger }: HttpOptions,
+  openApi: string,
+  request: IncomingMessage,
+  response: ServerResponse,
+): Promise<void> {
+  try {
+    requireLocalHost(request);
+    const url = new URL(request.url ?? '/', 'http://localhost');
+    if (request.method === 'GET' && url.pathname === '/openapi.json') {
+      sendText(response, 'application/json', openApi);
+    } else if (request.method === 'GET' && url.pathname === '/metrics') {
+      sendText(response, expositionType, await api.getMetrics());
+    } else if (url.pathname === '/v1/events' && url.searchParams.get('watch') === 'true') {
+      await streamEvents(api, request, response);
+    } else {
+      const { route, params } = findRoute(request.method ?? 'GET', url.pathname);
+      const body = route.body === null ? null : parse(route.body, await readBody(request));
+      send(response, 200, await route.handle(api, { params, query: url.searchParams, body }));
+    }
+  } catch (thrown) {
+    const error = toHoldfastError(thrown);
+    if (error.code === 'INTERNAL') logger.error('request failed', { url: request.url, ...errorFields(error) });
+    if (response.headersSent) response.destroy();
+    else send(response, httpStatusOf(error.code), errorBody(error));
+  }
+}
+
+// One JSON object per line, until the client goes.
+async function streamEvents(api: ManagerApi, request: IncomingMessage, response: ServerResponse): Promise<void> {
+  const gone = new AbortController();
+  request.on('close', () => {
+    gone.abort();
+  });
+  response.writeHead(200, { 'content-type': 'application/x-ndjson', 'cache-control': 'no-store' });
+  response.flushHeaders();
+  for await (const event of api.watchEvents(gone.signal)) {
+    if (!response.write(JSON.stringify(event) + '\n')) {
+      await new Promise((resolve) => {
+        response.once('drain', resolve);
+        gone.signal.addEventListener('abort', resolve, { once: true });
+      });
+    }
+  }
+}
+
+function findRoute(
+  method: string,
+  pathname: string,
+): { readonly route: Route; readonly params: Readonly<Record<string, string>> } {
+  const [version, ...segments] = pathname.split('/').filter((segment) => segment !== '');
+  const candidates = routes.flatMap((route) => {
+    const params = version === 'v1' ? matchPath(route.path, segments) : null;
+    return params === null ? [] : [{ route, params }];
+  });
+  const found = candidates.find(({ route }) => route.method === method);
+  if (found !== undefined) return found;
+  if (candidates.length === 0)
+    throw new HoldfastError('NOT_FOUND', `there is nothing at ${pathname}: /openapi.json lists the paths`);
+  const methods = candidates.map(({ route }) => route.method).join(', ');
+  throw new HoldfastError('UNIMPLEMENTED', `${pathname} takes ${methods}, not ${method}`);
+}
+
+function matchPath(path: string, segments: readonly string[]): Readonly<Record<string, string>> | null {
+  const parts = path.split('/').filter((part) => part !== '');
+  if (parts.length !== segments.length) return null;
+  const params: Record<string, string> = {};
+  for (const [index, part] of parts.entries()) {
+    const segment = segments[index] ?? '';
+    if (part.startsWith('{')) params[part.slice(1, -1)] = decodeSegment(segment);
+    else if (part !== segment) return null;
+  }
+  return params;
+}
+
+function decodeSegment(segment: string): string {
+  try {
+    return decodeURIComponent(segment);
+  } catch {
+    throw new HoldfastError('INVALID_ARGUMENT', `"${segment}" is not a valid part of a path`);
+  }
+}
+
+// A page whose host name was made to resolve to 127.0.0.1 still says its own name here.
+function requireLocalHost(request: IncomingMessage): void {
+  const host = (request.headers.host ?? '').replace(/:\d+$/, '');
+  if (host === 'localhost' || /^[\d.]+$/.test(host) || /^\[[\da-fA-F:.]+\]$/.test(host)) return;
+  throw new HoldfastError(
+    'INVALID_ARGUMENT',
+    `host "${host}" is refused: address the manager by IP address or as localhost`,
+  );
+}
+
+async function readBody(request: IncomingMessage): Promise<unknown> {
+  const chunks: Buffer[] = [];
+  let bytes = 0;
+  for await (const chunk of request as AsyncIterable<Buffer>) {
+    bytes += chunk.length;
+    if (bytes > bodyBytesMax)
+      throw new HoldfastError('MESSAGE_TOO_LARGE', `a request has at most ${bodyBytesMax} bytes`);
+    chunks.push(chunk);
+  }
+  if (!/^application\/json\b/.test(request.headers['content-type'] ?? '')) {
+    throw new HoldfastError('INVALID_ARGUMENT', 'the request must have content-type application/json');
+  }
+  if (bytes === 0) return {};
+  try {
+    return JSON.parse(Buffer.concat(chunks).toString('utf8')) as unknown;
+  } catch {
+    throw new HoldfastError('INVALID_ARGUMENT', 'the body of the request is not JSON');
+  }
+}
+
+function parse<T>(schema: z.ZodType<T>, body: unknown): T {
+  const parsed = schema.safeParse(body);
+  if (parsed.success) return parsed.data;
+  throw new HoldfastError('INVALID_ARGUMENT', z.prettifyError(parsed.error));
+}
+
+function sendText(response: ServerResponse, type: string, body: string): void {
+  response.writeHead(200, { 'content-type': type, 'cache-control': 'no-store' });
+  response.end(body);
+}
+
+function send(response: ServerResponse, status: number, body: unknown): void {
+  response.writeHead(status, { 'content-type': 'application/json', 'cache-control': 'no-store' });
+  response.end(JSON.stringify(body) + '\n');
+}
