@@ -273,7 +273,7 @@ test('completion knows every command, and completes as a shell does', async () =
       'bash',
       [
         '-c',
-        `${out}\nCOMP_WORDS=(holdfast "$@"); COMP_CWORD=$#; _holdfast; echo "${'${COMPREPLY[*]}'}"`,
+        `${out}\nCOMP_WORDS=(holdfast "$@"); COMP_CWORD=$#; _holdfast; echo "\${COMPREPLY[*]}"`,
         'bash',
         ...words,
       ],

@@ -41,7 +41,7 @@ export function completionScript(program: Command, shell: string): string {
 }
 
 function stepsOf(command: Command, path: readonly string[]): readonly Step[] {
-  const options = command.options.flatMap(({ long }) => (long === undefined || long === null ? [] : [long]));
+  const options = command.options.flatMap(({ long }) => (long === undefined ? [] : [long]));
   const words = [...command.commands.map((each) => each.name()), ...options, '--help'];
   return [
     { path: path.join(' '), words: [...new Set(words)] },
