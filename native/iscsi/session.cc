@@ -217,7 +217,7 @@ std::string Session::answer_text(const TextPairs& pairs) {
     if (type_ == SessionType::kNormal) {
       targets = {unit_->config.iqn};  // a normal session may ask for its own target only
     } else if (value != "All") {
-      std::erase_if(targets, [&](const std::string& target) { return target != value; });
+      std::erase_if(targets, [&wanted = value](const std::string& target) { return target != wanted; });
     }
     answer += send_targets_text(targets, portal_addresses(server_.portals(), connection_.local_address()));
   }
