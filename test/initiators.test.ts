@@ -1,14 +1,17 @@
-/** Real initiators on a real cluster: images, fio with verification, and file systems of the kernel. */
+/** Real initiators on a real cluster: images, fio with verification, and file systems of the kernel; and CHAP. */
+import { spawn, type ChildProcess } from 'node:child_process';
 import { createHash } from 'node:crypto';
+import { once } from 'node:events';
 import { createReadStream, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { createInterface } from 'node:readline';
 
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 
-import { Cluster } from './lib/cluster.js';
+import { Cluster, root } from './lib/cluster.js';
 import { attachBlockDevice, startNbd } from './lib/initiator.js';
-import { run } from './lib/process.js';
+import { attempt, endProcess, run } from './lib/process.js';
 
 let folder: string;
 let cluster: Cluster;
@@ -116,4 +119,43 @@ describe.each(['ext4', 'xfs'])('%s', (fs) => {
     }
     await cluster.cli('volume', 'detach', `fs-${fs}`);
   }, 240_000);
+});
+
+// The same target code over a volume in memory (native/iscsi/iscsi_memory_main.cc), with secrets in both directions.
+describe('CHAP', () => {
+  const program = join(process.env['HOLDFAST_NATIVE_BUILD'] ?? join(root, 'build/native'), 'iscsi_memory');
+  const secret = 'secret-of-the-host';
+  let server: ChildProcess;
+  let portal: string;
+  let image: string;
+
+  beforeAll(async () => {
+    const host = ['--user', 'host', '--secret', secret];
+    const mutual = ['--mutual-user', 'target', '--mutual-secret', 'secret-of-the-target'];
+    const child = spawn(program, ['--portal', '127.0.0.1:0', '--size-mib', '64', ...host, ...mutual], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    server = child;
+    const [line] = (await once(createInterface({ input: child.stdout }), 'line')) as [string];
+    [, portal = '', image = ''] = /^iscsi:\/\/([^/]+)\/(.+)$/.exec(line) ?? [];
+  });
+  afterAll(async () => {
+    await endProcess(server);
+  });
+
+  test('lets in who knows the secret, and nobody else', async () => {
+    expect(await run('iscsi-ls', ['-s', `iscsi://host%${secret}@${portal}/`])).toContain('Lun:0');
+    expect(await run('qemu-img', ['info', `iscsi://host%${secret}@${portal}/${image}`])).toContain('64 MiB');
+    for (const who of ['', 'host%another-secret-x@', `Host%${secret}@`, 'target%secret-of-the-target@']) {
+      const outcome = await attempt('iscsi-inq', [`iscsi://${who}${portal}/${image}`]);
+      expect(outcome.code, who).not.toBe(0);
+      expect(outcome.stdout + outcome.stderr, who).toContain('Authentication failure');
+    }
+  });
+
+  test('proves the target to the initiator', async () => {
+    const url = `iscsi://host%${secret}@${portal}/${image}?target_user=target&target_password=`;
+    expect(await run('iscsi-inq', [`${url}secret-of-the-target`])).toContain('DIRECT_ACCESS');
+    expect((await attempt('iscsi-inq', [`${url}secret-of-somebody`])).code).not.toBe(0);
+  });
 });
