@@ -7,6 +7,7 @@
 #include "io/uring_connect.h"
 #include "io/uring_file.h"
 #include "io/uring_listener.h"
+#include "io/uring_watch.h"
 
 namespace holdfast {
 
@@ -74,6 +75,12 @@ Result<std::unique_ptr<Listener>> UringEnv::listen(const Address& address, Accep
 
 void UringEnv::connect(const Address& address, Nanos timeout, ConnectCallback done) {
   connect_stream(loop_, address, timeout, std::move(done));
+}
+
+Result<std::unique_ptr<ReadWatch>> UringEnv::watch_readable(int fd, Callback<void()> readable) {
+  loop_.check_thread();
+  if (loop_.closing()) return Error(ErrorCode::kCancelled, "the reactor has stopped");
+  return std::unique_ptr<ReadWatch>(std::make_unique<UringWatch>(loop_, fd, std::move(readable)));
 }
 
 }  // namespace io

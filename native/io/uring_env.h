@@ -24,6 +24,7 @@ class UringEnv final : public Env {
   void open_file(std::string path, FileOptions options, OpenCallback done) override;
   Result<std::unique_ptr<Listener>> listen(const Address& address, AcceptCallback on_stream) override;
   void connect(const Address& address, Nanos timeout, ConnectCallback done) override;
+  Result<std::unique_ptr<ReadWatch>> watch_readable(int fd, Callback<void()> readable) override;
 
  private:
   Loop& loop_;
