@@ -1,0 +1,144 @@
+#include "fuse/loop_device.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <linux/loop.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <thread>
+
+namespace holdfast::fuse {
+
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr int kLoopMajor = 7;
+constexpr int kAttempts = 100;
+constexpr auto kAttemptPause = 20ms;
+
+struct Descriptor {
+  explicit Descriptor(int number) : fd(number) {}
+  ~Descriptor() {
+    if (fd >= 0) ::close(fd);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  const int fd;
+};
+
+Error failure(const std::string& what, int error_number) {
+  std::string message = what + ": " + std::strerror(error_number);
+  switch (error_number) {
+    case EPERM:
+    case EACCES:
+      return Error(ErrorCode::kFailedPrecondition, message + ": local devices take root");
+    case EBUSY:
+      return Error(ErrorCode::kInUse, message);
+    case ENOENT:
+    case ENODEV:
+    case ENXIO:
+      return Error(ErrorCode::kUnsupportedSystem, message + ": the kernel or container has no loop devices");
+    default:
+      return Error(ErrorCode::kInternal, message);
+  }
+}
+
+std::string backing_file_of(const std::string& device) {
+  std::ifstream in("/sys/block/" + device.substr(device.rfind('/') + 1) + "/loop/backing_file");
+  std::string path;
+  std::getline(in, path);
+  return path;
+}
+
+bool has_backing_file(const std::string& device, const std::string& file) {
+  std::string present = backing_file_of(device);
+  // What was unmounted under the device is shown without its place.
+  return present == file || present == file + " (deleted)";
+}
+
+// The node of device `number`, made where /dev is not kept by the kernel.
+Result<std::string> node_of(int number) {
+  std::string path = "/dev/loop" + std::to_string(number);
+  if (::mknod(path.c_str(), S_IFBLK | 0660, makedev(kLoopMajor, static_cast<unsigned>(number))) != 0 &&
+      errno != EEXIST) {
+    return failure("cannot make " + path, errno);
+  }
+  return path;
+}
+
+}  // namespace
+
+std::optional<std::string> find_loop_device(const std::string& file) {
+  DIR* folder = ::opendir("/sys/block");
+  if (!folder) return std::nullopt;
+  std::optional<std::string> found;
+  while (dirent* entry = ::readdir(folder)) {
+    std::string device = std::string("/dev/") + entry->d_name;
+    if (std::strncmp(entry->d_name, "loop", 4) == 0 && backing_file_of(device) == file) found = device;
+  }
+  ::closedir(folder);
+  return found;
+}
+
+Result<std::string> make_loop_device(const std::string& file, std::uint32_t block_size) {
+  Descriptor control(::open("/dev/loop-control", O_RDWR | O_CLOEXEC));
+  if (control.fd < 0) return failure("cannot open /dev/loop-control", errno);
+  Descriptor backing(::open(file.c_str(), O_RDWR | O_CLOEXEC));
+  if (backing.fd < 0) return failure("cannot open " + file, errno);
+  for (int attempt = 0; attempt < kAttempts; ++attempt) {
+    int number = ::ioctl(control.fd, LOOP_CTL_GET_FREE);
+    if (number < 0) return failure("cannot get a loop device", errno);
+    ASSIGN_OR_RETURN(std::string path, node_of(number));
+    Descriptor device(::open(path.c_str(), O_RDWR | O_CLOEXEC));
+    if (device.fd < 0) return failure("cannot open " + path, errno);
+    loop_config config{};
+    config.fd = static_cast<std::uint32_t>(backing.fd);
+    config.block_size = block_size;
+    config.info.lo_flags = LO_FLAGS_DIRECT_IO;
+    std::strncpy(reinterpret_cast<char*>(config.info.lo_file_name), file.c_str(), LO_NAME_SIZE - 1);
+    if (::ioctl(device.fd, LOOP_CONFIGURE, &config) == 0) return path;
+    if (errno != EBUSY) return failure("cannot set " + path + " up", errno);  // busy: somebody was faster
+    std::this_thread::sleep_for(kAttemptPause);
+  }
+  return Error(ErrorCode::kInUse, "no loop device could be had: others take them all");
+}
+
+Status remove_loop_device(const std::string& path, const std::string& file, bool force) {
+  if (!has_backing_file(path, file)) return {};
+  {
+    // Exclusive: fails while a file system is mounted from it, or somebody else claims it.
+    Descriptor device(::open(path.c_str(), O_RDONLY | O_CLOEXEC | (force ? 0 : O_EXCL)));
+    if (device.fd < 0 && errno == EBUSY) {
+      return Error(ErrorCode::kInUse, path + " is in use: unmount its file system, or end what has it open");
+    }
+    if (device.fd < 0) return failure("cannot open " + path, errno);
+    if (::ioctl(device.fd, LOOP_CLR_FD) != 0 && errno != ENXIO) return failure("cannot end " + path, errno);
+  }
+  if (force) return {};
+  // The kernel lets go when the last descriptor is closed; programs that look at new devices may have one for a moment.
+  for (int attempt = 0; attempt < kAttempts && has_backing_file(path, file); ++attempt) {
+    std::this_thread::sleep_for(kAttemptPause);
+  }
+  if (!has_backing_file(path, file)) return {};
+  return Error(ErrorCode::kInUse, path + " is still open somewhere, and ends when it is closed");
+}
+
+Status refresh_loop_device(const std::string& path, const std::string& file) {
+  // Makes the kernel ask for the size of the file, which it otherwise remembers.
+  struct stat status {};
+  if (::stat(file.c_str(), &status) != 0) return failure("cannot look at " + file, errno);
+  Descriptor device(::open(path.c_str(), O_RDWR | O_CLOEXEC));
+  if (device.fd < 0) return failure("cannot open " + path, errno);
+  if (::ioctl(device.fd, LOOP_SET_CAPACITY, 0) == 0) return {};
+  return failure("cannot resize " + path, errno);
+}
+
+}  // namespace holdfast::fuse

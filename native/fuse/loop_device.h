@@ -1,0 +1,27 @@
+// Loop devices: the kernel's block device on a file. Source: loop(4), include/uapi/linux/loop.h.
+// Thread: every call blocks and belongs on a helper thread.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "base/result.h"
+
+namespace holdfast::fuse {
+
+// The device, as /dev/loopN, that has `file` as its backing file.
+std::optional<std::string> find_loop_device(const std::string& file);
+
+// Sets a free loop device up on `file`: direct I/O, logical blocks of `block_size` bytes. UNSUPPORTED_SYSTEM without
+// loop devices.
+Result<std::string> make_loop_device(const std::string& file, std::uint32_t block_size);
+
+// Lets go of the backing file. IN_USE while the device is mounted or held by somebody. `force`: it ends when its last
+// user lets go of it. A device that has another backing file, or none: ok.
+Status remove_loop_device(const std::string& device, const std::string& file, bool force);
+
+// Takes over the size of the backing file.
+Status refresh_loop_device(const std::string& device, const std::string& file);
+
+}  // namespace holdfast::fuse

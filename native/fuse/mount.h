@@ -1,0 +1,53 @@
+// Mount: a FUSE connection mounted over a file, and the keeper that lets it outlive the process that serves it.
+//
+// The kernel ends a connection when its last descriptor is closed. So a small process of its own, the keeper, holds a
+// duplicate and does nothing else. When the serving process dies, requests wait; its successor finds the keeper by the
+// file `keeper` of the folder and takes a duplicate back (pidfd_getfd). docs/decisions/0007-local-devices.md.
+//
+// A folder holds: `device`, over which the connection is mounted, and `keeper`: pid and start time of the keeper.
+// Thread: every call blocks and belongs on a helper thread; a Mount is moved between threads, never shared.
+#pragma once
+
+#include <string>
+
+#include "base/result.h"
+
+namespace holdfast::fuse {
+
+class Mount {
+ public:
+  // What a former process left in `directory`, else a new one. `name` shows in /proc/mounts. FAILED_PRECONDITION when
+  // it takes rights that this process lacks; UNSUPPORTED_SYSTEM without FUSE.
+  static Result<Mount> find_or_make(const std::string& directory, const std::string& name);
+  Mount(Mount&& other) noexcept;
+  Mount& operator=(Mount&& other) noexcept;
+  ~Mount();  // closes the descriptor; the connection lives on with its keeper
+
+  int fd() const { return fd_; }
+  // A former process served it: requests may be unanswered.
+  bool found() const { return found_; }
+  // The kernel sends unanswered requests again when asked.
+  bool can_resend() const { return can_resend_; }
+  const std::string& file() const { return file_; }
+
+  // IN_USE while the file is open, unless `force`.
+  Status unmount(bool force);
+  // After unmount(), with the session gone: ends the keeper and with it the connection. Who still has the file open
+  // gets errors from then on.
+  void end();
+
+ private:
+  Mount() = default;
+
+  int fd_ = -1;
+  int keeper_ = 0;  // pid
+  bool found_ = false;
+  bool can_resend_ = false;
+  std::string directory_;
+  std::string file_;
+};
+
+// Clears away what is left in `directory` of a mount whose keeper is gone. Nothing there: ok.
+Status clear_mount(const std::string& directory);
+
+}  // namespace holdfast::fuse
