@@ -67,7 +67,7 @@ const nativeLayers: Readonly<Record<string, readonly string[]>> = {
   addon: ['engine', 'replica', 'iscsi', 'fuse', 'store', 'rpc', 'io', 'base'],
 };
 // Tests, fuzzers, programs and test helpers may also use these.
-const nativeForTests = ['test', 'sim', 'io', 'rpc', 'store', 'replica', 'engine'];
+const nativeForTests = ['test', 'sim', 'io', 'rpc', 'store', 'replica', 'engine', 'iscsi'];
 
 function nativeModuleOf(path: string): string {
   const inside = relative('native', path);
@@ -117,10 +117,11 @@ const engineLayers: Readonly<Record<string, readonly string[]>> = {
   security: ['os'],
   placement: ['config'],
   manager: ['metastore', 'security', 'placement', 'config', 'async', 'log', 'os', 'process'],
+  filesystem: ['os'],
   api: ['security', 'async', 'os'],
   agent: ['security', 'config', 'async', 'log', 'os', 'process'],
   up: ['security', 'api', 'manager', 'agent', 'metastore', 'config', 'async', 'log', 'os', 'process'],
-  cli: ['security', 'metastore', 'api', 'up', 'manager', 'agent', 'config', 'async', 'log', 'os'],
+  cli: ['filesystem', 'security', 'metastore', 'api', 'up', 'manager', 'agent', 'config', 'async', 'log', 'os'],
 };
 const openToAll = ['generated', 'errors'];
 

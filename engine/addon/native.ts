@@ -92,6 +92,14 @@ export type ConfigureRequest = {
   readonly qos: Qos | null;
 };
 
+export type DeviceRequest = {
+  readonly volumeId: bigint;
+  /** keeps what the next process needs to take the device over; made where it is missing, its parent is not */
+  readonly directory: string;
+  /** ends it although somebody uses it; ignored by map */
+  readonly force: boolean;
+};
+
 export type Redirects = { readonly redirects: readonly { readonly iqn: string; readonly portal: string }[] };
 
 export type ReplicaPhase = 'in-sync' | 'rebuilding' | 'failed';
@@ -129,6 +137,8 @@ export type VolumeStatus = {
     readonly peerAddress: string;
     readonly commands: bigint;
   }[];
+  /** /dev/loopN while it is mapped; else empty */
+  readonly device: string;
 };
 
 /** What a target asks (`id` is answered once by targetAnswer) or tells. */
@@ -165,6 +175,8 @@ export type NativeAddon = {
   readonly targetDetach: (handle: TargetHandle, volumeId: bigint) => Promise<null>;
   readonly targetConfigure: (handle: TargetHandle, volume: ConfigureRequest) => Promise<null>;
   readonly targetResize: (handle: TargetHandle, volumeId: bigint, sizeBytes: bigint) => Promise<null>;
+  readonly targetMap: (handle: TargetHandle, device: DeviceRequest) => Promise<string>;
+  readonly targetUnmap: (handle: TargetHandle, device: DeviceRequest) => Promise<null>;
   readonly targetSetRedirects: (handle: TargetHandle, table: Redirects) => Promise<null>;
   readonly targetStatus: (handle: TargetHandle) => Promise<readonly VolumeStatus[]>;
   readonly targetAnswer: (

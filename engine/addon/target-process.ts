@@ -10,6 +10,7 @@ import type {
   AttachRequest,
   Chap,
   ConfigureRequest,
+  DeviceRequest,
   Qos,
   Redirects,
   ReplicaEndpoint,
@@ -23,6 +24,7 @@ export type {
   AttachOutcome,
   AttachRequest,
   ConfigureRequest,
+  DeviceRequest,
   Latency,
   ReplicaEndpoint,
   VolumeStatus,
@@ -100,6 +102,17 @@ export class TargetProcess implements AsyncDisposable {
     await native(() => loadAddon().targetResize(this.#handle, volumeId, sizeBytes));
   }
 
+  /** The attached volume as a block device of this host: /dev/loopN. Again: the same one. */
+  async mapVolume(request: DeviceRequest): Promise<string> {
+    checkDevice(request);
+    return await native(() => loadAddon().targetMap(this.#handle, request));
+  }
+
+  async unmapVolume(request: DeviceRequest): Promise<void> {
+    checkDevice(request);
+    await native(() => loadAddon().targetUnmap(this.#handle, request));
+  }
+
   async setRedirects(redirects: Redirects['redirects']): Promise<void> {
     for (const redirect of redirects) {
       checkIqn(redirect.iqn);
@@ -156,6 +169,12 @@ function checkIqn(iqn: string): void {
 function checkSize(sizeBytes: bigint): void {
   checkU64(sizeBytes, 'sizeBytes', 4096n);
   if (sizeBytes % 4096n !== 0n) throw invalid(`sizeBytes ${sizeBytes} is not a multiple of 4096`);
+}
+
+function checkDevice({ volumeId, directory }: DeviceRequest): void {
+  checkU64(volumeId, 'volumeId', 1n);
+  if (!directory.startsWith('/')) throw invalid(`directory "${directory}" is not an absolute path`);
+  checkText(directory, 'directory', 3000);
 }
 
 function checkReplicas(replicas: readonly ReplicaEndpoint[]): void {

@@ -271,12 +271,7 @@ test('completion knows every command, and completes as a shell does', async () =
   const complete = (...words: string[]) =>
     execFileSync(
       'bash',
-      [
-        '-c',
-        `${out}\nCOMP_WORDS=(holdfast "$@"); COMP_CWORD=$#; _holdfast; echo "\${COMPREPLY[*]}"`,
-        'bash',
-        ...words,
-      ],
+      ['-c', `${out}\nCOMP_WORDS=(holdfast "$@"); COMP_CWORD=$#; _holdfast; echo "\${COMPREPLY[*]}"`, 'bash', ...words],
       {
         encoding: 'utf8',
       },

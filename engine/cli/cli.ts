@@ -2,6 +2,7 @@
 import { Command, CommanderError } from 'commander';
 import { HoldfastError, toHoldfastError } from '../errors/holdfast-error.js';
 import { addClusterCommands } from './cluster-commands.js';
+import { addDeviceCommands } from './device-commands.js';
 import { exitCodes, printError, UsageError, withCommonOptions } from './run.js';
 import type { Streams } from './run.js';
 import { addCompletionCommand } from './completion.js';
@@ -41,6 +42,7 @@ function buildProgram(streams: Streams, version: string): Command {
   withCommonOptions(program);
   addUpCommand(program, streams);
   addVolumeCommands(program, streams);
+  addDeviceCommands(program, streams);
   addClusterCommands(program, streams);
   addStatusCommands(program, streams);
   addStoreCommands(program, streams);

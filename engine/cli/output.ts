@@ -61,6 +61,7 @@ export function volumeDetails(volume: VolumeView): string {
     ['portal', volume.iscsi?.portal ?? null],
     ['iqn', volume.iscsi?.iqn ?? null],
     ['url', volume.iscsi?.url ?? null],
+    ['device', volume.device === null ? null : (volume.device.path ?? 'by an initiator')],
     ['created', volume.createdAt],
   ]);
   return `${head}\n\n${replicaTable(volume.replicas)}`;

@@ -9,6 +9,7 @@ import {
 } from '../config/volume-input.js';
 import type { DeletionView } from '../manager/api.js';
 import type { AttachmentView, ReplicaView, VolumeView } from '../manager/views.js';
+import { growHere } from './local-devices.js';
 import { attachmentDetails, replicaTable, volumeDetails, volumeTable } from './output.js';
 import { checkUsage, openSession, printResult, withCommonOptions, withProgress } from './run.js';
 import type { CommonOptions, Session, Streams } from './run.js';
@@ -83,6 +84,7 @@ export function addVolumeCommands(program: Command, streams: Streams): void {
       const session = openSession(options, process.env);
       const work = session.call<VolumeView>('POST', path(name, '/resize'), { size });
       const resized = await withProgress(streams, progressOf(session, name, 'resizing'), work);
+      await growHere(resized);
       printResult(streams, options.json === true, resized, volumeDetails);
     });
 

@@ -3,6 +3,8 @@
 import { HoldfastError } from '../errors/holdfast-error.js';
 import type { ManagerContext } from './context.js';
 import type { DiskStatus, VolumeStatus } from './data-plane.js';
+import { mapVolume, unmapVolume } from './device-operations.js';
+import type { MapInput } from './device-operations.js';
 import { replicaAddress, runningTarget } from './observed.js';
 import { lastAddressesOf } from './reconcile.js';
 import type { VolumeRecord } from './records.js';
@@ -22,7 +24,7 @@ import { metricFamilies } from './metrics.js';
 import type { Statistics } from './statistics.js';
 import { statusView } from './status.js';
 import type { StatusInput, StatusView } from './status.js';
-import type { AttachmentView, DiskView, NodeView, ProcessView, ReplicaView, VolumeView } from './views.js';
+import type { AttachmentView, DiskView, MappingView, NodeView, ProcessView, ReplicaView, VolumeView } from './views.js';
 
 export type ClusterView = {
   readonly id: string;
@@ -43,6 +45,8 @@ export type ManagerApi = {
   readonly attachVolume: (name: string, node: string | null) => Promise<AttachmentView>;
   readonly detachVolume: (name: string, force: boolean) => Promise<VolumeView>;
   readonly resizeVolume: (name: string, size: number) => Promise<VolumeView>;
+  readonly mapVolume: (input: MapInput) => Promise<MappingView>;
+  readonly unmapVolume: (name: string, force: boolean) => Promise<VolumeView>;
   readonly listReplicas: (volume: string) => Promise<readonly ReplicaView[]>;
   readonly listNodes: () => Promise<readonly NodeView[]>;
   readonly listDisks: () => Promise<readonly DiskView[]>;
@@ -98,6 +102,19 @@ export function createApi(context: ManagerContext, options: ApiOptions): Manager
       }),
     detachVolume: (name, force) => change(async () => view(await detachVolume(context, name, force))),
     resizeVolume: (name, size) => change(async () => view(await resizeVolume(context, name, size))),
+    mapVolume: (input) =>
+      change(async () => {
+        const { node, epoch, portal, device } = await mapVolume(context, input);
+        return {
+          volume: input.name,
+          epoch,
+          node,
+          via: input.via,
+          device,
+          iscsi: iscsiView(input.name, portal),
+        };
+      }),
+    unmapVolume: (name, force) => change(async () => view(await unmapVolume(context, name, force))),
     listReplicas: async (volume) => (await view((await repository.volume(volume)).record)).replicas,
     listNodes: () => nodeViews(context),
     listDisks: () => diskViews(context),

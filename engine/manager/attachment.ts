@@ -11,7 +11,13 @@ import type { VolumeRecord } from './records.js';
 
 const replicaStartPatienceMs = 2_000;
 
-export type EngineAt = { readonly epoch: number; readonly node: string; readonly portal: string };
+export type EngineAt = {
+  readonly epoch: number;
+  readonly node: string;
+  readonly portal: string;
+  /** /dev/loopN of that node, when the record wants one */
+  readonly device: string | null;
+};
 
 /**
  * Makes the target process of the volume's node serve it; nothing to do when it does. Every new engine gets an epoch of its
@@ -23,8 +29,25 @@ export async function ensureAttached(context: ManagerContext, volumeId: string):
   const { node } = record.attachment;
   const target = await waitForTarget(context, node);
   const engine = await settledEngine(context, node, target, record);
-  if (engine !== null) return { epoch: record.epoch, node, portal: target.portal };
-  return await startEngine(context, record, node, target);
+  const epoch = engine === null ? await startEngine(context, record, node, target) : record.epoch;
+  return { epoch, node, portal: target.portal, device: await ensureDevice(context, record, target, engine) };
+}
+
+// A device survives its engine; with the new one its I/O goes on.
+async function ensureDevice(
+  { observed, dataPlane }: ManagerContext,
+  { id, attachment }: VolumeRecord,
+  target: RunningTarget,
+  engine: VolumeStatus | null,
+): Promise<string | null> {
+  if (attachment?.device?.via !== 'fuse') return null;
+  if (engine !== null && engine.device !== '') return engine.device;
+  const device = await dataPlane.map(target.control, id);
+  const served = observed.node(attachment.node)?.served?.find(({ volumeId }) => volumeId === id);
+  if (served !== undefined) {
+    observed.setServedVolume(attachment.node, target.instanceId, { ...served, device });
+  }
+  return device;
 }
 
 /** After it the target process does not serve the volume, or there is none: CONNECTION_LOST when that cannot be known. */
@@ -62,7 +85,7 @@ async function startEngine(
   former: VolumeRecord,
   node: string,
   target: RunningTarget,
-): Promise<EngineAt> {
+): Promise<number> {
   const { repository, observed, dataPlane } = context;
   await replicasStarted(context, former);
   const record = await repository.updateVolume(former.id, (current) => ({
@@ -93,7 +116,7 @@ async function startEngine(
     configurationKey: configurationKey(endpoints, settings),
   });
   await meetSizes(context, record, target, sizeBytes);
-  return { epoch: record.epoch, node, portal: target.portal };
+  return record.epoch;
 }
 
 // An engine leaves out the in-sync replicas that do not answer, and they have to be rebuilt. Worth a short wait for those that

@@ -52,6 +52,8 @@ export type VolumeStatus = {
   readonly state: string;
   readonly failure: string;
   readonly sizeBytes: number;
+  /** /dev/loopN of the target's host; empty when it is not mapped */
+  readonly device: string;
   readonly replicas: readonly ReplicaStatus[];
   readonly activity: VolumeActivity;
 };
@@ -97,6 +99,9 @@ export type DataPlane = {
     settings: EngineSettings,
   ) => Promise<void>;
   readonly resize: (control: string, volumeId: string, sizeBytes: number) => Promise<void>;
+  /** The block device, /dev/loopN of the target's host. */
+  readonly map: (control: string, volumeId: string) => Promise<string>;
+  readonly unmap: (control: string, volumeId: string, force: boolean) => Promise<void>;
   readonly setRedirects: (control: string, redirects: readonly Redirect[]) => Promise<void>;
   readonly targetStatus: (control: string) => Promise<TargetStatus>;
   readonly createReplica: (address: string, replica: NewReplica) => Promise<void>;

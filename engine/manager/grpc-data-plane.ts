@@ -22,6 +22,8 @@ const deadlineMs = {
   // Everything in flight is finished and flushed.
   detach: 30_000,
   resize: 15_000,
+  // Whatever the kernel still holds for the device is written first.
+  map: 30_000,
 } as const;
 
 type Callback<T> = (error: ServiceError | null, response: T) => void;
@@ -85,7 +87,10 @@ export function createGrpcDataPlane(): DataPlane {
   }
 }
 
-type TargetCalls = Pick<DataPlane, 'attach' | 'detach' | 'configure' | 'resize' | 'setRedirects' | 'targetStatus'>;
+type TargetCalls = Pick<
+  DataPlane,
+  'attach' | 'detach' | 'configure' | 'resize' | 'map' | 'unmap' | 'setRedirects' | 'targetStatus'
+>;
 type ReplicaCalls = Pick<DataPlane, 'createReplica' | 'deleteReplica' | 'disk' | 'replicaUsage'>;
 
 function targetCalls(pool: ClientPool<TargetClient>): TargetCalls {
@@ -134,6 +139,21 @@ function targetCalls(pool: ClientPool<TargetClient>): TargetCalls {
       const message = { volumeId: idToBigint(volumeId), sizeBytes: BigInt(sizeBytes) };
       await pool.call(control, deadlineMs.resize, (client, metadata, options, done) =>
         client.resize(message, metadata, options, done),
+      );
+    },
+    map: async (control, volumeId) => {
+      const message = { volumeId: idToBigint(volumeId) };
+      const { device } = await pool.call<{ device: string }>(
+        control,
+        deadlineMs.map,
+        (client, metadata, options, done) => client.map(message, metadata, options, done),
+      );
+      return device;
+    },
+    unmap: async (control, volumeId, force) => {
+      const message = { volumeId: idToBigint(volumeId), force };
+      await pool.call(control, deadlineMs.map, (client, metadata, options, done) =>
+        client.unmap(message, metadata, options, done),
       );
     },
     setRedirects: async (control, redirects) => {
@@ -226,6 +246,7 @@ function toVolumeStatus(volume: AttachedVolume): VolumeStatus {
     state: volume.state,
     failure: volume.failure,
     sizeBytes: Number(volume.sizeBytes),
+    device: volume.device,
     replicas: volume.replicas.map(toReplicaStatus),
     activity: {
       reads: Number(volume.reads),

@@ -13,6 +13,7 @@ import {
   ListReplicasResponse,
   ListVolumesResponse,
   ManagerService,
+  Mapping,
   Volume,
 } from '../generated/holdfast/v1/manager.js';
 import type {
@@ -83,6 +84,12 @@ function managerService(api: ManagerApi): ManagerServer {
     resizeVolume: unary(async ({ name, size }) =>
       Volume.fromJSON(await api.resizeVolume(name, toNumber(size, 'size'))),
     ),
+    mapVolume: unary(async ({ name, node, via }) =>
+      Mapping.fromJSON(
+        await api.mapVolume({ name, node: node === '' ? null : node, via: via === 'iscsi' ? 'iscsi' : 'fuse' }),
+      ),
+    ),
+    unmapVolume: unary(async ({ name, force }) => Volume.fromJSON(await api.unmapVolume(name, force))),
     listReplicas: unary(async ({ volume }) =>
       ListReplicasResponse.fromJSON({ replicas: await api.listReplicas(volume) }),
     ),

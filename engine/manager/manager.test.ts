@@ -424,3 +424,43 @@ describe('one port for REST and gRPC', () => {
     client.close();
   });
 });
+
+describe('map', () => {
+  const device = (via: 'fuse' | 'iscsi' = 'fuse') => ({ name: 'db', node: null, via });
+
+  test('attaches, and unmap detaches again', async () => {
+    await create();
+    expect(await manager.api.mapVolume(device())).toMatchObject({ node: 'node1', via: 'fuse', device: '/dev/loop7' });
+    expect(await manager.api.getVolume('db')).toMatchObject({
+      state: 'attached',
+      device: { via: 'fuse', node: 'node1', path: '/dev/loop7' },
+    });
+    await expect(manager.api.detachVolume('db', false)).rejects.toEqual(rejection('IN_USE'));
+    expect(await manager.api.unmapVolume('db', false)).toMatchObject({ state: 'detached', device: null });
+    expect(node(1).target.devices.size).toBe(0);
+  });
+
+  test('of an attached volume leaves it attached afterwards', async () => {
+    await create();
+    await manager.api.attachVolume('db', 'node2');
+    expect(await manager.api.mapVolume(device())).toMatchObject({ node: 'node2' });
+    expect(await manager.api.unmapVolume('db', false)).toMatchObject({ state: 'attached', device: null });
+  });
+
+  test('one way at a time', async () => {
+    await create();
+    expect(await manager.api.mapVolume(device('iscsi'))).toMatchObject({ via: 'iscsi', device: null });
+    expect(node(1).target.devices.size).toBe(0);
+    await expect(manager.api.mapVolume(device('fuse'))).rejects.toEqual(rejection('IN_USE'));
+  });
+
+  test('comes back with the engine of a target process that was started again', async () => {
+    await create();
+    await manager.api.mapVolume(device());
+    await node(1).target.restart();
+    await node(1).report();
+    await expect.poll(() => node(1).target.devices.size).toBe(1);
+    await manager.settle();
+    expect(await manager.api.getVolume('db')).toMatchObject({ epoch: 2, device: { path: '/dev/loop7' } });
+  });
+});

@@ -16,6 +16,7 @@ const volume: VolumeView = {
   epoch: 3,
   node: 'node1',
   iscsi: null,
+  device: null,
   inSync: ['0000000000000011'],
   replicas: [
     {
@@ -80,6 +81,7 @@ const engine = {
   epoch: 3,
   state: 'serving',
   failure: '',
+  device: '',
   sizeBytes: 2 ** 30,
   replicas: [],
   activity,

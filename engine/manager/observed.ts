@@ -31,6 +31,8 @@ export type ServedVolume = {
   readonly volumeId: string;
   readonly epoch: number;
   readonly state: string;
+  /** /dev/loopN of the target's host; empty or absent when it is not mapped */
+  readonly device?: string;
   /** The replicas it was last configured with (see configurationKey); null when another manager did that. */
   readonly configurationKey: string | null;
 };

@@ -153,7 +153,9 @@ function reconcileTarget(
 
 // One that was fenced has stopped by itself; a new epoch takes the volume back.
 function isCurrent(engine: ServedVolume | undefined, volume: VolumeRecord): engine is ServedVolume {
-  return engine?.epoch === volume.epoch && engine.state !== 'fenced';
+  if (engine?.epoch !== volume.epoch || engine.state === 'fenced') return false;
+  const lacksDevice = volume.attachment?.device?.via === 'fuse' && (engine.device ?? '') === '';
+  return !lacksDevice;
 }
 
 function detachAction(

@@ -112,7 +112,16 @@ export const volumeSchema = z.object({
   /** Of the last stored change of inSync in this epoch. */
   inSyncSequence: naturalNumber,
   /** Where an engine is wanted; null: detached. */
-  attachment: z.object({ node: z.string() }).nullable(),
+  attachment: z
+    .object({
+      node: z.string(),
+      /** Wanted as a block device of a host. `implicit`: attached for that only, so that unmapping detaches. */
+      device: z
+        .object({ via: z.enum(['fuse', 'iscsi']), implicit: z.boolean() })
+        .nullable()
+        .optional(),
+    })
+    .nullable(),
   /** How many replicas are wanted. */
   copies: z.int().positive(),
   constraints: constraintsSchema,

@@ -21,6 +21,14 @@ export type AttachmentView = {
   readonly iscsi: IscsiView;
 };
 
+export type MappingView = AttachmentView & {
+  readonly via: 'fuse' | 'iscsi';
+  /** Of the host of `node`; null when an initiator is to make one. */
+  readonly device: string | null;
+};
+
+export type DeviceView = { readonly via: 'fuse' | 'iscsi'; readonly node: string; readonly path: string | null };
+
 export type RebuildView = {
   readonly chunksTotal: number;
   readonly chunksExamined: number;
@@ -50,6 +58,8 @@ export type VolumeView = {
   readonly epoch: number;
   readonly node: string | null;
   readonly iscsi: IscsiView | null;
+  /** When it is mapped as a block device. */
+  readonly device: DeviceView | null;
   readonly inSync: readonly string[];
   readonly replicas: readonly ReplicaView[];
   readonly usedBytes: number | null;
@@ -109,11 +119,19 @@ export function volumeView(
     epoch: record.epoch,
     node,
     iscsi: state === 'attached' && portal !== null ? iscsiView(record.name, portal) : null,
+    device: deviceView(record, engine),
     inSync: record.inSync,
     replicas,
     usedBytes,
     createdAt: record.createdAt,
   };
+}
+
+function deviceView({ attachment }: VolumeRecord, engine: VolumeStatus | null): DeviceView | null {
+  const via = attachment?.device?.via;
+  if (attachment === null || via === undefined) return null;
+  const path = engine === null || engine.device === '' ? null : engine.device;
+  return { via, node: attachment.node, path };
 }
 
 export function iscsiView(volumeName: string, portal: string): IscsiView {

@@ -110,7 +110,13 @@ export async function attachVolume(context: ManagerContext, name: string, node: 
 export async function detachVolume(context: ManagerContext, name: string, force: boolean): Promise<VolumeRecord> {
   return await withVolume(context, name, async ({ record }) => {
     if (record.attachment === null) return record;
-    const { node } = record.attachment;
+    const { node, device = null } = record.attachment;
+    if (device !== null && !force) {
+      throw new HoldfastError(
+        'IN_USE',
+        `volume "${name}" is mapped as a block device on ${node}: unmap it first ("holdfast unmap ${name}")`,
+      );
+    }
     try {
       await ensureDetached(context, record, node);
     } catch (error) {
@@ -205,7 +211,7 @@ export function scheduledOn(volumes: readonly VolumeRecord[], node: string, disk
 }
 
 // Holds the volume's lock, and reads the record again under it: a volume of this name may be another one by then.
-async function withVolume<T>(
+export async function withVolume<T>(
   { repository, locks }: ManagerContext,
   name: string,
   task: (found: Versioned<VolumeRecord>) => Promise<T>,

@@ -27,7 +27,7 @@ export type ProcessRole<Config> = {
   readonly configSchema: z.ZodType<Config>;
   /** Fields that every log line carries. */
   readonly logFields: (config: Config) => Readonly<Record<string, unknown>>;
-  readonly start: (config: Config, log: Logger) => Promise<Running>;
+  readonly start: (config: Config, log: Logger, runDir: string) => Promise<Running>;
 };
 
 const stopTimeoutMs = 10_000;
@@ -46,7 +46,7 @@ export async function runProcess<Config>(role: ProcessRole<Config>): Promise<nev
     const runDir = runDirFromArguments();
     const config = readConfig(join(runDir, 'config.json'), role.configSchema);
     log = log.child(role.logFields(config));
-    const running = await role.start(config, log);
+    const running = await role.start(config, log, runDir);
     const stateFile = join(runDir, 'state.json');
     writeJsonAtomic(stateFile, { ...selfIdentity(), ...running.state });
     log.info(`the ${role.role} process serves`, running.state);

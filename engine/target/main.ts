@@ -2,6 +2,8 @@
 // what to do over gRPC. See engine/process/process-main.ts for how it is run.
 // state.json: {pid, startTime, control, portal, instanceId}.
 import { randomUUID } from 'node:crypto';
+import { realpathSync } from 'node:fs';
+import { join } from 'node:path';
 import { Server, ServerCredentials } from '@grpc/grpc-js';
 import { TargetProcess } from '../addon/target-process.js';
 import { HoldfastError, toHoldfastError } from '../errors/holdfast-error.js';
@@ -17,10 +19,10 @@ await runProcess({
   role: 'target',
   configSchema: targetConfigSchema,
   logFields: ({ node }) => ({ node }),
-  start: async (config, log) => {
+  start: async (config, log, runDir) => {
     const instanceId = randomUUID();
     const membership = createMembershipClient(config.managers, log);
-    const volumes = new TargetVolumes(membership, log);
+    const volumes = new TargetVolumes(membership, log, join(realpathSync(runDir), 'devices'));
     const target = await TargetProcess.open({ portal: config.portal }, volumes.questions);
     volumes.serveWith(target);
 

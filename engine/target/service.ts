@@ -32,6 +32,11 @@ export function createTargetService({ instanceId, target, volumes }: ServiceCont
       await volumes.resize(volumeId, sizeBytes);
       return {};
     }),
+    map: unary(async ({ volumeId }) => ({ device: await volumes.map(volumeId) })),
+    unmap: unary(async ({ volumeId, force }) => {
+      await volumes.unmap(volumeId, force);
+      return {};
+    }),
     setRedirects: unary(async ({ redirects }) => {
       await target.setRedirects(redirects);
       return {};
@@ -103,5 +108,6 @@ function toMessage({ volumeId, name, epoch, state, failure, engine }: VolumeRepo
     writeLatency: latencyMessage(engine?.writeLatency),
     flushLatency: latencyMessage(engine?.flushLatency),
     sessions: [...(engine?.sessions ?? [])],
+    device: engine?.device ?? '',
   };
 }

@@ -1,3 +1,6 @@
+import { mkdtempSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { beforeEach, describe, expect, test } from 'vitest';
 import type { AttachRequest, VolumeStatus } from '../addon/target-process.js';
 import { HoldfastError } from '../errors/holdfast-error.js';
@@ -46,6 +49,7 @@ function statusOf(epoch: bigint, failure = ''): VolumeStatus {
     flushLatency: { counts: [], totalMicros: 0n },
     replicas: [],
     sessions: [],
+    device: '',
   };
 }
 
@@ -77,6 +81,14 @@ class FakeHost implements VolumeHost {
     this.calls.push('resize');
     return Promise.resolve();
   }
+  mapVolume(): Promise<string> {
+    this.calls.push('map');
+    return Promise.resolve('/dev/loop7');
+  }
+  unmapVolume(): Promise<void> {
+    this.calls.push('unmap');
+    return Promise.resolve();
+  }
   status() {
     return Promise.resolve(this.#attached === null ? [] : [statusOf(this.#attached, this.failure)]);
   }
@@ -103,7 +115,7 @@ beforeEach(() => {
     saveReservations: () => Promise.resolve(),
     close: () => undefined,
   };
-  volumes = new TargetVolumes(membership, silentLogger);
+  volumes = new TargetVolumes(membership, silentLogger, mkdtempSync(join(tmpdir(), 'holdfast-devices-')));
   volumes.serveWith(host);
 });
 

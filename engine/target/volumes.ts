@@ -3,6 +3,8 @@
 //
 // Invariants: the epoch of a volume never falls here; a fenced volume is never served again under the same epoch; changes
 // of one in-sync set go to the manager one after the other, with a rising sequence.
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
 import { KeyedMutex } from '../async/keyed-mutex.js';
 import type {
   AttachOutcome,
@@ -41,7 +43,14 @@ export type VolumeReport = {
 /** What is used of the addon's TargetProcess. */
 export type VolumeHost = Pick<
   TargetProcess,
-  'portal' | 'attachVolume' | 'detachVolume' | 'configureVolume' | 'resizeVolume' | 'status'
+  | 'portal'
+  | 'attachVolume'
+  | 'detachVolume'
+  | 'configureVolume'
+  | 'resizeVolume'
+  | 'mapVolume'
+  | 'unmapVolume'
+  | 'status'
 >;
 
 export class TargetVolumes {
@@ -51,9 +60,12 @@ export class TargetVolumes {
   readonly #order = new KeyedMutex();
   readonly #membershipOrder = new KeyedMutex();
   readonly #sequences = new Map<string, bigint>();
+  readonly #devicesDir: string;
   #host: VolumeHost | undefined;
 
-  constructor(membership: Membership, log: Logger) {
+  /** `devicesDir`: absolute, for what belongs to volumes that are block devices of this host. */
+  constructor(membership: Membership, log: Logger, devicesDir: string) {
+    this.#devicesDir = devicesDir;
     this.#membership = membership;
     this.#log = log;
   }
@@ -99,6 +111,27 @@ export class TargetVolumes {
 
   async resize(volumeId: bigint, sizeBytes: bigint): Promise<void> {
     await this.#servingHost(volumeId).resizeVolume(volumeId, sizeBytes);
+  }
+
+  /** The volume as a block device of this host. Again: the same one. */
+  async map(volumeId: bigint): Promise<string> {
+    return await this.#order.run(key(volumeId), async () => {
+      const host = this.#servingHost(volumeId);
+      mkdirSync(this.#devicesDir, { recursive: true, mode: 0o700 });
+      const device = await host.mapVolume({ volumeId, directory: this.#directoryOf(volumeId), force: false });
+      this.#log.info('the volume is mapped', { volume: this.#attached.get(volumeId)?.name, device });
+      return device;
+    });
+  }
+
+  /** Also what a former process left. Not mapped: success. */
+  async unmap(volumeId: bigint, force: boolean): Promise<void> {
+    const unmap = async () => {
+      await this.#requireHost().unmapVolume({ volumeId, directory: this.#directoryOf(volumeId), force });
+    };
+    // By force it does not wait for a detach that is stuck behind I/O of this very device.
+    if (force) await unmap();
+    else await this.#order.run(key(volumeId), unmap);
   }
 
   async report(): Promise<VolumeReport[]> {
@@ -178,6 +211,10 @@ export class TargetVolumes {
       .catch((error: unknown) => {
         this.#log.error('a fenced volume could not be closed', { volume: present.name, ...errorFields(error) });
       });
+  }
+
+  #directoryOf(volumeId: bigint): string {
+    return join(this.#devicesDir, key(volumeId));
   }
 
   #requireHost(): VolumeHost {

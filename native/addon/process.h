@@ -22,6 +22,7 @@
 #include "addon/js_queue.h"
 #include "addon/reactor_thread.h"
 #include "base/log.h"
+#include "io/memory_pressure.h"
 
 namespace holdfast::addon {
 
@@ -49,6 +50,7 @@ class Process : public Closable, public std::enable_shared_from_this<Process<Hos
       return nullptr;
     }
     auto process = std::make_shared<Process>();
+    (void)become_io_flusher();  // questions of the data plane are answered on this thread
     process->queue_ = JsQueue::create(env, name);
     process->thread_ = std::move(thread).value();
     process->thread_->post([self = process.get(), make] { self->host_ = make(self->thread_->env(), *self); });

@@ -5,6 +5,8 @@
 #include <pthread.h>
 #include <signal.h>
 
+#include "io/memory_pressure.h"
+
 namespace holdfast::addon {
 
 Result<std::unique_ptr<ReactorThread>> ReactorThread::start(std::string name) {
@@ -16,6 +18,8 @@ Result<std::unique_ptr<ReactorThread>> ReactorThread::start(std::string name) {
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
   self->thread_ = std::thread([reactor = self->reactor_.get(), name = std::move(name)] {
+    // A volume may be a block device of this very host, with dirty pages that only this thread can write.
+    (void)become_io_flusher();
     pthread_setname_np(pthread_self(), name.substr(0, 15).c_str());
     reactor->run();
   });

@@ -15,7 +15,7 @@ Status parse_addresses(const std::vector<std::string>& texts, std::vector<engine
 }
 
 TargetHost::TargetHost(Env& env, TargetEvents& events)
-    : env_(env), events_(events), channels_(env), target_(iscsi::Target::create(env, *this)) {}
+    : env_(env), events_(events), channels_(env), devices_(env), target_(iscsi::Target::create(env, *this)) {}
 
 TargetHost::~TargetHost() = default;
 
@@ -47,6 +47,7 @@ void TargetHost::attach(AttachRequest request, Callback<void(Result<AttachOutcom
   }
   auto volume = std::make_unique<Volume>();
   volume->id = id;
+  volume->name = request.volume.name;
   volume->epoch = request.volume.epoch;
   volume->iqn = request.target.iqn;
   Volume* opening = volume.get();
@@ -94,6 +95,7 @@ void TargetHost::detach(VolumeId id, StatusCallback done) {
     return;
   }
   volume->detaching = true;
+  devices_.suspend(id);
   auto shared = std::make_shared<StatusCallback>(std::move(done));
   target_->remove_target(volume->iqn, [this, volume, shared] { close_engine(volume, std::move(*shared)); });
 }
@@ -111,13 +113,21 @@ void TargetHost::close_engine(Volume* volume, StatusCallback done) {
 
 void TargetHost::forget(VolumeId volume) {
   volumes_.erase(volume);
-  if (closed_ && volumes_.empty()) env_.post(std::exchange(closed_, nullptr));
+  if (closed_ && volumes_.empty()) finish_close();
+}
+
+void TargetHost::finish_close() {
+  devices_.forget([this] { env_.post(std::exchange(closed_, nullptr)); });
 }
 
 void TargetHost::close(Callback<void()> done) {
   closed_ = std::move(done);
+  devices_.end_unused([this] { detach_all(); });
+}
+
+void TargetHost::detach_all() {
   if (volumes_.empty()) {
-    env_.post(std::exchange(closed_, nullptr));
+    finish_close();
     return;
   }
   std::vector<VolumeId> attached;
@@ -151,7 +161,24 @@ void TargetHost::resize(VolumeId id, std::uint64_t size_bytes, StatusCallback do
     done(Error(ErrorCode::kNotFound, "volume " + to_hex(id.value()) + " is not attached"));
     return;
   }
-  volume->engine->resize(size_bytes, std::move(done));
+  auto shared = std::make_shared<StatusCallback>(std::move(done));
+  volume->engine->resize(size_bytes, [this, id, shared](Status resized) {
+    if (!resized.ok()) return (*shared)(std::move(resized));
+    devices_.resized(id, std::move(*shared));
+  });
+}
+
+void TargetHost::map(VolumeId id, std::string directory, Callback<void(Result<std::string>)> done) {
+  Volume* volume = find(id);
+  if (!volume || !volume->engine || volume->detaching || closed_) {
+    done(Error(ErrorCode::kNotFound, "volume " + to_hex(id.value()) + " is not attached"));
+    return;
+  }
+  devices_.map(id, std::move(directory), volume->name, volume->engine.get(), std::move(done));
+}
+
+void TargetHost::unmap(VolumeId id, std::string directory, bool force, StatusCallback done) {
+  devices_.unmap(id, std::move(directory), force, std::move(done));
 }
 
 Status TargetHost::set_redirects(const std::vector<std::pair<std::string, std::string>>& iqn_and_portal) {
@@ -169,7 +196,7 @@ std::vector<VolumeStatus> TargetHost::status() const {
   std::vector<iscsi::SessionInfo> sessions = target_->sessions();
   for (const auto& [id, volume] : volumes_) {
     if (!volume->engine) continue;
-    VolumeStatus row{id, volume->engine->status(), {}};
+    VolumeStatus row{id, volume->engine->status(), {}, devices_.device_of(id)};
     for (const iscsi::SessionInfo& session : sessions) {
       if (session.iqn == volume->iqn) row.sessions.push_back(session);
     }

@@ -12,6 +12,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "addon/local_devices.h"
 #include "base/result.h"
 #include "base/types.h"
 #include "engine/engine.h"
@@ -35,6 +36,7 @@ struct VolumeStatus {
   VolumeId volume;
   engine::EngineStatus engine;
   std::vector<iscsi::SessionInfo> sessions;
+  std::string device;  // /dev/loopN while it is mapped
 };
 
 // Asks the control plane. `id` is answered by TargetHost::answer(); it is never 0 and never used twice.
@@ -64,15 +66,20 @@ class TargetHost final : private engine::Membership, private iscsi::ReservationS
   Status configure(VolumeId volume, std::vector<engine::ReplicaConfig> replicas, std::uint64_t rebuild_bytes_per_second,
                    const engine::QosLimits& qos);
   void resize(VolumeId volume, std::uint64_t size_bytes, StatusCallback done);
+  // A block device of this host for an attached volume: /dev/loopN. It survives detach() and attach(); I/O waits
+  // meanwhile.
+  void map(VolumeId volume, std::string directory, Callback<void(Result<std::string>)> done);
+  void unmap(VolumeId volume, std::string directory, bool force, StatusCallback done);
   Status set_redirects(const std::vector<std::pair<std::string, std::string>>& iqn_and_portal);
   std::vector<VolumeStatus> status() const;
   void answer(std::uint64_t id, Status status);
-  // Detaches every volume.
+  // Ends local devices that nobody uses, detaches every volume.
   void close(Callback<void()> done);
 
  private:
   struct Volume {
     VolumeId id;
+    std::string name;
     Epoch epoch;
     std::string iqn;
     std::unique_ptr<engine::Engine> engine;  // nullptr while it opens
@@ -86,6 +93,8 @@ class TargetHost final : private engine::Membership, private iscsi::ReservationS
   Status export_volume(Volume& volume, iscsi::TargetConfig config);
   void close_engine(Volume* volume, StatusCallback done);
   void forget(VolumeId volume);
+  void detach_all();
+  void finish_close();
 
   void change(VolumeId volume, Epoch epoch, std::vector<ReplicaId> in_sync, std::string reason,
               StatusCallback done) override;
@@ -99,6 +108,7 @@ class TargetHost final : private engine::Membership, private iscsi::ReservationS
   std::string portal_;
   engine::ChannelPool channels_;
   std::unordered_map<VolumeId, std::unique_ptr<Volume>> volumes_;
+  LocalDevices devices_;
   std::unique_ptr<iscsi::Target> target_;
   Callback<void()> closed_;
 };

@@ -230,6 +230,41 @@ Napi::Value resize(const Napi::CallbackInfo& info) {
                            });
 }
 
+// A volume id and the record after it: {directory, force}.
+struct DeviceArguments {
+  VolumeId volume;
+  std::string directory;
+  bool force = false;
+};
+
+std::optional<DeviceArguments> device_arguments(const Napi::CallbackInfo& info) {
+  Record record(info.Env(), info[1], "device");
+  DeviceArguments out{VolumeId(record.u64("volumeId")), record.text("directory"), record.boolean("force")};
+  if (!record.ok()) return std::nullopt;
+  return out;
+}
+
+Napi::Value map(const Napi::CallbackInfo& info) {
+  auto process = process_of<JsTarget>(info, kTag);
+  auto device = process ? device_arguments(info) : std::nullopt;
+  if (!device) return info.Env().Undefined();
+  return process->ask<std::string>(
+      info.Env(),
+      [device = *device](JsTarget& target, Answer<std::string> answer) {
+        target.host.map(device.volume, device.directory, std::move(answer));
+      },
+      [](Napi::Env env, const std::string& path) -> Napi::Value { return to_js(env, path); });
+}
+
+Napi::Value unmap(const Napi::CallbackInfo& info) {
+  auto process = process_of<JsTarget>(info, kTag);
+  auto device = process ? device_arguments(info) : std::nullopt;
+  if (!device) return info.Env().Undefined();
+  return process->ask_done(info.Env(), [device = *device](JsTarget& target, StatusCallback done) {
+    target.host.unmap(device.volume, device.directory, device.force, std::move(done));
+  });
+}
+
 Napi::Value set_redirects(const Napi::CallbackInfo& info) {
   auto process = process_of<JsTarget>(info, kTag);
   if (!process) return info.Env().Undefined();
@@ -308,6 +343,7 @@ Napi::Object volume_status_to_js(Napi::Env env, const VolumeStatus& volume) {
   Napi::Array sessions = Napi::Array::New(env);
   for (const auto& session : volume.sessions) sessions.Set(sessions.Length(), session_to_js(env, session));
   out.Set("sessions", sessions);
+  out.Set("device", volume.device);
   return out;
 }
 
@@ -346,6 +382,8 @@ void export_target_process(Napi::Env env, Napi::Object exports) {
   exports.Set("targetDetach", Napi::Function::New(env, detach, "targetDetach"));
   exports.Set("targetConfigure", Napi::Function::New(env, configure, "targetConfigure"));
   exports.Set("targetResize", Napi::Function::New(env, resize, "targetResize"));
+  exports.Set("targetMap", Napi::Function::New(env, map, "targetMap"));
+  exports.Set("targetUnmap", Napi::Function::New(env, unmap, "targetUnmap"));
   exports.Set("targetSetRedirects", Napi::Function::New(env, set_redirects, "targetSetRedirects"));
   exports.Set("targetStatus", Napi::Function::New(env, status, "targetStatus"));
   exports.Set("targetAnswer", Napi::Function::New(env, answer, "targetAnswer"));

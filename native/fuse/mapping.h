@@ -37,6 +37,7 @@ class Mapping {
   // Lets go without ending anything. After it the mapping may be destroyed.
   Task<void> forget();
 
+  bool suspended() const { return session_ == nullptr || session_->suspended(); }
   // Empty before open() and after close().
   const std::string& device() const { return device_; }
 

@@ -25,7 +25,8 @@ constexpr std::size_t kPage = 4096;
 
 // Memory that direct I/O takes.
 struct Pages {
-  explicit Pages(std::size_t bytes, int fill = 0) : data(std::aligned_alloc(kPage, bytes)), size(bytes) {
+  explicit Pages(std::size_t bytes, int fill = 0)
+      : data(std::aligned_alloc(kPage, std::max(bytes, kPage))), size(bytes) {
     std::memset(data, fill, bytes);
   }
   ~Pages() { std::free(data); }

@@ -113,6 +113,17 @@ export const routes: readonly Route[] = [
     answer: shapes.volume,
     handle: (api, params, { size }) => api.resizeVolume(parameter(params, 'name'), size),
   }),
+  change('POST', '/volumes/{name}/map', shapes.mapVolume, {
+    summary: 'Make a volume a block device of the host where it is attached',
+    answer: shapes.mapping,
+    handle: (api, params, { node, via = 'fuse' }) =>
+      api.mapVolume({ name: parameter(params, 'name'), node: node ?? null, via }),
+  }),
+  change('POST', '/volumes/{name}/unmap', z.strictObject({ force: z.boolean().optional() }), {
+    summary: 'End the block device of a volume',
+    answer: shapes.volume,
+    handle: (api, params, { force }) => api.unmapVolume(parameter(params, 'name'), force ?? false),
+  }),
   get('/nodes', { summary: 'All nodes', answer: z.array(shapes.node), handle: (api) => api.listNodes() }),
   get('/disks', { summary: 'All disks', answer: z.array(shapes.disk), handle: (api) => api.listDisks() }),
   get('/processes', {

@@ -22,6 +22,13 @@ export const iscsi = z.object({ portal: text, iqn: text, lun: integer, url: text
 
 export const attachment = z.object({ volume: text, epoch: integer, node: text, iscsi }).meta({ id: 'Attachment' });
 
+const via = z.enum(['fuse', 'iscsi']);
+export const mapVolume = z.strictObject({ node: text.nullish(), via: via.optional() }).meta({ id: 'MapVolume' });
+export const mapping = z
+  .object({ volume: text, epoch: integer, node: text, via, device: text.nullable(), iscsi })
+  .meta({ id: 'Mapping' });
+export const device = z.object({ via, node: text, path: text.nullable() }).meta({ id: 'Device' });
+
 export const rebuild = z
   .object({ chunksTotal: integer, chunksExamined: integer, bytesCopied: integer, bytesPerSecond: integer })
   .meta({ id: 'Rebuild' });
@@ -50,6 +57,7 @@ export const volume = z
     epoch: integer,
     node: text.nullable(),
     iscsi: iscsi.nullable(),
+    device: device.nullable(),
     inSync: z.array(text),
     replicas: z.array(replica),
     usedBytes: integer.nullable(),

@@ -33,6 +33,7 @@ async function listen(server: Server, port: number): Promise<number> {
 export class FakeTarget {
   readonly attached = new Map<bigint, AttachVolumeRequest>();
   readonly sizes = new Map<bigint, bigint>();
+  readonly devices = new Map<bigint, string>();
   readonly states = new Map<bigint, string>();
   /** Of every Attach that was asked for, in order. */
   readonly epochs: bigint[] = [];
@@ -59,6 +60,7 @@ export class FakeTarget {
   async restart(): Promise<void> {
     this.kill();
     this.attached.clear();
+    this.devices.clear();
     this.instanceId = `instance-${++this.#instances}`;
     await this.start();
   }
@@ -82,6 +84,14 @@ export class FakeTarget {
         this.sizes.set(volumeId, sizeBytes);
         return {};
       }),
+      map: unary(({ volumeId }) => {
+        this.devices.set(volumeId, '/dev/loop7');
+        return { device: '/dev/loop7' };
+      }),
+      unmap: unary(({ volumeId }) => {
+        this.devices.delete(volumeId);
+        return {};
+      }),
       setRedirects: unary(({ redirects }) => {
         this.redirects = redirects;
         return {};
@@ -97,6 +107,7 @@ export class FakeTarget {
             epoch: request.epoch,
             state: this.states.get(request.volumeId) ?? 'serving',
             sizeBytes: request.sizeBytes,
+            device: this.devices.get(request.volumeId) ?? '',
             replicas: request.replicas.map(({ replicaId, inSync }) => ({
               replicaId,
               phase: inSync ? 'in-sync' : 'rebuilding',
