@@ -141,8 +141,8 @@ class Env {
   virtual void open_file(std::string path, FileOptions options, OpenCallback done) = 0;
   virtual Result<std::unique_ptr<Listener>> listen(const Address& address, AcceptCallback on_stream) = 0;
   virtual void connect(const Address& address, Nanos timeout, ConnectCallback done) = 0;
-  // Calls `readable` when `fd`, a non-blocking descriptor that stays open as long as the watch, can be read or has failed.
-  // The callee reads until there is no more (EAGAIN), and may destroy the watch from inside.
+  // Calls `readable` when `fd`, a non-blocking descriptor that stays open as long as the watch, can be read or has
+  // failed. The callee reads until there is no more (EAGAIN), and may destroy the watch from inside.
   virtual Result<std::unique_ptr<ReadWatch>> watch_readable(int fd, Callback<void()> readable) {
     return Error(ErrorCode::kUnsupportedSystem, "this Env has no descriptors to watch");
   }
