@@ -12,6 +12,8 @@ import { setupNpm, setupSystem } from './setup.mjs';
 const logs = join(root, 'build/test-logs');
 const minutes = 60_000;
 const fuzzSeconds = 5;
+const simSeeds = 400;
+const asanSimSeeds = 40;
 
 /** What a stage found. `notes` are lines for the summary: what failed, what was skipped and why. */
 function outcome(passed = 0, failed = 0, skipped = 0, notes = []) {
@@ -144,11 +146,25 @@ async function googleTests(folder, { only, env = {}, limit = jobs } = {}) {
   );
 }
 
-async function sanitized(kind, { only, env }) {
+async function sanitized(kind, { only, env, seeds = 0 }) {
   const folder = `build/${kind}`;
-  const built = await buildNative(folder, [`-DHOLDFAST_SANITIZE=${kind}`], only ?? nativeTestTargets());
+  const targets = [...(only ?? nativeTestTargets()), ...(seeds > 0 ? ['sim'] : [])];
+  const built = await buildNative(folder, [`-DHOLDFAST_SANITIZE=${kind}`], targets);
   if (built.failed > 0) return built;
-  return sum([built, await googleTests(folder, { only, env })]);
+  const tested = [built, await googleTests(folder, { only, env })];
+  if (seeds > 0) tested.push(await simulation(folder, ['--seeds', `${seeds}`], env));
+  return sum(tested);
+}
+
+/** Seeds of the cluster simulation (docs/simulator.md): one check, whatever their number. */
+const simulation = (folder, args, env = {}) =>
+  check(`${folder.replaceAll('/', '-')}-sim`, join(root, folder, 'sim'), args, { env, timeoutMs: 30 * minutes });
+
+async function plants() {
+  const folder = 'build/plants';
+  const built = await buildNative(folder, ['-DHOLDFAST_PLANTS=ON', '-DHOLDFAST_TESTS=OFF'], ['sim']);
+  if (built.failed > 0) return built;
+  return sum([built, await simulation(folder, ['--plants'])]);
 }
 
 /** The modules that have tests. */
@@ -263,7 +279,18 @@ const stages = [
     run: () => vitest('unit', ['--project', 'unit']),
   },
   { name: 'native', what: 'C++ unit tests', needs: 'native-build', run: () => googleTests('build/native') },
-  { name: 'asan', what: 'C++ unit tests under ASan and UBSan', run: () => sanitized('address', { env: asanEnv }) },
+  {
+    name: 'sim',
+    what: `the cluster simulation, ${simSeeds} seeds`,
+    needs: 'native-build',
+    run: () => simulation('build/native', ['--seeds', `${simSeeds}`]),
+  },
+  { name: 'plants', what: 'the simulation finds every planted bug', run: plants },
+  {
+    name: 'asan',
+    what: `C++ unit tests and ${asanSimSeeds} seeds of the simulation under ASan and UBSan`,
+    run: () => sanitized('address', { env: asanEnv, seeds: asanSimSeeds }),
+  },
   {
     name: 'tsan',
     what: 'C++ unit tests of native/io under TSan: the only module with threads',

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "base/log.h"
+#include "base/plant.h"
 #include "engine/history.h"
 #include "engine/volume_engine.h"
 
@@ -196,7 +197,7 @@ Task<Status> VolumeEngine::leave_out(std::vector<Member*> members, std::string r
     in_sync_.remove(member->config.id);
   }
   CO_TRY(co_await store_in_sync_set(std::move(reason)));
-  if (!lease) co_return Status();
+  if (!lease || HOLDFAST_PLANT(kNoLeaseWait)) co_return Status();
   CHECK(first_promise_.has_value());
   Nanos until = *first_promise_ + config_.lease + config_.lease / 16;
   while (env_.now() < until) co_await wait_for_event(until);
@@ -226,7 +227,8 @@ Task<Status> VolumeEngine::recover_round(bool* again) {
       continue;
     }
     usable.push_back(member.get());
-    if (!authority || member->opened->last > authority->opened->last) authority = member.get();
+    bool longer = authority && member->opened->last > authority->opened->last;
+    if (!authority || (longer && !HOLDFAST_PLANT(kAnyLogWins))) authority = member.get();
   }
   if (!authority) {
     std::string reasons;
@@ -263,7 +265,7 @@ Task<Status> VolumeEngine::ship_tails(std::vector<Member*> members, Member* auth
     member->phase = MemberPhase::kStreaming;
   }
   for (Member* member : members) {
-    if (member->journalled >= authority->opened->last.seq) continue;
+    if (member->journalled >= authority->opened->last.seq || HOLDFAST_PLANT(kSkipTails)) continue;
     Status status = co_await ship_tail(authority, member);
     if (stop_reason_) co_return *stop_reason_;
     if (!status.ok() && status.error().code() == ErrorCode::kNotFound) {

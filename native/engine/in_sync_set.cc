@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/plant.h"
 
 namespace holdfast::engine {
 
@@ -21,6 +22,7 @@ InSyncSet::InSyncSet(std::vector<ReplicaId> stored) : stored_(std::move(stored))
 }
 
 bool InSyncSet::required(ReplicaId id) const {
+  if (HOLDFAST_PLANT(kAckBeforeRemovalIsStored)) return contains(wanted_, id);
   return contains(stored_, id) || (under_way_ && contains(*under_way_, id));
 }
 

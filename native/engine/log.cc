@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/plant.h"
 #include "engine/slice_cutter.h"
 #include "engine/volume_engine.h"
 
@@ -126,6 +127,7 @@ void VolumeEngine::advance_commit() {
   if (state_ == State::kStopped) return;
   Seq everywhere = Seq(UINT64_MAX);
   for (const std::unique_ptr<Member>& member : members_) {
+    if (HOLDFAST_PLANT(kAckWithoutOne) && members_.size() > 1 && member == members_.back()) continue;
     if (required(*member) || member->phase == MemberPhase::kPromoting) {
       everywhere = std::min(everywhere, member->journalled);
     }
@@ -208,6 +210,7 @@ void VolumeEngine::send_flush(Member& member) {
 void VolumeEngine::advance_flush() {
   if (state_ == State::kStopped || flush_current_.empty()) return;
   for (const std::unique_ptr<Member>& member : members_) {
+    if (HOLDFAST_PLANT(kFlushOne) && member->counts() && member->flushed >= flush_wanted_) break;
     bool needed = required(*member) || member->phase == MemberPhase::kPromoting;
     if (needed && (!member->counts() || member->flushed < flush_wanted_)) return;
   }

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "base/log.h"
+#include "base/plant.h"
 #include "engine/history.h"
 #include "engine/volume_engine.h"
 
@@ -10,6 +11,7 @@ namespace holdfast::engine {
 // The last position that this replica's content and the volume have in common. A complete replica's content is its log;
 // one in the middle of a rebuild is complete as of its base only.
 static Seq base_of(const store::ReplicaInfo& info, const std::vector<store::EpochStart>& history, Seq last) {
+  if (HOLDFAST_PLANT(kRebuildFromWrongBase) && info.complete) return std::min(info.last.seq, last);
   if (info.complete) return common_seq(info.history, info.last.seq, history, last);
   Seq common = common_seq(info.history, std::max(info.last.seq, info.base), history, last);
   return std::min(info.base, common);
@@ -105,6 +107,7 @@ void VolumeEngine::advance_rebuild(Member& member) {
 void VolumeEngine::promote_when_caught_up(Member& member) {
   if (in_sync_.wanted(member.config.id) || !member.wanted || state_ != State::kServing) return;
   Seq reflected = std::max(*member.rebuilt, Seq(member.first_live.value() - 1));
+  if (HOLDFAST_PLANT(kPromoteEarly)) reflected = Seq(0);
   if (committed_ < reflected || member.journalled < committed_) return;
   if (member.promotion_flush == 0) {
     member.promotion_flush = ++flush_issued_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/plant.h"
 #include "replica/replica_stream.h"
 
 namespace holdfast::replica {
@@ -34,6 +35,7 @@ void ServedReplica::end_streams_if(bool (*matches)(const ReplicaStream&, Epoch),
 }
 
 void ServedReplica::supersede(Epoch epoch) {
+  if (HOLDFAST_PLANT(kKeepOldStreams)) return;
   end_streams_if(
       [](const ReplicaStream& stream, Epoch newer) { return stream.fenced() && stream.epoch() < newer; }, epoch,
       nullptr,
@@ -134,7 +136,7 @@ Error no_such_replica(ReplicaId id) {
 }
 
 Status check_promised(const store::ReplicaInfo& info, Epoch epoch) {
-  if (epoch == info.promised) return Status();
+  if (epoch == info.promised || HOLDFAST_PLANT(kAcceptLowerEpoch)) return Status();
   std::string what = "replica " + to_hex(info.id.value()) + " has promised epoch " +
                      std::to_string(info.promised.value()) + ", not " + std::to_string(epoch.value());
   if (epoch < info.promised) return Error(ErrorCode::kEpochSuperseded, what + ": another engine owns the volume now");

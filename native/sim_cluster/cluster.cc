@@ -182,6 +182,8 @@ void Cluster::on_opened(Attachment& attachment) {
   }
   Oracle::Recovery recovery{attachment.epoch(), attachment.engine()->status().last, true, {}};
   for (ReplicaId id : attachment.granted_set()) {
+    // One that was left out because it did not answer saves nothing (docs/consistency.md, "Power loss").
+    if (!store.in_sync(id)) continue;
     const Member* member = member_of(id);
     bool damaged = !member || member->node->damaged();
     recovery.all_damaged = recovery.all_damaged && damaged;

@@ -33,7 +33,8 @@ class Oracle {
     bool all_damaged = false;       // faults may have destroyed what any of the copies held
     std::vector<Nanos> power_lost;  // when each of the undamaged copies last lost its power
   };
-  // An engine serves from now on. The copies are those in the stored in-sync set when its epoch was granted.
+  // An engine serves from now on. The copies are those that its recovery could use: in the stored in-sync set when its
+  // epoch was granted, and not left out since.
   void serving(const Recovery& recovery);
   // A later engine serves: nothing that begins on this one may succeed any more.
   bool superseded(Epoch epoch) const { return epoch < serving_; }

@@ -1,6 +1,8 @@
 // sim: runs the cluster simulation on many seeds.
 //
 //   sim [--seeds N] [--seed S] [--jobs J] [--trace]
+//   sim --plant NAME [the same]   with a planted bug (builds with -DHOLDFAST_PLANTS=ON)
+//   sim --plants [--seeds N] [--jobs J]   each planted bug, until a seed fails; exit code 1 when one is not found
 //
 // --seed S alone runs that seed; with --seeds N it runs S, S+1, ... Each failing seed prints one line and how to
 // replay it. Exit code 1 when any failed. Seeds run in child processes: killed simulated processes leave their memory
@@ -15,23 +17,28 @@
 #include <cstdlib>
 #include <cstring>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/log.h"
+#include "base/plant.h"
 #include "sim_cluster/simulation.h"
 
 namespace {
 
 using holdfast::sim::Outcome;
 
-constexpr std::uint64_t kBatch = 8;  // seeds a child runs before it gives its memory back
+constexpr std::uint64_t kBatch = 16;  // seeds a child runs before it gives its memory back
+constexpr std::uint64_t kPlantSeeds = 2'000;
 
 struct Options {
   std::uint64_t first = 1;
   std::uint64_t count = 300;
   unsigned jobs = 4;
   bool trace = false;
+  std::string plant;
+  bool all_plants = false;
 };
 
 struct Totals {
@@ -84,18 +91,16 @@ std::string cause_of_crash(FILE* errors, int status) {
 
 class Runner {
  public:
-  explicit Runner(Options options) : options_(options), next_(options.first) {}
+  explicit Runner(Options options) : options_(std::move(options)), next_(options_.first) {}
+
+  struct Failure {
+    std::uint64_t seed;
+    std::string why;
+  };
 
   int run() {
     auto began = std::chrono::steady_clock::now();
-    while (next_ < end() || !children_.empty()) {
-      while (next_ < end() && children_.size() < options_.jobs) {
-        std::uint64_t batch_end = std::min(next_ + kBatch, end());
-        start(next_, batch_end);
-        next_ = batch_end;
-      }
-      take_reports();
-    }
+    run_seeds(kBatch, false);
     double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
     std::printf(
         "%llu seeds passed, %llu failed in %.1f s; %llu events, %.0f simulated seconds, %llu operations (%llu failed), "
@@ -107,7 +112,26 @@ class Runner {
     return totals_.failed == 0 ? 0 : 1;
   }
 
+  // The first seed that fails, quietly; nullopt: none does.
+  std::optional<Failure> run_until_failure() {
+    quiet_ = true;
+    run_seeds(2, true);
+    return first_failure_;
+  }
+
  private:
+  void run_seeds(std::uint64_t batch, bool until_failure) {
+    while (next_ < end() || !children_.empty()) {
+      if (until_failure && first_failure_) next_ = end();
+      while (next_ < end() && children_.size() < options_.jobs) {
+        std::uint64_t batch_end = std::min(next_ + batch, end());
+        start(next_, batch_end);
+        next_ = batch_end;
+      }
+      if (!children_.empty()) take_reports();
+    }
+  }
+
   struct Child {
     int from = -1;
     FILE* errors = nullptr;
@@ -209,7 +233,11 @@ class Runner {
 
   void fail(std::uint64_t seed, const std::string& why) {
     ++totals_.failed;
-    std::printf("seed %llu: %s\n    replay: npm run sim -- --seed %llu --trace\n", ull(seed), why.c_str(), ull(seed));
+    if (!first_failure_ || seed < first_failure_->seed) first_failure_ = Failure{seed, why};
+    if (quiet_) return;
+    std::string plant = options_.plant.empty() ? "" : "--plant " + options_.plant + " ";
+    std::printf("seed %llu: %s\n    replay: npm run sim -- %s--seed %llu --trace\n", ull(seed), why.c_str(),
+                plant.c_str(), ull(seed));
     std::fflush(stdout);
   }
 
@@ -217,7 +245,54 @@ class Runner {
   std::uint64_t next_;
   std::map<pid_t, Child> children_;
   Totals totals_;
+  std::optional<Failure> first_failure_;
+  bool quiet_ = false;
 };
+
+// ---- planted bugs ----
+
+#ifdef HOLDFAST_PLANTS
+
+bool choose_plant(const std::string& name) {
+  for (const holdfast::PlantName& known : holdfast::kPlantNames) {
+    if (name == known.name) {
+      holdfast::planted = known.plant;
+      return true;
+    }
+  }
+  std::fprintf(stderr, "sim: no planted bug is called %s; there are:", name.c_str());
+  for (const holdfast::PlantName& known : holdfast::kPlantNames) std::fprintf(stderr, " %s", known.name.data());
+  std::fprintf(stderr, "\n");
+  return false;
+}
+
+int run_plants(const Options& options) {
+  unsigned missed = 0;
+  for (const holdfast::PlantName& plant : holdfast::kPlantNames) {
+    holdfast::planted = plant.plant;
+    std::optional<Runner::Failure> found = Runner(options).run_until_failure();
+    if (found) {
+      std::printf("%-30s found by seed %llu: %s\n", plant.name.data(), static_cast<unsigned long long>(found->seed),
+                  found->why.c_str());
+    } else {
+      ++missed;
+      std::printf("%-30s NOT FOUND by %llu seeds\n", plant.name.data(), static_cast<unsigned long long>(options.count));
+    }
+    std::fflush(stdout);
+  }
+  std::printf("%zu planted bugs, %u not found\n", holdfast::kPlantNames.size(), missed);
+  return missed == 0 ? 0 : 1;
+}
+
+#else
+
+bool choose_plant(const std::string&) {
+  std::fprintf(stderr, "sim: this build has no planted bugs; configure one with -DHOLDFAST_PLANTS=ON\n");
+  return false;
+}
+int run_plants(const Options&) { return choose_plant("") ? 0 : 2; }
+
+#endif
 
 int run_one(std::uint64_t seed, bool trace) {
   Outcome outcome = holdfast::sim::simulate(seed, trace);
@@ -242,8 +317,16 @@ bool parse(int argc, char** argv, Options& options) {
       options.trace = true;
       continue;
     }
+    if (name == "--plants") {
+      options.all_plants = true;
+      continue;
+    }
     char* rest = nullptr;
     if (i + 1 == argc) return false;
+    if (name == "--plant") {
+      options.plant = argv[++i];
+      continue;
+    }
     std::uint64_t value = std::strtoull(argv[++i], &rest, 10);
     if (*rest != '\0') return false;
     if (name == "--seed") {
@@ -258,7 +341,11 @@ bool parse(int argc, char** argv, Options& options) {
       return false;
     }
   }
-  if (seed_given && !seeds_given) options.count = 1;
+  if (options.all_plants && !seeds_given) {
+    options.count = kPlantSeeds;
+  } else if (seed_given && !seeds_given) {
+    options.count = 1;
+  }
   return options.count > 0;
 }
 
@@ -268,13 +355,15 @@ int main(int argc, char** argv) {
   Options options;
   options.jobs = static_cast<unsigned>(std::max(1L, sysconf(_SC_NPROCESSORS_ONLN)));
   if (!parse(argc, argv, options)) {
-    std::fprintf(stderr, "usage: sim [--seeds N] [--seed S] [--jobs J] [--trace]\n");
+    std::fprintf(stderr, "usage: sim [--seeds N] [--seed S] [--jobs J] [--trace] [--plants | --plant NAME]\n");
     return 2;
   }
   // Memory is not given back to the kernel between uses: page faults would take a third of the time.
   mallopt(M_MMAP_THRESHOLD, 1 << 30);
   mallopt(M_TRIM_THRESHOLD, 1 << 30);
   holdfast::set_log_level(options.trace ? holdfast::LogLevel::kInfo : holdfast::LogLevel::kError);
+  if (!options.plant.empty() && !choose_plant(options.plant)) return 2;
+  if (options.all_plants) return run_plants(options);
   if (options.count == 1) run_one(options.first, options.trace);
   return Runner(options).run();
 }

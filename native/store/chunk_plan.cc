@@ -2,6 +2,8 @@
 
 #include <bit>
 
+#include "base/plant.h"
+
 namespace holdfast::store {
 
 namespace {
@@ -27,7 +29,7 @@ class Planner {
   // Fetched content always goes to a fresh slot: it is in no journal, so it must not be written over anything.
   void fill(const ChunkContent& content) {
     ChunkRecord& record = plan_.next;
-    std::uint64_t kept = record.fresh;
+    std::uint64_t kept = HOLDFAST_PLANT(kIgnoreFreshMask) ? 0 : record.fresh;
     std::uint64_t taken = content.present & ~kept;
     record.data = (record.data & kept) | taken;
     record.zero &= kept;
@@ -86,6 +88,7 @@ class Planner {
     // Zeroing what never held anything changes nothing: discarding a huge empty volume leaves no records. What was
     // written and zeroed in one round did hold something: another replica may have destaged only the write.
     plan_.remove = record.data == 0 && (record.vanished() || (!tracks_fresh_ && !had_record_ && !wrote_data_));
+    if (HOLDFAST_PLANT(kForgetUnmapped)) plan_.remove = record.data == 0;
     return std::move(plan_);
   }
 

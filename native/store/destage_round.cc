@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 
+#include "base/plant.h"
 #include "store/disk.h"
 
 namespace holdfast::store {
@@ -119,7 +120,7 @@ Task<Status> Round::apply() {
   list_writes();
   status = co_await write_blocks();
   if (!status.ok()) co_return std::move(status).error();
-  if (!runs_.empty()) {
+  if (!runs_.empty() && !HOLDFAST_PLANT(kReuseJournalBeforeSync)) {
     Disk* disk = &disk_;
     status = co_await suspend<Status>([disk](StatusCallback done) { disk->data().sync(std::move(done)); });
     if (!status.ok()) co_return std::move(status).error();
@@ -350,7 +351,7 @@ Task<void> Round::free_slots() {
     slots.insert(slots.end(), change.plan.freed.begin(), change.plan.freed.end());
     parts_[change.part].replica->add_used(-static_cast<std::int64_t>(change.plan.freed.size()));
   }
-  if (slots.empty()) co_return;
+  if (slots.empty() || HOLDFAST_PLANT(kLeakSlots)) co_return;
   Disk* disk = &disk_;
   (void)co_await suspend<bool>([disk, &slots](Callback<void(bool)> done) {
     auto* waiting = new Callback<void(bool)>(std::move(done));

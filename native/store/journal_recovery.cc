@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/crc32c.h"
+#include "base/plant.h"
 #include "store/chunk_record.h"
 
 namespace holdfast::store {
@@ -69,6 +70,7 @@ class Recovery {
     Status verified = co_await verify_direct();
     if (!verified.ok()) co_return std::move(verified).error();
     std::uint64_t cut = first_incomplete();
+    if (HOLDFAST_PLANT(kDropLastBatch) && cut > state_.runs.back().first_number && cut > flushed_number_ + 1) --cut;
     if (cut < state_.runs.back().first_number) co_return damaged(cut);
     if (cut <= flushed_number_) co_return damaged(cut);
     out_.lost_acknowledged = cut <= completed_number_;
@@ -172,7 +174,7 @@ class Recovery {
       }
       std::span<const std::byte> bytes = payload.first(kBlockSize);
       payload = payload.subspan(kBlockSize);
-      if (crc32c(bytes) != crc_at(entry.crc.bytes(), block)) return false;
+      if (crc32c(bytes) != crc_at(entry.crc.bytes(), block) && !HOLDFAST_PLANT(kTakeTornBatch)) return false;
       std::memcpy(entry.data.data() + std::size_t{block} * kBlockSize, bytes.data(), kBlockSize);
       ++block;
     }

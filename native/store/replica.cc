@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/crc32c.h"
+#include "base/plant.h"
 #include "store/disk.h"
 
 namespace holdfast::store {
@@ -61,13 +62,17 @@ void Replica::store_identity(StatusCallback done) {
 void Replica::promise(Epoch epoch, StatusCallback done) {
   Status usable = check_usable();
   if (!usable.ok()) return disk_.deferred().call(std::move(done), std::move(usable));
-  if (epoch < identity_.promised) {
+  if (epoch < identity_.promised && !HOLDFAST_PLANT(kAcceptLowerEpoch)) {
     return disk_.deferred().call(
         std::move(done), Error(ErrorCode::kEpochSuperseded, "replica " + to_hex(id_.value()) + " has promised epoch " +
                                                                 std::to_string(identity_.promised.value())));
   }
   if (epoch == promised_) return disk_.deferred().call(std::move(done), Status());
   identity_.promised = epoch;
+  if (HOLDFAST_PLANT(kPromiseNotDurable)) {
+    promised_ = epoch;
+    return disk_.deferred().call(std::move(done), Status());
+  }
   auto* waiting = new StatusCallback(std::move(done));
   store_identity([this, epoch, waiting](Status status) {
     std::unique_ptr<StatusCallback> owned(waiting);
@@ -253,6 +258,7 @@ void Replica::add_to_log(Entry entry, StatusCallback done, bool direct) {
   disk_.grow_if_needed();
   write_direct(log);
   disk_.journal().append(log);
+  if (HOLDFAST_PLANT(kAckBeforeJournal)) disk_.deferred().call(std::exchange(log.done, nullptr), Status());
 }
 
 void Replica::take_direct_slots(LogEntry& log) {

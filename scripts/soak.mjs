@@ -1,0 +1,55 @@
+// Long runs, for nights and before releases: `npm run soak [-- --seeds N] [--cycles N]`.
+//   1. the cluster simulation on N seeds (20,000) that no earlier run has seen
+//   2. every planted bug is found
+//   3. N kills (200) of real processes under load: test/crash-cycles.test.ts
+// Exit code 1 when any of it failed; a failing seed prints how to replay it.
+import { spawnSync } from 'node:child_process';
+import { join } from 'node:path';
+import process from 'node:process';
+
+import { root, run } from './build.mjs';
+import { buildSimulation } from './sim.mjs';
+
+function option(name, standard) {
+  const at = process.argv.indexOf(`--${name}`);
+  if (at < 0) return standard;
+  const value = Number(process.argv[at + 1]);
+  if (!Number.isSafeInteger(value) || value <= 0) throw new Error(`--${name} needs a positive number`);
+  return value;
+}
+
+const seeds = option('seeds', 20_000);
+const cycles = option('cycles', 200);
+const minutes = Math.floor(Date.now() / 60_000);
+const first = minutes * 100_000; // seeds of other runs lie elsewhere
+
+const steps = [
+  {
+    name: `simulation of ${seeds} seeds from ${first} on`,
+    run: () => spawnSync(buildSimulation(), ['--seed', `${first}`, '--seeds', `${seeds}`], { stdio: 'inherit' }),
+  },
+  {
+    name: 'planted bugs',
+    run: () => spawnSync(buildSimulation({ plants: true }), ['--plants'], { stdio: 'inherit' }),
+  },
+  {
+    name: `${cycles} kills of real processes`,
+    run: () => {
+      run(process.execPath, [join(root, 'scripts/build.mjs')]);
+      const vitest = join(root, 'node_modules/vitest/vitest.mjs');
+      return spawnSync(process.execPath, [vitest, 'run', '--project', 'e2e', 'test/crash-cycles.test.ts'], {
+        cwd: root,
+        stdio: 'inherit',
+        env: { ...process.env, HOLDFAST_CRASH_CYCLES: `${cycles}` },
+      });
+    },
+  },
+];
+
+const failed = [];
+for (const step of steps) {
+  console.log(`soak: ${step.name}`);
+  if (step.run().status !== 0) failed.push(step.name);
+}
+console.log(failed.length === 0 ? 'soak: all passed' : `soak: FAILED: ${failed.join('; ')}`);
+process.exitCode = failed.length === 0 ? 0 : 1;
