@@ -35,7 +35,10 @@ Connection::Connection(TargetServer& server, std::unique_ptr<Stream> stream)
   last_received_ = server.env().now();
 }
 
-Connection::~Connection() { end_session(); }
+Connection::~Connection() {
+  end_session();
+  account_unsent(0);
+}
 
 void Connection::start() {
   stream_->start(this);
@@ -75,7 +78,18 @@ void Connection::on_closed(Status reason) {
 }
 
 void Connection::on_drained() {
+  account_unsent(0);
+  if (reading_paused_) {
+    reading_paused_ = false;
+    stream_->resume_receiving();
+  }
   if (session_ && !closed_) session_->resume_waiting();
+}
+
+// Keeps the server's sum of unsent bytes; between two calls the kernel may have taken some, so the sum errs upwards.
+void Connection::account_unsent(std::size_t now) {
+  server_.unsent_changed(unsent_accounted_, now);
+  unsent_accounted_ = now;
 }
 
 // ---- receiving ----
@@ -94,6 +108,10 @@ void Connection::on_data(std::span<const std::byte> bytes) {
         receive_tail(bytes);
         break;
     }
+  }
+  if (!closed_ && stream_->unsent_bytes() > kUnsentBytesMax) {
+    reading_paused_ = true;
+    stream_->pause_receiving();
   }
 }
 
@@ -286,6 +304,7 @@ void Connection::send_pdu(std::byte* header, std::span<Slice> data) {
     parts_.push_back(std::move(end));
   }
   stream_->send(parts_);
+  account_unsent(stream_->unsent_bytes());
 }
 
 }  // namespace holdfast::iscsi

@@ -4,7 +4,8 @@
 // Invariants:
 //  1. A header is acted upon only when it is complete and its digest is right; a data segment is never longer than
 //     declared to the peer.
-//  2. After close() nothing of the stream is parsed or sent any more; the object dies in a later turn.
+//  2. A peer that sends and does not read gets no further than kUnsentBytesMax.
+//  3. After close() nothing of the stream is parsed or sent any more; the object dies in a later turn.
 #pragma once
 
 #include <array>
@@ -26,6 +27,8 @@ class Session;
 inline constexpr Nanos kLoginTimeout = 15s;
 inline constexpr std::uint32_t kCommandWindow = 128;  // commands a session may have outstanding
 inline constexpr std::uint32_t kLoginSegmentBytesMax = 64u << 10;
+// Answers that the peer has not taken; beyond, nothing more is read from it until it has taken all of them.
+inline constexpr std::size_t kUnsentBytesMax = 72u << 20;
 
 class Connection final : private StreamHandler {
  public:
@@ -76,6 +79,7 @@ class Connection final : private StreamHandler {
   void handle_login();
   void reject_login(LoginStatus status);
   void send_pdu(std::byte* header, std::span<Slice> data);
+  void account_unsent(std::size_t now);
   Slice header_memory(std::size_t size);
 
   TargetServer& server_;
@@ -85,6 +89,8 @@ class Connection final : private StreamHandler {
   Timer login_timer_;
   bool closed_ = false;
   bool ended_by_stream_ = false;
+  bool reading_paused_ = false;
+  std::size_t unsent_accounted_ = 0;
   std::uint32_t stat_sn_ = 1;
   Nanos last_received_{};
   bool header_digest_ = false;

@@ -100,7 +100,9 @@ void Session::handle(const Header& header, Slice data) {
   // Outside of the window: ignored without a word (RFC 7143 section 4.2.2.1).
   if (serial_less(cmd_sn, exp_cmd_sn_) || serial_less(max_cmd_sn_, cmd_sn)) return;
   if (cmd_sn != exp_cmd_sn_) {
-    held_.try_emplace(cmd_sn, Held{true, header, std::move(data)});
+    if (held_bytes_ + data.size() > kHeldBytesMax) return protocol_error(header, "too much data out of order");
+    std::size_t size = data.size();
+    if (held_.try_emplace(cmd_sn, Held{true, header, std::move(data)}).second) held_bytes_ += size;
     return;
   }
   ++exp_cmd_sn_;
@@ -115,6 +117,7 @@ void Session::advance() {
     if (next == held_.end()) return;
     Held held = std::move(next->second);
     held_.erase(next);
+    held_bytes_ -= held.data.size();
     ++exp_cmd_sn_;
     if (held.present) deliver(held.header, std::move(held.data));
   }

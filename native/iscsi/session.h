@@ -27,6 +27,7 @@ inline constexpr Nanos kKeepaliveInterval = 5s;
 inline constexpr Nanos kIdleBeforePing = 10s;   // silence after which the target sends a NOP-In
 inline constexpr Nanos kIdleBeforeClose = 25s;  // silence after which the peer is taken for gone
 inline constexpr std::size_t kSessionBytesMax = 64u << 20;
+inline constexpr std::size_t kHeldBytesMax = 16u << 20;  // data of requests that came before their turn
 inline constexpr std::size_t kImmediateTasksMax = 64;
 
 class Session {
@@ -102,6 +103,7 @@ class Session {
   void data_out_complete(Task& task);
   void run(Task& task);
   std::uint64_t memory_needed(const Task& task) const;
+  bool memory_fits(std::uint64_t bytes) const;
   bool charge(Task& task);
   void sequence_complete(Task& task, bool solicited);
   void respond(Task& task);
@@ -132,6 +134,7 @@ class Session {
   std::uint32_t exp_cmd_sn_;
   std::uint32_t max_cmd_sn_;
   std::map<std::uint32_t, Held> held_;
+  std::size_t held_bytes_ = 0;
 
   TaskTable tasks_;
   std::deque<Task*> waiting_;  // for memory

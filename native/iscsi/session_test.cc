@@ -331,5 +331,78 @@ TEST_F(SessionTest, LargeCommandsWaitForMemory) {
   }
 }
 
+// One large read after another, and nothing of the answers is taken.
+TEST_F(SessionTest, AnInitiatorThatDoesNotReadGetsNoFurtherWithReads) {
+  env.chunk_bytes = 64u << 20;
+  RawInitiator& host = session({{"MaxRecvDataSegmentLength", "1048576"}});
+  const std::string& unsent = env.newest().ends[0].inbound;
+  constexpr std::uint32_t kBytes = 4u << 20;
+  host.stop_reading();
+  std::vector<std::uint32_t> tags;
+  for (int i = 0; i < 100; ++i) {
+    tags.push_back(host.command(read16(0, kBytes / 512), {.read = kBytes}));
+    env.settle();
+  }
+  EXPECT_LE(unsent.size(), kSessionBytesMax + kBytes);
+  host.go_on_reading();
+  for (std::uint32_t tag : tags) EXPECT_TRUE(host.outcome(tag)) << "all of them end once it reads again";
+}
+
+TEST_F(SessionTest, AnInitiatorThatDoesNotReadGetsNoFurtherWithPings) {
+  env.chunk_bytes = 64u << 20;
+  RawInitiator& host = session({{"MaxRecvDataSegmentLength", "1048576"}});
+  const std::string& unsent = env.newest().ends[0].inbound;
+  host.stop_reading();
+  for (int i = 0; i < 150; ++i) {
+    host.ping(std::string(1u << 20, 'x'));
+    env.settle();
+  }
+  EXPECT_LE(unsent.size(), kUnsentBytesMax + (2u << 20));
+  host.go_on_reading();
+  env.settle();
+  EXPECT_EQ(host.inbox.size(), 150u);
+}
+
+TEST_F(SessionTest, DataOutOfOrderIsBounded) {
+  RawInitiator& host = session();
+  ++host.cmd_sn;  // never comes
+  std::size_t sent = 0;
+  while (!host.closed && sent < 100) {
+    host.ping(std::string(1u << 20, 'x'), false);
+    host.settle();
+    ++sent;
+  }
+  EXPECT_TRUE(host.closed);
+  EXPECT_EQ(sent, kHeldBytesMax / (1u << 20) + 1);
+}
+
+// ---- persistent reservations reach the store, and come back from it ----
+
+TEST_F(SessionTest, ReservationsSurviveTheTarget) {
+  RawInitiator& host = session({}, 1);
+  auto reserve = [&](std::uint8_t action, std::uint8_t type, std::uint64_t key, std::uint64_t service_key) {
+    testing::Cdb command = testing::cdb({0x5f, action, type});
+    testing::put(command, 5, 4, 24);
+    std::string list(24, '\0');
+    store_be(std::as_writable_bytes(std::span(list)), 0, 8, key);
+    store_be(std::as_writable_bytes(std::span(list)), 8, 8, service_key);
+    list[20] = action == 0;  // APTPL
+    return host.command(command, {.write = list, .immediate = 24});
+  };
+  EXPECT_EQ(host.outcome(reserve(0, 0, 0, 0xabc))->status, 0);
+  store.held = true;
+  std::uint32_t waiting = reserve(1, 3, 0xabc, 0);
+  EXPECT_FALSE(host.outcome(waiting)) << "answered only when it is stored";
+  store.held = false;
+  store.answer();
+  EXPECT_EQ(host.outcome(waiting)->status, 0);
+  std::string saved = store.saved[std::string(testing::kTargetName)];
+  start(512, [&](TargetConfig& config) { config.reservations = saved; });
+  RawInitiator& again = session({}, 1);
+  RawInitiator& stranger = session({}, 2);
+  EXPECT_EQ(again.run(write16(0, 1), {.write = pattern(512, 1), .immediate = 512})->status, 0);
+  EXPECT_EQ(stranger.run(read16(0, 1), {.read = 512})->status, 0x18) << "exclusive access";
+}
+
 }  // namespace
 }  // namespace holdfast::iscsi

@@ -69,7 +69,8 @@ class TargetServer final : public Target, public LoginDirectory, public scsi::Co
   void discard(Connection* connection);
   void session_ended(Unit* unit);
 
-  bool memory_allows(std::uint64_t bytes) const { return memory_used_ + bytes <= kTotalBytesMax; }
+  bool memory_allows(std::uint64_t bytes) const { return memory_used_ + unsent_ + bytes <= kTotalBytesMax; }
+  void unsent_changed(std::uint64_t from, std::uint64_t to) { unsent_ = unsent_ - from + to; }
   void memory_taken(std::uint64_t bytes) { memory_used_ += bytes; }
   void memory_returned(std::uint64_t bytes);
   void memory_wanted() { memory_wanted_ = true; }
@@ -88,7 +89,8 @@ class TargetServer final : public Target, public LoginDirectory, public scsi::Co
   std::vector<std::unique_ptr<Connection>> connections_;
   std::uint64_t last_session_id_ = 0;
   std::uint16_t last_tsih_ = 0;
-  std::uint64_t memory_used_ = 0;
+  std::uint64_t memory_used_ = 0;  // by commands
+  std::uint64_t unsent_ = 0;       // in answers that were not taken yet
   bool memory_wanted_ = false;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
   TaskPool tasks_;

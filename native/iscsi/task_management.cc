@@ -66,7 +66,9 @@ void Session::abort_task(const TaskManagementRequest& pdu) {
   std::uint32_t ref = pdu.RefCmdSN;
   bool in_window = !serial_less(ref, exp_cmd_sn_) && !serial_less(max_cmd_sn_, ref) && serial_less(ref, pdu.CmdSN);
   if (in_window) {
-    held_[ref] = Held{};
+    Held& held = held_[ref];
+    held_bytes_ -= held.data.size();
+    held = Held{};
     send_task_response(tag, TaskResponse::kComplete);
     return advance();
   }

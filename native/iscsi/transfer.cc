@@ -76,14 +76,19 @@ std::uint64_t Session::memory_needed(const Task& task) const {
   return (task.received < task.wanted ? task.wanted - task.immediate.size() : 0) + task.data_in_estimate;
 }
 
-// Takes all the memory that the task will need, at once; false: it waits its turn. No task waits while it holds some,
-// and a session that holds none may always take some, so that nobody starves.
+// Whether the session may take that much now. One that holds nothing, and whose answers were all taken, always may, so
+// that nobody starves.
+bool Session::memory_fits(std::uint64_t bytes) const {
+  std::uint64_t held = charged_ + connection_.unsent_bytes();
+  return held == 0 || (held + bytes <= kSessionBytesMax && server_.memory_allows(bytes));
+}
+
+// Takes all the memory that the task will need, at once; false: it waits its turn. No task waits while it holds some.
 bool Session::charge(Task& task) {
   std::uint64_t bytes = memory_needed(task);
   if (bytes == 0) return true;
-  bool fits = charged_ + connection_.unsent_bytes() + bytes <= kSessionBytesMax && server_.memory_allows(bytes);
   bool in_turn = resuming_ || waiting_.empty();
-  if ((!fits && charged_ > 0) || !in_turn) {
+  if (!in_turn || !memory_fits(bytes)) {
     if (!task.waits_for_memory) waiting_.push_back(&task);
     task.waits_for_memory = true;
     server_.memory_wanted();
@@ -100,9 +105,7 @@ void Session::resume_waiting() {
   resuming_ = true;
   while (!waiting_.empty() && !connection_.closed()) {
     Task& task = *waiting_.front();
-    std::uint64_t bytes = memory_needed(task);
-    bool fits = charged_ + connection_.unsent_bytes() + bytes <= kSessionBytesMax && server_.memory_allows(bytes);
-    if (!fits && charged_ > 0) break;
+    if (!memory_fits(memory_needed(task))) break;
     waiting_.pop_front();
     task.waits_for_memory = false;
     if (task.received < task.wanted) {

@@ -275,6 +275,8 @@ class RawInitiator final : public StreamHandler {
   }
 
   void disconnect() { stream_.reset(); }
+  void stop_reading() { stream_->pause_receiving(); }
+  void go_on_reading() { stream_->resume_receiving(); }
 
   void on_data(std::span<const std::byte> bytes) override {
     buffer_.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
