@@ -102,7 +102,8 @@ TEST_F(ReservationsTest, WhoMayDoWhat) {
     EXPECT_FALSE(may_write(stranger));
     EXPECT_EQ(may_read(stranger), !exclusive_access);
     // Commands that fencing tools and hosts need are allowed to everybody.
-    for (const Cdb& each : {cdb({0x00}), testing::inquiry(std::nullopt), cdb({0x03, 0, 0, 0, 18}), cdb({0x25})}) {
+    for (const Cdb& each : {cdb({0x00}), testing::inquiry(std::nullopt), cdb({0x03, 0, 0, 0, 18}), cdb({0x25}),
+                            cdb({0x1a, 0x08, 0x08, 0, 255})}) {
       EXPECT_TRUE(may(stranger, each)) << unsigned{each[0]};
     }
     EXPECT_FALSE(may(stranger, testing::cdb10(0x35, 0, 0)));

@@ -211,9 +211,15 @@ void Session::handle_text(const TextRequest& pdu, const Slice& data) {
 std::string Session::answer_text(const TextPairs& pairs) {
   std::string answer;
   for (const auto& [key, value] : pairs) {
+    if (key == "MaxRecvDataSegmentLength") {  // the one parameter that may still change (RFC 7143 section 13.12)
+      negotiate(key, value, parameters_, answer);
+      continue;
+    }
     if (key != "SendTargets") {
-      append_text(answer, key,
-                  key == "MaxRecvDataSegmentLength" ? std::to_string(kMaxRecvDataSegmentLength) : "NotUnderstood");
+      SessionParameters unused;
+      std::string ignored;
+      bool of_login = negotiate(key, value, unused, ignored) != NegotiationOutcome::kNotMine;
+      append_text(answer, key, of_login ? "Reject" : "NotUnderstood");
       continue;
     }
     std::vector<std::string> targets = server_.targets_for(initiator_);

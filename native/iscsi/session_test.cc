@@ -158,6 +158,43 @@ TEST_F(SessionTest, AnAnsweredPingKeepsTheSession) {
   EXPECT_TRUE(host.inbox.empty()) << "an answer is not answered";
 }
 
+// ---- text ----
+
+TEST_F(SessionTest, ANewSegmentLengthIsHonoured) {
+  RawInitiator& host = session({{"MaxRecvDataSegmentLength", "8192"}});
+  auto ask = [&](const RawInitiator::Keys& keys) {
+    TextRequest request;
+    request.opcode = static_cast<std::uint8_t>(Opcode::kTextRequest) | kImmediateBit;
+    request.flags = kFinalBit;
+    request.TargetTransferTag = kReservedTag;
+    request.CmdSN = host.cmd_sn;
+    host.send(request, RawInitiator::text(keys));
+    auto answer = host.next();
+    return answer ? answer->data : std::string("(none)");
+  };
+  EXPECT_EQ(ask({{"MaxRecvDataSegmentLength", "512"}}), "");
+  host.max_receive = 512;
+  EXPECT_EQ(host.run(read16(0, 8), {.read = 4096})->data_in_pdus, 8u);
+  EXPECT_EQ(ask({{"MaxRecvDataSegmentLength", "1"}, {"HeaderDigest", "CRC32C"}, {"X-other", "1"}}),
+            RawInitiator::text(
+                {{"MaxRecvDataSegmentLength", "Reject"}, {"HeaderDigest", "Reject"}, {"X-other", "NotUnderstood"}}));
+  EXPECT_EQ(host.run(read16(0, 1), {.read = 512})->status, 0);
+}
+
+TEST_F(SessionTest, ANormalSessionMayAskForItsOwnTarget) {
+  RawInitiator& host = session();
+  TextRequest request;
+  request.opcode = static_cast<std::uint8_t>(Opcode::kTextRequest) | kImmediateBit;
+  request.flags = kFinalBit;
+  request.TargetTransferTag = kReservedTag;
+  request.CmdSN = host.cmd_sn;
+  host.send(request, RawInitiator::text({{"SendTargets", ""}}));
+  auto answer = host.next();
+  ASSERT_TRUE(answer);
+  EXPECT_EQ(answer->data, RawInitiator::text({{"TargetName", std::string(testing::kTargetName)},
+                                              {"TargetAddress", address.to_string() + ",1"}}));
+}
+
 // ---- logout ----
 
 TEST_F(SessionTest, Logout) {

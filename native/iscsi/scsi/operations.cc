@@ -11,6 +11,8 @@ using A = Access;
 constexpr bool kChanges = true, kKeeps = false, kPassesUa = true, kReportsUa = false;
 constexpr bool kSa = true, kNoSa = false;
 
+// MODE SENSE is allowed whatever is reserved, where SPC-4 has it conflict with Exclusive Access: a host that cannot read
+// the caching page takes the cache for write-through, and never flushes even when the reservation is gone.
 constexpr Operation kOperations[] = {
     // name, opcode, service action, CDB size, access, changes blocks, unit attention, timeout, prepare, execute, usage
     {"TEST UNIT READY", 0x00, kNoSa, 0, 6, A::kAlways, kKeeps, kReportsUa, 10, prepare_nothing, execute_test_unit_ready,
@@ -29,7 +31,7 @@ constexpr Operation kOperations[] = {
      {0x16, 0x10, 0, 0, 0, 0x04}},
     {"RELEASE(6)", 0x17, kNoSa, 0, 6, A::kRelease6, kKeeps, kReportsUa, 10, prepare_nothing, execute_release6,
      {0x17, 0x10, 0, 0, 0, 0x04}},
-    {"MODE SENSE(6)", 0x1a, kNoSa, 0, 6, A::kWrite, kKeeps, kReportsUa, 10, prepare_nothing, execute_mode_sense,
+    {"MODE SENSE(6)", 0x1a, kNoSa, 0, 6, A::kAlways, kKeeps, kReportsUa, 10, prepare_nothing, execute_mode_sense,
      {0x1a, 0x08, 0xff, 0xff, 0xff, 0x04}},
     {"START STOP UNIT", 0x1b, kNoSa, 0, 6, A::kStartStop, kKeeps, kReportsUa, 60, prepare_start_stop, execute_start_stop,
      {0x1b, 0x01, 0, 0, 0xf7, 0x04}},
@@ -59,7 +61,7 @@ constexpr Operation kOperations[] = {
      {0x42, 0x01, 0, 0, 0, 0, 0x1f, 0xff, 0xff, 0x04}},
     {"MODE SELECT(10)", 0x55, kNoSa, 0, 10, A::kWrite, kKeeps, kReportsUa, 10, prepare_mode_select,
      execute_mode_select, {0x55, 0x11, 0, 0, 0, 0, 0, 0xff, 0xff, 0x04}},
-    {"MODE SENSE(10)", 0x5a, kNoSa, 0, 10, A::kWrite, kKeeps, kReportsUa, 10, prepare_nothing, execute_mode_sense,
+    {"MODE SENSE(10)", 0x5a, kNoSa, 0, 10, A::kAlways, kKeeps, kReportsUa, 10, prepare_nothing, execute_mode_sense,
      {0x5a, 0x18, 0xff, 0xff, 0, 0, 0, 0xff, 0xff, 0x04}},
     {"PERSISTENT RESERVE IN, READ KEYS", 0x5e, kSa, 0x00, 10, A::kPersistentIn, kKeeps, kReportsUa, 10,
      prepare_nothing, execute_persistent_reserve_in, {0x5e, 0x00, 0, 0, 0, 0, 0, 0xff, 0xff, 0x04}},
