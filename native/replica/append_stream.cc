@@ -61,14 +61,17 @@ void AppendStream::joined(Status status, Join join) {
   replica().end_change();
   if (ended()) return;
   if (!status.ok()) return end(std::move(status));
+  if (peer_finished_) return end(Status());
+  rebuild_ = make_ref<Rebuild>(core().env, replica_ref(), std::move(join), static_cast<RebuildEvents&>(*this));
+  rebuild_->start();
+}
+
+// Now the log may go on: the layers below the first live entry are the volume's.
+void AppendStream::on_layers_adopted() {
   phase_ = Phase::kStreaming;
   if (committed_ > Seq()) store().set_committed(committed_);
   pump();
   flush_when_due();
-  if (ended()) return;
-  if (peer_finished_) return schedule_response();
-  rebuild_ = make_ref<Rebuild>(core().env, replica_ref(), std::move(join), static_cast<RebuildEvents&>(*this));
-  rebuild_->start();
 }
 
 // What any message may carry. The watermark takes effect even while entries wait for room: it is what makes room.
@@ -221,6 +224,7 @@ void AppendStream::peer_finished() {
   peer_finished_ = true;
   if (phase_ == Phase::kHello) return end(Status());
   if (rebuild_) rebuild_->stop();
+  if (rebuild_ && phase_ == Phase::kJoining) return end(Status());
   schedule_response();
 }
 

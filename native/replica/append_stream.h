@@ -39,6 +39,7 @@ class AppendStream final : public ReplicaStream, private RebuildEvents {
   void on_end() override;
 
   // RebuildEvents
+  void on_layers_adopted() override;
   void on_rebuild_progress(const RebuildProgress& progress) override;
   void on_rebuilt(Seq seq) override;
   void on_rebuild_failed(Error error) override;

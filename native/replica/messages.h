@@ -35,6 +35,7 @@ inline constexpr char kReadPath[] = "/holdfast.v1.Replica/Read";
 inline constexpr char kReadLogPath[] = "/holdfast.v1.Replica/ReadLog";
 inline constexpr char kListChunksPath[] = "/holdfast.v1.Replica/ListChunks";
 inline constexpr char kReadChunksPath[] = "/holdfast.v1.Replica/ReadChunks";
+inline constexpr char kListSnapshotsPath[] = "/holdfast.v1.Replica/ListSnapshots";
 
 // ---- the disk ----
 
@@ -113,6 +114,7 @@ struct ReadRequest {
   std::uint64_t id = 0;
   BlockRange blocks;
   bool map_only = false;
+  SnapshotId snapshot;  // 0: the volume
 };
 
 // The receiver's view. A sender encodes a store::ReadOutcome or an Error instead.
@@ -137,6 +139,7 @@ struct ListChunksRequest {
   Seq after;
   ChunkIndex first;
   ChunkIndex end;  // exclusive
+  std::optional<Seq> layers;
 };
 
 struct ReadChunkRequest {
@@ -144,6 +147,8 @@ struct ReadChunkRequest {
   std::uint64_t id = 0;
   ChunkIndex chunk;
   Seq min_seq;
+  store::LayerNumber layer = 0;  // 0: what the volume holds
+  std::optional<Seq> layers;
 };
 
 // The receiver's view. A sender encodes a store::ChunkContent or an Error instead.
@@ -151,6 +156,24 @@ struct ReadChunkResponse {
   std::uint64_t id = 0;
   Status status;
   store::ChunkContent content;  // data: at most one part, page-aligned
+};
+
+struct ListSnapshotsRequest {
+  ReplicaId replica;
+  Seq min_seq;
+  bool settled = false;
+};
+
+struct Snapshot {
+  store::SnapshotInfo info;
+  store::LayerNumber layer = 0;
+};
+
+struct SnapshotPage {
+  std::vector<Snapshot> snapshots;
+  LogPosition revision;
+  store::LayerNumber head = 0;
+  std::vector<store::LayerNumber> forks;
 };
 
 // ---- encoding: hot (appends to `out`) ----
@@ -179,6 +202,8 @@ Slice encode(BufferPool& pool, const std::vector<ReplicaState>& replicas);  // m
 Slice encode(BufferPool& pool, const ReadLogRequest& request);
 Slice encode(BufferPool& pool, const ListChunksRequest& request);
 Slice encode(BufferPool& pool, const std::vector<store::ChunkVersion>& chunks);  // message ChunkVersions
+Slice encode(BufferPool& pool, const ListSnapshotsRequest& request);
+Slice encode(BufferPool& pool, const SnapshotPage& page);
 
 // ---- decoding. `into` is overwritten; after an error its content means nothing. ----
 // The pool is used where payload must be aligned; the others never copy payload.
@@ -201,5 +226,7 @@ Status decode(const Slice& message, std::vector<ReplicaState>& into);  // messag
 Status decode(const Slice& message, ReadLogRequest& into);
 Status decode(const Slice& message, ListChunksRequest& into);
 Status decode(const Slice& message, std::vector<store::ChunkVersion>& into);  // message ChunkVersions
+Status decode(const Slice& message, ListSnapshotsRequest& into);
+Status decode(const Slice& message, SnapshotPage& into);
 
 }  // namespace holdfast::replica

@@ -1,47 +1,12 @@
 // Decoding of messages.h with protozero. A field is recognized by number and wire type together; anything else is
 // skipped as unknown, as protobuf demands. A nested message that occurs twice is merged.
-//
-// protozero reports malformed input by exceptions, so this file alone (with messages_encode.cc) is compiled with them
-// (CMakeLists.txt). guarded() is the only place that catches, and none gets past it.
 #include <cstring>
-#include <protozero/exception.hpp>
-#include <protozero/pbf_reader.hpp>
 
-#include "replica/messages.h"
-#include "replica/wire_fields.h"
+#include "replica/decoding.h"
 
 namespace holdfast::replica {
 
 namespace {
-
-using namespace fields;  // NOLINT: only numbers
-using protozero::data_view;
-using protozero::pbf_reader;
-
-constexpr std::uint32_t varint(Tag tag) { return protozero::tag_and_type(tag, protozero::pbf_wire_type::varint); }
-constexpr std::uint32_t fixed(Tag tag) { return protozero::tag_and_type(tag, protozero::pbf_wire_type::fixed64); }
-constexpr std::uint32_t bytes(Tag tag) {
-  return protozero::tag_and_type(tag, protozero::pbf_wire_type::length_delimited);
-}
-
-// Runs `body(reader)`, which returns a Status, and turns protozero's exceptions into PROTOCOL.
-template <typename Body>
-Status guarded(const Slice& message, const char* name, Body body) noexcept {
-  try {
-    return body(pbf_reader(reinterpret_cast<const char*>(message.data()), message.size()));
-  } catch (const protozero::exception& problem) {
-    return Error(ErrorCode::kProtocol, std::string("malformed ") + name + " message: " + problem.what());
-  }
-}
-
-// Calls `field(reader)` for each field; it returns whether it took the value.
-template <typename Field>
-Status each_field(pbf_reader reader, Field field) {
-  while (reader.next()) {
-    if (!field(reader)) reader.skip();
-  }
-  return Status();
-}
 
 // `view` lies within `message`.
 Slice part_of(const Slice& message, data_view view) {
@@ -258,29 +223,6 @@ void merge_state(pbf_reader reader, ReplicaState& into) {
   }
 }
 
-store::ChunkVersion chunk_version(pbf_reader reader) {
-  store::ChunkVersion chunk;
-  while (reader.next()) {
-    switch (reader.tag_and_type()) {
-      case varint(kChunkVersion_chunk):
-        chunk.chunk = ChunkIndex(reader.get_uint64());
-        break;
-      case varint(kChunkVersion_epoch):
-        chunk.version.epoch = Epoch(reader.get_uint64());
-        break;
-      case varint(kChunkVersion_seq):
-        chunk.version.seq = Seq(reader.get_uint64());
-        break;
-      case varint(kChunkVersion_digest):
-        chunk.digest = reader.get_uint32();
-        break;
-      default:
-        reader.skip();
-    }
-  }
-  return chunk;
-}
-
 // The `error` and `message` fields of a response.
 Status status_of(std::uint32_t wire_code, std::string text) {
   if (wire_code == 0) return Status();
@@ -369,6 +311,9 @@ Status decode(const Slice& message, ReadRequest& into) {
         case varint(kReadRequest_map_only):
           into.map_only = reader.get_bool();
           break;
+        case varint(kReadRequest_snapshot_id):
+          into.snapshot = SnapshotId(reader.get_uint64());
+          break;
         default:
           reader.skip();
       }
@@ -432,6 +377,10 @@ Status decode(const Slice& message, ReadChunkRequest& into) {
           return into.chunk = ChunkIndex(field.get_uint64()), true;
         case varint(kReadChunkRequest_min_seq):
           return into.min_seq = Seq(field.get_uint64()), true;
+        case varint(kReadChunkRequest_layer):
+          return into.layer = field.get_uint64(), true;
+        case varint(kReadChunkRequest_layers_seq):
+          return into.layers = Seq(field.get_uint64()), true;
       }
       return false;
     });
@@ -468,6 +417,9 @@ Status decode(const Slice& message, BufferPool& pool, ReadChunkResponse& into) {
           break;
         case bytes(kReadChunkResponse_crc):
           crc = reader.get_view();
+          break;
+        case fixed(kReadChunkResponse_zero):
+          into.content.zero = reader.get_fixed64();
           break;
         case bytes(kReadChunkResponse_data): {
           Slice data = aligned_part_of(message, reader.get_view(), pool);
@@ -616,38 +568,6 @@ Status decode(const Slice& message, ReadLogRequest& into) {
           return into.last = Seq(field.get_uint64()), true;
       }
       return false;
-    });
-  });
-}
-
-Status decode(const Slice& message, ListChunksRequest& into) {
-  return guarded(message, "ListChunksRequest", [&](pbf_reader reader) -> Status {
-    into = ListChunksRequest();
-    return each_field(reader, [&](pbf_reader& field) {
-      switch (field.tag_and_type()) {
-        case fixed(kListChunksRequest_replica_id):
-          return into.replica = ReplicaId(field.get_fixed64()), true;
-        case varint(kListChunksRequest_min_seq):
-          return into.min_seq = Seq(field.get_uint64()), true;
-        case varint(kListChunksRequest_after_seq):
-          return into.after = Seq(field.get_uint64()), true;
-        case varint(kListChunksRequest_first_chunk):
-          return into.first = ChunkIndex(field.get_uint64()), true;
-        case varint(kListChunksRequest_end_chunk):
-          return into.end = ChunkIndex(field.get_uint64()), true;
-      }
-      return false;
-    });
-  });
-}
-
-Status decode(const Slice& message, std::vector<store::ChunkVersion>& into) {
-  return guarded(message, "ChunkVersions", [&](pbf_reader reader) -> Status {
-    into.clear();
-    return each_field(reader, [&](pbf_reader& field) {
-      if (field.tag_and_type() != bytes(kChunkVersions_chunks)) return false;
-      into.push_back(chunk_version(field.get_message()));
-      return true;
     });
   });
 }

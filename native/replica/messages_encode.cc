@@ -212,13 +212,14 @@ void encode(BufferPool& pool, const AppendResponse& response, SliceList& out) {
 }
 
 void encode(BufferPool& pool, const ReadRequest& request, SliceList& out) {
-  Header header(pool, kHelloMax + 4 * kNumberMax);
+  Header header(pool, kHelloMax + 5 * kNumberMax);
   FixedWriter& writer = header.writer();
   if (request.hello) writer.add_message(kReadRequest_hello, hello_message(*request.hello));
   put(writer, kReadRequest_id, request.id);
   put(writer, kReadRequest_first_block, request.blocks.first.value());
   put(writer, kReadRequest_block_count, request.blocks.count);
   put(writer, kReadRequest_map_only, request.map_only ? 1 : 0);
+  put(writer, kReadRequest_snapshot_id, request.snapshot.value());
   out.push_back(header.take());
 }
 
@@ -249,12 +250,14 @@ void encode(BufferPool& pool, const store::Entry& entry, SliceList& out) {
 }
 
 void encode(BufferPool& pool, const ReadChunkRequest& request, SliceList& out) {
-  Header header(pool, 4 * kNumberMax);
+  Header header(pool, 6 * kNumberMax);
   FixedWriter& writer = header.writer();
   put_fixed(writer, kReadChunkRequest_replica_id, request.replica.value());
   put(writer, kReadChunkRequest_id, request.id);
   put(writer, kReadChunkRequest_chunk, request.chunk.value());
   put(writer, kReadChunkRequest_min_seq, request.min_seq.value());
+  put(writer, kReadChunkRequest_layer, request.layer);
+  if (request.layers) writer.add_uint64(kReadChunkRequest_layers_seq, request.layers->value());
   out.push_back(header.take());
 }
 
@@ -262,7 +265,7 @@ void encode_read_chunk_response(BufferPool& pool, std::uint64_t id, const store:
                                 SliceList& out) {
   std::size_t crc_bytes = content.crc.size() * sizeof(std::uint32_t);
   std::size_t data_bytes = total_size(content.data);
-  Header header(pool, 5 * kNumberMax + 2 * kLengthMax + crc_bytes);
+  Header header(pool, 6 * kNumberMax + 2 * kLengthMax + crc_bytes);
   FixedWriter& writer = header.writer();
   put(writer, kReadChunkResponse_id, id);
   put(writer, kReadChunkResponse_epoch, content.version.epoch.value());
@@ -270,6 +273,7 @@ void encode_read_chunk_response(BufferPool& pool, std::uint64_t id, const store:
   put(writer, kReadChunkResponse_last_seq, content.source_last.value());
   put_fixed(writer, kReadChunkResponse_present, content.present);
   put_bytes(writer, kReadChunkResponse_crc, content.crc.data(), crc_bytes);
+  put_fixed(writer, kReadChunkResponse_zero, content.zero);
   if (data_bytes) put_length_prefix(header.buffer(), kReadChunkResponse_data, data_bytes);
   out.push_back(header.take());
   append_parts(out, content.data);
@@ -362,6 +366,7 @@ Slice encode(BufferPool& pool, const ListChunksRequest& request) {
   put(writer, kListChunksRequest_after_seq, request.after.value());
   put(writer, kListChunksRequest_first_chunk, request.first.value());
   put(writer, kListChunksRequest_end_chunk, request.end.value());
+  if (request.layers) writer.add_uint64(kListChunksRequest_layers_seq, request.layers->value());
   return to_slice(pool, bytes);
 }
 
@@ -374,7 +379,37 @@ Slice encode(BufferPool& pool, const std::vector<store::ChunkVersion>& chunks) {
     put(item, kChunkVersion_epoch, chunk.version.epoch.value());
     put(item, kChunkVersion_seq, chunk.version.seq.value());
     put(item, kChunkVersion_digest, chunk.digest);
+    put(item, kChunkVersion_layer, chunk.layer);
   }
+  return to_slice(pool, bytes);
+}
+
+Slice encode(BufferPool& pool, const ListSnapshotsRequest& request) {
+  std::string bytes;
+  protozero::pbf_writer writer(bytes);
+  put_fixed(writer, kListSnapshotsRequest_replica_id, request.replica.value());
+  put(writer, kListSnapshotsRequest_min_seq, request.min_seq.value());
+  put(writer, kListSnapshotsRequest_settled, request.settled ? 1 : 0);
+  return to_slice(pool, bytes);
+}
+
+Slice encode(BufferPool& pool, const SnapshotPage& page) {
+  std::string bytes;
+  protozero::pbf_writer writer(bytes);
+  for (const Snapshot& snapshot : page.snapshots) {
+    protozero::pbf_writer item(writer, kSnapshotPage_snapshots);
+    put(item, kSnapshot_id, snapshot.info.id.value());
+    put(item, kSnapshot_parent_id, snapshot.info.parent.value());
+    put(item, kSnapshot_epoch, snapshot.info.position.epoch.value());
+    put(item, kSnapshot_seq, snapshot.info.position.seq.value());
+    put(item, kSnapshot_size_blocks, snapshot.info.size_blocks);
+    put(item, kSnapshot_used_bytes, snapshot.info.used_bytes);
+    put(item, kSnapshot_layer, snapshot.layer);
+  }
+  put(writer, kSnapshotPage_revision_epoch, page.revision.epoch.value());
+  put(writer, kSnapshotPage_revision_seq, page.revision.seq.value());
+  put(writer, kSnapshotPage_head_layer, page.head);
+  writer.add_packed_uint64(kSnapshotPage_forks, page.forks.begin(), page.forks.end());
   return to_slice(pool, bytes);
 }
 

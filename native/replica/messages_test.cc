@@ -299,7 +299,7 @@ TEST(Messages, AnErrorCodeOfALaterVersionIsInternal) {
 TEST(Messages, ChunkContent) {
   BufferPool pool;
   store::ChunkContent content{
-      {Epoch(3), Seq(4)}, Seq(10), 1ull << 63 | 1, {1, 2}, {filled(pool, 4096, 5), filled(pool, 4096, 6)}};
+      {Epoch(3), Seq(4)}, Seq(10), 1ull << 63 | 1, 6, {1, 2}, {filled(pool, 4096, 5), filled(pool, 4096, 6)}};
   SliceList out;
   encode_read_chunk_response(pool, 2, content, out);
   Slice message = received(pool, out);
@@ -309,6 +309,7 @@ TEST(Messages, ChunkContent) {
   EXPECT_EQ(decoded.content.version, content.version);
   EXPECT_EQ(decoded.content.source_last, Seq(10));
   EXPECT_EQ(decoded.content.present, content.present);
+  EXPECT_EQ(decoded.content.zero, 6u);
   EXPECT_EQ(decoded.content.crc, content.crc);
   EXPECT_EQ(joined(decoded.content.data), joined(content.data));
   EXPECT_TRUE(page_aligned(decoded.content.data.at(0)));
@@ -318,13 +319,43 @@ TEST(Messages, ChunkContent) {
 TEST(Messages, ReadChunkRequest) {
   BufferPool pool;
   SliceList out;
-  encode(pool, ReadChunkRequest{ReplicaId(~0ull), ~0ull, ChunkIndex(~0ull), Seq(~0ull)}, out);
+  encode(pool, ReadChunkRequest{ReplicaId(~0ull), ~0ull, ChunkIndex(~0ull), Seq(~0ull), ~0ull, Seq(~0ull)}, out);
   ReadChunkRequest decoded;
   ASSERT_TRUE(decode(received(pool, out), decoded).ok());
   EXPECT_EQ(decoded.replica, ReplicaId(~0ull));
   EXPECT_EQ(decoded.id, ~0ull);
   EXPECT_EQ(decoded.chunk, ChunkIndex(~0ull));
   EXPECT_EQ(decoded.min_seq, Seq(~0ull));
+  EXPECT_EQ(decoded.layer, ~0ull);
+  EXPECT_EQ(decoded.layers, Seq(~0ull));
+}
+
+TEST(Messages, Snapshots) {
+  BufferPool pool;
+  ListSnapshotsRequest request{ReplicaId(9), Seq(8), true};
+  ListSnapshotsRequest same;
+  ASSERT_TRUE(decode(encode(pool, request), same).ok());
+  EXPECT_EQ(same.replica, request.replica);
+  EXPECT_EQ(same.min_seq, request.min_seq);
+  EXPECT_TRUE(same.settled);
+  SnapshotPage page;
+  page.snapshots.push_back({{SnapshotId(~0ull), SnapshotId(3), {Epoch(4), Seq(5)}, 6, 7}, 8});
+  page.snapshots.push_back({{SnapshotId(2), SnapshotId(), {}, 0, 0}, 0});
+  page.revision = {Epoch(1), Seq(2)};
+  page.head = 1ull << 32 | 1;
+  page.forks = {0, 5};
+  SnapshotPage decoded;
+  ASSERT_TRUE(decode(encode(pool, page), decoded).ok());
+  ASSERT_EQ(decoded.snapshots.size(), 2u);
+  EXPECT_EQ(decoded.snapshots[0].info.id, SnapshotId(~0ull));
+  EXPECT_EQ(decoded.snapshots[0].info.parent, SnapshotId(3));
+  EXPECT_EQ(decoded.snapshots[0].info.position, (LogPosition{Epoch(4), Seq(5)}));
+  EXPECT_EQ(decoded.snapshots[0].info.size_blocks, 6u);
+  EXPECT_EQ(decoded.snapshots[0].info.used_bytes, 7u);
+  EXPECT_EQ(decoded.snapshots[0].layer, 8u);
+  EXPECT_EQ(decoded.revision, page.revision);
+  EXPECT_EQ(decoded.head, page.head);
+  EXPECT_EQ(decoded.forks, page.forks);
 }
 
 TEST(Messages, HotEncodingReusesItsMemory) {

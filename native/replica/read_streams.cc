@@ -12,6 +12,16 @@ constexpr std::size_t kUnsentBytesMax = 2u << 20;
 constexpr std::uint64_t kLogBatchBytes = 4u << 20;
 constexpr std::uint64_t kLogBatchEntriesMax = 1'024;
 constexpr std::size_t kVersionsPerMessage = 1'000;
+constexpr std::size_t kSnapshotsPerMessage = 1'000;
+
+// Whether what the peer knows about layers is still so.
+Status check_layers(const store::ReplicaStore& store, const std::optional<Seq>& wanted) {
+  Seq now = store.layers_revision().seq;
+  if (!wanted || *wanted == now) return Status();
+  return Error(ErrorCode::kFailedPrecondition, "snapshots changed with entry " + std::to_string(now.value()) +
+                                                   ", after entry " + std::to_string(wanted->value()) +
+                                                   "; list them again");
+}
 
 Error incomplete(ReplicaId id) {
   return Error(ErrorCode::kReplicaIncomplete,
@@ -59,6 +69,8 @@ void ReadStream::run(const ReadRequest& request) {
     core().env.post([done = std::move(done), blocks_max]() mutable {
       done(Error(ErrorCode::kInvalidArgument, "this read has 1 to " + std::to_string(blocks_max) + " blocks"));
     });
+  } else if (request.snapshot != SnapshotId()) {
+    store().read_snapshot(request.snapshot, request.blocks, request.map_only, std::move(done));
   } else if (request.map_only) {
     store().map(request.blocks, std::move(done));
   } else {
@@ -94,19 +106,22 @@ void ReadChunksStream::receive(rpc::Message message) {
 
 void ReadChunksStream::run(const ReadChunkRequest& request) {
   replica().when_journalled(request.min_seq, this,
-                            [self = Ref<ReadChunksStream>(this), id = request.id, chunk = request.chunk] {
-                              if (!self->ended()) self->read(id, chunk);
+                            [self = Ref<ReadChunksStream>(this), held = std::make_unique<ReadChunkRequest>(request)] {
+                              if (!self->ended()) self->read(*held);
                             });
 }
 
-void ReadChunksStream::read(std::uint64_t id, ChunkIndex chunk) {
+void ReadChunksStream::read(const ReadChunkRequest& request) {
   replica().begin_read();
   store::ReplicaInfo info = store().info();
-  auto done = [self = Ref<ReadChunksStream>(this), id](Result<store::ChunkContent> content) {
+  ChunkIndex chunk = request.chunk;
+  auto done = [self = Ref<ReadChunksStream>(this),
+               held = std::make_unique<ReadChunkRequest>(request)](Result<store::ChunkContent> content) {
     self->replica().end_read();
-    self->finish(id, std::move(content));
+    self->finish(*held, std::move(content));
   };
   std::optional<Error> refusal;
+  if (Status same = check_layers(store(), request.layers); !same.ok()) refusal = same.error();
   if (!info.complete) refusal = incomplete(info.id);
   if (chunk.value() >= chunks_of(info.size_blocks)) {
     refusal = Error(ErrorCode::kInvalidArgument,
@@ -114,17 +129,21 @@ void ReadChunksStream::read(std::uint64_t id, ChunkIndex chunk) {
   }
   if (refusal) {
     core().env.post([done = std::move(done), refusal = std::move(*refusal)]() mutable { done(std::move(refusal)); });
+  } else if (request.layer != 0) {
+    store().read_layer({chunk, request.layer}, std::move(done));
   } else {
     store().read_chunk(chunk, std::move(done));
   }
 }
 
-void ReadChunksStream::finish(std::uint64_t id, Result<store::ChunkContent> content) {
+void ReadChunksStream::finish(const ReadChunkRequest& request, Result<store::ChunkContent> content) {
   if (!ended()) {
+    Status same = check_layers(store(), request.layers);
+    if (content.ok() && !same.ok()) content = same.error();
     if (content.ok()) {
-      encode_read_chunk_response(pool(), id, *content, parts_);
+      encode_read_chunk_response(pool(), request.id, *content, parts_);
     } else {
-      encode_read_chunk_response(pool(), id, content.error(), parts_);
+      encode_read_chunk_response(pool(), request.id, content.error(), parts_);
     }
   }
   answered(kChunkSize, parts_);
@@ -193,6 +212,7 @@ void ListChunksStream::request(const rpc::Message& message) {
   next_ = request.first;
   end_ = request.end;
   after_ = request.after;
+  layers_ = request.layers;
   replica().when_journalled(request.min_seq, this, [self = Ref<ListChunksStream>(this)] {
     if (self->ended()) return;
     self->started_ = true;
@@ -202,6 +222,7 @@ void ListChunksStream::request(const rpc::Message& message) {
 
 void ListChunksStream::advance() {
   if (!started_ || ended() || listing_ || call().unsent_bytes() > kUnsentBytesMax) return;
+  if (Status same = check_layers(store(), layers_); !same.ok()) return end(std::move(same));
   if (next_ >= end_) return end(Status());
   listing_ = true;
   replica().begin_read();
@@ -217,12 +238,69 @@ void ListChunksStream::send_versions(Result<std::vector<store::ChunkVersion>> ve
   if (ended()) return;
   if (!versions.ok()) return end(std::move(versions).error());
   if (!store().info().complete) return end(incomplete(replica().id()));  // a join began meanwhile
+  if (Status same = check_layers(store(), layers_); !same.ok()) return end(std::move(same));
   if (!versions->empty()) {
     parts_.push_back(encode(pool(), *versions));
     send(parts_);
   }
   next_ = versions->size() < kVersionsPerMessage ? end_ : versions->back().chunk.next();
   advance();
+}
+
+// ---- ListSnapshots ----
+
+void SnapshotsStream::request(const rpc::Message& message) {
+  ListSnapshotsRequest request;
+  if (Status status = decode(message, request); !status.ok()) return end(std::move(status));
+  ServedReplica* found = core().find(request.replica);
+  if (found == nullptr) return end(no_such_replica(request.replica));
+  bind(found, Fencing::kNone, Epoch());
+  replica().when_journalled(request.min_seq, this, [self = Ref<SnapshotsStream>(this), settled = request.settled] {
+    if (!self->ended()) self->list(settled);
+  });
+}
+
+void SnapshotsStream::list(bool settled) {
+  all_.revision = store().layers_revision();
+  if (!settled) {
+    for (store::SnapshotInfo& info : store().snapshots()) all_.snapshots.push_back({info, 0});
+    started_ = true;
+    return advance();
+  }
+  replica().begin_read();
+  store().layers([self = Ref<SnapshotsStream>(this)](Result<store::LayerState> layers) {
+    self->replica().end_read();
+    if (self->ended()) return;
+    if (!layers.ok()) return self->end(std::move(layers).error());
+    SnapshotPage& all = self->all_;
+    all.revision = layers->revision;
+    all.head = layers->head;
+    all.forks = std::move(layers->forks);
+    for (const store::SnapshotRecord& one : layers->snapshots) {
+      all.snapshots.push_back({{one.id, SnapshotId(), one.position, one.size_blocks, 0}, one.layer});
+    }
+    self->started_ = true;
+    self->advance();
+  });
+}
+
+void SnapshotsStream::advance() {
+  if (!started_ || ended()) return;
+  while (call().unsent_bytes() <= kUnsentBytesMax) {
+    if (!first_ && next_ == all_.snapshots.size()) return end(Status());
+    SnapshotPage page;
+    if (std::exchange(first_, false)) {
+      page.revision = all_.revision;
+      page.head = all_.head;
+      page.forks = all_.forks;
+    }
+    std::size_t count = std::min(kSnapshotsPerMessage, all_.snapshots.size() - next_);
+    auto from = all_.snapshots.begin() + static_cast<std::ptrdiff_t>(next_);
+    page.snapshots.assign(from, from + static_cast<std::ptrdiff_t>(count));
+    next_ += count;
+    parts_.push_back(encode(pool(), page));
+    send(parts_);
+  }
 }
 
 }  // namespace holdfast::replica

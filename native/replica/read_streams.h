@@ -31,8 +31,8 @@ class ReadChunksStream final : public PipelinedStream<ReadChunkRequest> {
   void receive(rpc::Message message) override;
   std::size_t cost(const ReadChunkRequest&) const override { return kChunkSize; }
   void run(const ReadChunkRequest& request) override;
-  void read(std::uint64_t id, ChunkIndex chunk);
-  void finish(std::uint64_t id, Result<store::ChunkContent> content);
+  void read(const ReadChunkRequest& request);
+  void finish(const ReadChunkRequest& request, Result<store::ChunkContent> content);
 
   SliceList parts_;  // reused
 };
@@ -70,7 +70,26 @@ class ListChunksStream final : public OneRequestStream {
   ChunkIndex next_;
   ChunkIndex end_;
   Seq after_;
+  std::optional<Seq> layers_;
   bool listing_ = false;
+  bool started_ = false;
+  SliceList parts_;
+};
+
+class SnapshotsStream final : public OneRequestStream {
+ public:
+  SnapshotsStream(Ref<Core> core, std::unique_ptr<rpc::ServerCall> call)
+      : OneRequestStream(std::move(core), std::move(call)) {}
+
+ private:
+  void request(const rpc::Message& message) override;
+  void drained() override { advance(); }
+  void list(bool settled);
+  void advance();
+
+  SnapshotPage all_;  // what is left to send
+  std::size_t next_ = 0;
+  bool first_ = true;
   bool started_ = false;
   SliceList parts_;
 };

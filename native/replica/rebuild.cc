@@ -12,6 +12,7 @@ Rebuild::Rebuild(Env& env, Ref<ServedReplica> replica, Join join, RebuildEvents&
       replica_(std::move(replica)),
       join_(std::move(join)),
       events_(events),
+      layers_handler_(*this, &Rebuild::on_layers, &Rebuild::on_layers_listed),
       list_handler_(*this, &Rebuild::on_versions, &Rebuild::on_listed),
       chunks_handler_(*this, &Rebuild::on_chunk, &Rebuild::on_chunks_ended),
       chunks_total_(chunks_of(join_.request.size_blocks)),
@@ -33,7 +34,7 @@ void Rebuild::start() {
   channel_ = rpc::Channel::create(env_, *address);
   ticked_ = source_heard_ = env_.now();
   ticker_.arm_after(kProgressInterval, [this] { tick(); });
-  list_range();
+  list_layers();
 }
 
 void Rebuild::stop() {
@@ -66,6 +67,49 @@ Error Rebuild::source_error(const Error& error) const {
                                  join_.source_address + ": " + error.message());
 }
 
+// ---- layers ----
+
+void Rebuild::list_layers() {
+  list_call_ = channel_->start(kListSnapshotsPath, {}, std::nullopt, &layers_handler_);
+  Slice request =
+      encode(env_.buffers(), ListSnapshotsRequest{join_.source_replica, Seq(join_.request.first.value() - 1), true});
+  list_call_->send(std::span(&request, 1));
+  list_call_->finish_sending();
+}
+
+void Rebuild::on_layers(rpc::Message message) {
+  source_heard_ = env_.now();
+  SnapshotPage page;
+  if (Status status = decode(message, page); !status.ok()) return fail(source_error(status.error()));
+  if (!std::exchange(layers_begun_, true)) {
+    layers_.revision = page.revision;
+    layers_.head = page.head;
+    layers_.forks = std::move(page.forks);
+  }
+  for (const Snapshot& one : page.snapshots) {
+    layers_.snapshots.push_back({one.info.id, one.layer, one.info.position, one.info.size_blocks});
+  }
+}
+
+void Rebuild::on_layers_listed(Status status) {
+  list_call_.reset();
+  if (stopped_) return;
+  if (status.ok() && !layers_begun_) status = Error(ErrorCode::kProtocol, "ListSnapshots answered with nothing");
+  if (status.ok() && layers_.revision.seq >= join_.request.first) {
+    status = Error(ErrorCode::kFailedPrecondition, "snapshots have changed since the join");
+  }
+  if (!status.ok()) return fail(source_error(status.error()));
+  source_last_ = std::max(source_last_, layers_.revision.seq);
+  replica_->begin_change();
+  replica_->store().adopt_layers(layers_, [self = Ref<Rebuild>(this)](Status adopted) {
+    self->replica_->end_change();
+    if (self->stopped_) return;
+    if (!adopted.ok()) return self->fail(std::move(adopted).error());
+    self->events_.on_layers_adopted();
+    if (!self->stopped_) self->list_range();
+  });
+}
+
 // ---- versions of a range ----
 
 void Rebuild::list_range() {
@@ -74,9 +118,9 @@ void Rebuild::list_range() {
   versions_.clear();
   source_heard_ = env_.now();
   list_call_ = channel_->start(kListChunksPath, {}, std::nullopt, &list_handler_);
-  Slice request =
-      encode(env_.buffers(), ListChunksRequest{join_.source_replica, Seq(join_.request.first.value() - 1),
-                                               join_.request.base, ChunkIndex(range_first_), ChunkIndex(range_end_)});
+  Slice request = encode(env_.buffers(), ListChunksRequest{join_.source_replica, Seq(join_.request.first.value() - 1),
+                                                           replica_->store().info().base, ChunkIndex(range_first_),
+                                                           ChunkIndex(range_end_), layers_.revision.seq});
   list_call_->send(std::span(&request, 1));
   list_call_->finish_sending();
 }
@@ -86,8 +130,9 @@ void Rebuild::on_versions(rpc::Message message) {
   std::vector<store::ChunkVersion> page;
   if (Status status = decode(message, page); !status.ok()) return fail(source_error(status.error()));
   for (const store::ChunkVersion& version : page) {
-    std::uint64_t lowest = versions_.empty() ? range_first_ : versions_.back().chunk.value() + 1;
-    if (version.chunk.value() < lowest || version.chunk.value() >= range_end_) {
+    store::ChunkLayer place{version.chunk, version.layer};
+    bool ascends = versions_.empty() || store::ChunkLayer{versions_.back().chunk, versions_.back().layer} < place;
+    if (!ascends || version.chunk.value() < range_first_ || version.chunk.value() >= range_end_) {
       return fail(source_error(Error(ErrorCode::kProtocol, "ListChunks answered with chunks that were not asked for")));
     }
     source_last_ = std::max(source_last_, version.version.seq);
@@ -101,21 +146,20 @@ void Rebuild::on_listed(Status status) {
   if (!status.ok()) return fail(source_error(status.error()));
   replica_->begin_read();
   replica_->store().unknown_chunks(ChunkIndex(range_first_), ChunkIndex(range_end_), std::move(versions_),
-                                   [self = Ref<Rebuild>(this)](Result<std::vector<ChunkIndex>> unknown) {
+                                   [self = Ref<Rebuild>(this)](Result<std::vector<store::ChunkLayer>> unknown) {
                                      self->replica_->end_read();
                                      if (!self->stopped_) self->on_unknown(std::move(unknown));
                                    });
   versions_ = {};
 }
 
-void Rebuild::on_unknown(Result<std::vector<ChunkIndex>> unknown) {
+void Rebuild::on_unknown(Result<std::vector<store::ChunkLayer>> unknown) {
   if (!unknown.ok()) return fail(std::move(unknown).error());
   first_id_ += wanted_.size();
   wanted_.clear();
-  for (ChunkIndex chunk : *unknown) wanted_.push_back({chunk});
+  for (store::ChunkLayer place : *unknown) wanted_.push_back({place});
   next_wanted_ = 0;
   stored_ = 0;
-  progress_.chunks_examined += (range_end_ - range_first_) - wanted_.size();
   if (wanted_.empty()) return end_range();
   fetch();
 }
@@ -141,8 +185,8 @@ void Rebuild::request(std::size_t index) {
   wanted_[index].state = ChunkState::kRequested;
   ++in_flight_;
   encode(env_.buffers(),
-         ReadChunkRequest{join_.source_replica, first_id_ + index, wanted_[index].chunk,
-                          Seq(join_.request.first.value() - 1)},
+         ReadChunkRequest{join_.source_replica, first_id_ + index, wanted_[index].place.chunk,
+                          Seq(join_.request.first.value() - 1), wanted_[index].place.layer, layers_.revision.seq},
          parts_);
   chunks_call_->send(parts_);
   parts_.clear();
@@ -163,7 +207,7 @@ void Rebuild::on_chunk(rpc::Message message) {
   bucket_.give_back(kChunkSize - bytes);
   progress_.bytes_copied += bytes;
   replica_->begin_change();
-  replica_->store().fill_chunk(wanted.chunk, std::move(response.content), [self = Ref<Rebuild>(this)](Status status) {
+  replica_->store().fill_chunk(wanted.place, std::move(response.content), [self = Ref<Rebuild>(this)](Status status) {
     self->replica_->end_change();
     if (!self->stopped_) self->on_filled(std::move(status));
   });
@@ -183,8 +227,8 @@ Status Rebuild::check(const ReadChunkResponse& response) {
   }
   for (std::size_t i = 0; i < blocks; ++i) {
     if (crc32c(content.data[0].bytes().subspan(i * kBlockSize, kBlockSize)) != content.crc[i]) {
-      return Error(ErrorCode::kCorrupt,
-                   "chunk " + std::to_string(wanted_[index].chunk.value()) + " does not match its checksums there");
+      return Error(ErrorCode::kCorrupt, "chunk " + std::to_string(wanted_[index].place.chunk.value()) +
+                                            " does not match its checksums there");
     }
   }
   return Status();
@@ -201,12 +245,14 @@ void Rebuild::on_filled(Status status) {
   if (!status.ok()) return fail(std::move(status).error());
   --in_flight_;
   ++stored_;
-  ++progress_.chunks_examined;
+  // A chunk may have several layers; the range counts in full when the last is there.
+  progress_.chunks_examined = range_first_ + (range_end_ - range_first_) * stored_ / wanted_.size();
   if (stored_ == wanted_.size()) return end_range();
   fetch();
 }
 
 void Rebuild::end_range() {
+  progress_.chunks_examined = range_end_;
   range_first_ = range_end_;
   list_range();
 }

@@ -1,7 +1,8 @@
 // Rebuild: the receiving side of a rebuild (docs/consistency.md, "Rebuild", steps 3 and 4), from a joined replica to a
-// complete one. It walks the volume in ranges of chunks: gets the versions from the source (ListChunks), asks the store
-// which chunks are unknown, fetches those (ReadChunks, kWindow at a time, throttled), checks and stores them; at the
-// end it makes the replica complete.
+// complete one. It first gets the source's snapshots and layers (ListSnapshots); then live entries may come. It walks
+// the volume in ranges of chunks: gets the versions from the source (ListChunks), asks the store which chunks are
+// unknown, fetches those (ReadChunks, kWindow at a time, throttled), checks and stores them; at the end it makes the
+// replica complete.
 //
 // Ends once: on_rebuilt() or on_rebuild_failed(); neither comes after stop(). A source that is lost, wrong or silent
 // for kSourceSilenceMax ends it with an error; the engine then joins again, perhaps with another source. Bounds: one
@@ -19,6 +20,8 @@ namespace holdfast::replica {
 
 class RebuildEvents {
  public:
+  // The layers are those of the volume: live entries may be appended from now on.
+  virtual void on_layers_adopted() = 0;
   virtual void on_rebuild_progress(const RebuildProgress& progress) = 0;  // about once a second
   // The replica is complete as of every entry up to `seq`.
   virtual void on_rebuilt(Seq seq) = 0;
@@ -65,15 +68,18 @@ class Rebuild final : public RefCounted {
   };
   enum class ChunkState : std::uint8_t { kWaiting, kRequested, kArrived };
   struct WantedChunk {
-    ChunkIndex chunk;
+    store::ChunkLayer place;
     ChunkState state = ChunkState::kWaiting;
   };
 
+  void list_layers();
+  void on_layers(rpc::Message message);
+  void on_layers_listed(Status status);
   // One range after the other: list_range -> on_versions... -> on_listed -> on_unknown -> fetch -> next range.
   void list_range();
   void on_versions(rpc::Message message);
   void on_listed(Status status);
-  void on_unknown(Result<std::vector<ChunkIndex>> unknown);
+  void on_unknown(Result<std::vector<store::ChunkLayer>> unknown);
   void fetch();
   void request(std::size_t index);
   void on_chunk(rpc::Message message);
@@ -94,12 +100,15 @@ class Rebuild final : public RefCounted {
   bool stopped_ = false;
 
   std::unique_ptr<rpc::Channel> channel_;
+  Source layers_handler_;
   Source list_handler_;
   Source chunks_handler_;
   std::unique_ptr<rpc::ClientCall> list_call_;
   std::unique_ptr<rpc::ClientCall> chunks_call_;
   SliceList parts_;  // reused
 
+  store::LayerState layers_;  // of the source
+  bool layers_begun_ = false;
   std::uint64_t chunks_total_;
   std::uint64_t range_first_ = 0;
   std::uint64_t range_end_ = 0;

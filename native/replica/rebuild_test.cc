@@ -339,6 +339,11 @@ TEST_P(RebuildTest, AnEngineThatLetsGoStopsIt) {
 class WrongSource {
  public:
   WrongSource(Env& env, const Address& listen_address) : env_(env), server_(rpc::Server::create(env)) {
+    server_->add_stream_method(kListSnapshotsPath, [this](std::unique_ptr<rpc::ServerCall> call, rpc::CallHandler**) {
+      Slice page = encode(env_.buffers(), SnapshotPage{{}, {}, store::kFirstLayer, {0}});
+      call->send(std::span(&page, 1));
+      call->finish(Status());
+    });
     server_->add_stream_method(kListChunksPath, [this](std::unique_ptr<rpc::ServerCall> call, rpc::CallHandler**) {
       Slice versions = encode(env_.buffers(), std::vector<store::ChunkVersion>{{listed, {kEpoch, Seq(1)}, 1}});
       call->send(std::span(&versions, 1));

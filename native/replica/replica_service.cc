@@ -24,6 +24,7 @@ class Service final : public ReplicaService {
     stream<ReadLogStream>(kReadLogPath);
     stream<ListChunksStream>(kListChunksPath);
     stream<ReadChunksStream>(kReadChunksPath);
+    stream<SnapshotsStream>(kListSnapshotsPath);
   }
   ~Service() override { core_->stop(); }
 

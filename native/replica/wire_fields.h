@@ -50,7 +50,7 @@ inline constexpr Tag kAppendResponse_journalled_seq = 1, kAppendResponse_flushed
                      kAppendResponse_rebuilt_seq = 3, kAppendResponse_rebuild = 4;
 
 inline constexpr Tag kReadRequest_hello = 1, kReadRequest_id = 2, kReadRequest_first_block = 3,
-                     kReadRequest_block_count = 4, kReadRequest_map_only = 5;
+                     kReadRequest_block_count = 4, kReadRequest_map_only = 5, kReadRequest_snapshot_id = 6;
 
 inline constexpr Tag kReadResponse_id = 1, kReadResponse_error = 2, kReadResponse_message = 3,
                      kReadResponse_present = 4, kReadResponse_crc = 5, kReadResponse_data = 15;
@@ -60,17 +60,28 @@ inline constexpr Tag kReadLogRequest_replica_id = 1, kReadLogRequest_epoch = 2, 
 
 inline constexpr Tag kListChunksRequest_replica_id = 1, kListChunksRequest_min_seq = 2,
                      kListChunksRequest_after_seq = 3, kListChunksRequest_first_chunk = 4,
-                     kListChunksRequest_end_chunk = 5;
+                     kListChunksRequest_end_chunk = 5, kListChunksRequest_layers_seq = 6;
 
 inline constexpr Tag kChunkVersions_chunks = 1;
 
-inline constexpr Tag kChunkVersion_chunk = 1, kChunkVersion_epoch = 2, kChunkVersion_seq = 3, kChunkVersion_digest = 4;
+inline constexpr Tag kChunkVersion_chunk = 1, kChunkVersion_epoch = 2, kChunkVersion_seq = 3, kChunkVersion_digest = 4,
+                     kChunkVersion_layer = 5;
 
 inline constexpr Tag kReadChunkRequest_replica_id = 1, kReadChunkRequest_id = 2, kReadChunkRequest_chunk = 3,
-                     kReadChunkRequest_min_seq = 4;
+                     kReadChunkRequest_min_seq = 4, kReadChunkRequest_layer = 5, kReadChunkRequest_layers_seq = 6;
 
 inline constexpr Tag kReadChunkResponse_id = 1, kReadChunkResponse_error = 2, kReadChunkResponse_message = 3,
                      kReadChunkResponse_epoch = 4, kReadChunkResponse_seq = 5, kReadChunkResponse_last_seq = 6,
-                     kReadChunkResponse_present = 7, kReadChunkResponse_crc = 8, kReadChunkResponse_data = 15;
+                     kReadChunkResponse_present = 7, kReadChunkResponse_crc = 8, kReadChunkResponse_zero = 9,
+                     kReadChunkResponse_data = 15;
+
+inline constexpr Tag kListSnapshotsRequest_replica_id = 1, kListSnapshotsRequest_min_seq = 2,
+                     kListSnapshotsRequest_settled = 3;
+
+inline constexpr Tag kSnapshotPage_snapshots = 1, kSnapshotPage_revision_epoch = 2, kSnapshotPage_revision_seq = 3,
+                     kSnapshotPage_head_layer = 4, kSnapshotPage_forks = 5;
+
+inline constexpr Tag kSnapshot_id = 1, kSnapshot_parent_id = 2, kSnapshot_epoch = 3, kSnapshot_seq = 4,
+                     kSnapshot_size_blocks = 5, kSnapshot_used_bytes = 6, kSnapshot_layer = 7;
 
 }  // namespace holdfast::replica::fields

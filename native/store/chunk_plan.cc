@@ -10,8 +10,8 @@ namespace {
 
 class Planner {
  public:
-  Planner(const RecordCache::Record& old, std::optional<std::uint64_t> join_generation)
-      : tracks_fresh_(join_generation.has_value()) {
+  Planner(const std::optional<ChunkRecord>& old, std::uint64_t below, std::optional<std::uint64_t> join_generation)
+      : below_(below), tracks_fresh_(join_generation.has_value()) {
     ChunkRecord& record = plan_.next;
     if (old) record = *old;
     slot_ = record.slot;
@@ -32,7 +32,7 @@ class Planner {
     std::uint64_t kept = HOLDFAST_PLANT(kIgnoreFreshMask) ? 0 : record.fresh;
     std::uint64_t taken = content.present & ~kept;
     record.data = (record.data & kept) | taken;
-    record.zero &= kept;
+    record.zero = (record.zero & kept) | (content.zero & ~kept);
     plan_.copies = record.data & kept;
     std::size_t index = 0;
     std::size_t offset = 0;
@@ -87,7 +87,9 @@ class Planner {
     plan_.needs_slot = record.data != 0 && slot_ == kNoSlot;
     // Zeroing what never held anything changes nothing: discarding a huge empty volume leaves no records. What was
     // written and zeroed in one round did hold something: another replica may have destaged only the write.
-    plan_.remove = record.data == 0 && (record.vanished() || (!tracks_fresh_ && !had_record_ && !wrote_data_));
+    bool hides = (record.zero & below_) != 0;
+    plan_.remove =
+        record.data == 0 && (record.vanished() || (!tracks_fresh_ && !had_record_ && !wrote_data_ && !hides));
     if (HOLDFAST_PLANT(kForgetUnmapped)) plan_.remove = record.data == 0;
     return std::move(plan_);
   }
@@ -104,6 +106,7 @@ class Planner {
   }
 
   ChunkPlan plan_;
+  std::uint64_t below_;
   bool tracks_fresh_;
   bool version_known_ = true;
   bool had_record_ = false;
@@ -113,9 +116,9 @@ class Planner {
 
 }  // namespace
 
-ChunkPlan plan_chunk(const RecordCache::Record& old, std::span<const Piece> pieces, const ChunkContent* fill,
-                     std::optional<std::uint64_t> join_generation) {
-  Planner planner(old, join_generation);
+ChunkPlan plan_chunk(const std::optional<ChunkRecord>& old, std::uint64_t below, std::span<const Piece> pieces,
+                     const ChunkContent* fill, std::optional<std::uint64_t> join_generation) {
+  Planner planner(old, below, join_generation);
   if (fill) planner.fill(*fill);
   for (const Piece& piece : pieces) planner.piece(piece);
   return planner.finish();

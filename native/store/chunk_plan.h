@@ -24,8 +24,9 @@ struct ChunkPlan {
 };
 
 // `pieces` in order of seq; they lie over `fill`, content fetched from another replica, which lies over `old` except
-// for the blocks that live entries wrote since the join. `join_generation`: log generation, only while being rebuilt.
-ChunkPlan plan_chunk(const RecordCache::Record& old, std::span<const Piece> pieces, const ChunkContent* fill,
-                     std::optional<std::uint64_t> join_generation);
+// for the blocks that live entries wrote since the join. `below`: blocks that hold data in older layers.
+// `join_generation`: log generation, only while being rebuilt.
+ChunkPlan plan_chunk(const std::optional<ChunkRecord>& old, std::uint64_t below, std::span<const Piece> pieces,
+                     const ChunkContent* fill, std::optional<std::uint64_t> join_generation);
 
 }  // namespace holdfast::store

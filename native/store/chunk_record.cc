@@ -10,6 +10,7 @@ namespace holdfast::store {
 namespace {
 
 constexpr std::uint32_t kRecordFormat = 1;
+constexpr std::uint32_t kLayeredIdentityFormat = 2;
 
 struct ChunkRecordHeader {
   std::uint32_t format;
@@ -126,15 +127,82 @@ std::string replica_key(char table, ReplicaId replica) {
 std::string table_begin(char table) { return std::string(1, table); }
 std::string table_end(char table) { return std::string(1, static_cast<char>(table + 1)); }
 
-std::string encode_identity(const ReplicaIdentity& identity) {
+std::string layer_index_key(ReplicaId replica, LayerNumber layer, ChunkIndex chunk) {
+  std::string key = chunk_key(replica, layer, chunk);
+  key[0] = kLayerIndexTable;
+  return key;
+}
+
+LayerNumber layer_of_index_key(std::string_view key) {
+  CHECK(key.size() == 25 && key[0] == kLayerIndexTable);
+  return ByteReader(key.substr(9)).u64_big_endian();
+}
+
+ChunkIndex chunk_of_index_key(std::string_view key) {
+  CHECK(key.size() == 25 && key[0] == kLayerIndexTable);
+  return ChunkIndex(ByteReader(key.substr(17)).u64_big_endian());
+}
+
+std::string layered_key(ReplicaId replica, ChunkIndex chunk, LayerNumber layer) {
+  std::string key;
+  key.reserve(25);
+  key.push_back(kLayeredTable);
+  put_u64_big_endian(key, replica.value());
+  put_u64_big_endian(key, chunk.value());
+  put_u64_big_endian(key, ~layer);
+  return key;
+}
+
+LayerNumber layer_of_layered_key(std::string_view key) {
+  CHECK(key.size() == 25 && key[0] == kLayeredTable);
+  return ~ByteReader(key.substr(17)).u64_big_endian();
+}
+
+ChunkIndex chunk_of_layered_key(std::string_view key) {
+  CHECK(key.size() == 25 && key[0] == kLayeredTable);
+  return ChunkIndex(ByteReader(key.substr(9)).u64_big_endian());
+}
+
+std::string layer_key(char table, ReplicaId replica, LayerNumber layer) {
+  std::string key = replica_key(table, replica);
+  put_u64_big_endian(key, layer);
+  return key;
+}
+
+std::string encode_merge_job(const MergeJob& job) {
   std::string out;
   put_u32(out, kRecordFormat);
+  put_u32(out, 0);
+  put_u64(out, job.layers.first);
+  put_u64(out, job.layers.last);
+  put_u64(out, job.cursor_layer);
+  put_u64(out, job.cursor_chunk.value());
+  return out;
+}
+
+Result<MergeJob> decode_merge_job(std::string_view bytes) {
+  ByteReader in(bytes);
+  MergeJob job;
+  std::uint32_t format = in.u32();
+  if (in.ok() && format > kRecordFormat) return too_new();
+  std::uint32_t reserved = in.u32();
+  job.layers.first = in.u64();
+  job.layers.last = in.u64();
+  job.cursor_layer = in.u64();
+  job.cursor_chunk = ChunkIndex(in.u64());
+  if (!in.at_end() || format != kRecordFormat || reserved != 0) return malformed("merge");
+  return job;
+}
+
+std::string encode_identity(const ReplicaIdentity& identity) {
+  std::string out;
+  put_u32(out, identity.layered ? kLayeredIdentityFormat : kRecordFormat);
   put_u32(out, identity.complete ? 1 : 0);
   put_u64(out, identity.volume.value());
   put_u64(out, identity.promised.value());
   put_u64(out, identity.log_generation);
   put_u64(out, identity.base.value());
-  put_u64(out, identity.head_layer);
+  put_u64(out, identity.first_layer);
   return out;
 }
 
@@ -142,15 +210,16 @@ Result<ReplicaIdentity> decode_identity(std::string_view bytes) {
   ByteReader in(bytes);
   ReplicaIdentity identity;
   std::uint32_t format = in.u32();
-  if (in.ok() && format > kRecordFormat) return too_new();
+  if (in.ok() && format > kLayeredIdentityFormat) return too_new();
+  identity.layered = format == kLayeredIdentityFormat;
   std::uint32_t flags = in.u32();
   identity.complete = flags == 1;
   identity.volume = VolumeId(in.u64());
   identity.promised = Epoch(in.u64());
   identity.log_generation = in.u64();
   identity.base = Seq(in.u64());
-  identity.head_layer = in.u64();
-  if (!in.at_end() || format != kRecordFormat || flags > 1) return malformed("replica");
+  identity.first_layer = in.u64();
+  if (!in.at_end() || format == 0 || flags > 1) return malformed("replica");
   return identity;
 }
 

@@ -11,14 +11,13 @@
 
 #include "base/result.h"
 #include "base/types.h"
+#include "store/layer_tree.h"
 #include "store/store.h"
 
 namespace holdfast::store {
 
 inline constexpr std::uint64_t kNoSlot = std::numeric_limits<std::uint64_t>::max();
 inline constexpr std::uint64_t kAllBlocks = std::numeric_limits<std::uint64_t>::max();
-// Layers are numbered from 1; the greatest is the head.
-inline constexpr std::uint64_t kFirstLayer = 1;
 
 // Where the blocks of one chunk of one layer are. Invariants: data & zero == 0; there is a slot exactly when data != 0.
 struct ChunkRecord {
@@ -43,15 +42,34 @@ Result<ChunkRecord> decode_chunk_record(std::string_view bytes);
 // CRC32C over the mask of stored blocks and their CRCs; never 0.
 std::uint32_t chunk_digest(const ChunkRecord& record);
 
+// Key of a record of the first layer, and of the index by layer (kLayerIndexTable) of the others.
 std::string chunk_key(ReplicaId replica, std::uint64_t layer, ChunkIndex chunk);
 ChunkIndex chunk_of_key(std::string_view key);
+std::string layer_index_key(ReplicaId replica, LayerNumber layer, ChunkIndex chunk);
+LayerNumber layer_of_index_key(std::string_view key);
+ChunkIndex chunk_of_index_key(std::string_view key);
+// Key of a record of a later layer: by chunk, the newest layer first.
+std::string layered_key(ReplicaId replica, ChunkIndex chunk, LayerNumber layer);
+LayerNumber layer_of_layered_key(std::string_view key);
+ChunkIndex chunk_of_layered_key(std::string_view key);
+// Where the record of a chunk in a layer is.
+inline std::string record_key(ReplicaId replica, ChunkIndex chunk, LayerNumber layer) {
+  return layer == kFirstLayer ? chunk_key(replica, layer, chunk) : layered_key(replica, chunk, layer);
+}
 ReplicaId replica_of_key(std::string_view key);  // of any key of a replica
 std::string replica_key(char table, ReplicaId replica);
+// Of tables with one more number behind the replica: snapshots and merges, by layer.
+std::string layer_key(char table, ReplicaId replica, LayerNumber layer);
 // [first, end) of a table.
 std::string table_begin(char table);
 std::string table_end(char table);
 
 inline constexpr char kChunkTable = 'C';
+inline constexpr char kLayeredTable = 'K';
+inline constexpr char kLayerIndexTable = 'I';
+inline constexpr char kLayerStateTable = 'H';
+inline constexpr char kSnapshotTable = 'S';
+inline constexpr char kMergeTable = 'M';
 inline constexpr char kIdentityTable = 'R';
 inline constexpr char kAppliedTable = 'A';
 inline constexpr std::string_view kJournalKey = "J";
@@ -63,7 +81,9 @@ struct ReplicaIdentity {
   std::uint64_t log_generation = 0;  // rises with every join
   bool complete = false;
   Seq base;
-  std::uint64_t head_layer = kFirstLayer;
+  std::uint64_t first_layer = kFirstLayer;
+  // There are layers: versions of Holdfast that do not know them must not open the disk.
+  bool layered = false;
 };
 // What changes with destaging, in the same batch as the chunk records.
 struct ReplicaApplied {
@@ -72,6 +92,16 @@ struct ReplicaApplied {
   std::uint64_t size_blocks = 0;
   std::vector<EpochStart> history;  // up to `applied`
 };
+// Chunks of these layers may have records to merge or remove; the work goes on from the cursor.
+struct MergeJob {
+  std::uint64_t number = 0;  // its key
+  LayerRange layers;         // 0..0: all chunks that have later layers than the first
+  LayerNumber cursor_layer = 0;
+  ChunkIndex cursor_chunk;
+};
+std::string encode_merge_job(const MergeJob& job);
+Result<MergeJob> decode_merge_job(std::string_view bytes);
+
 std::string encode_identity(const ReplicaIdentity& identity);
 Result<ReplicaIdentity> decode_identity(std::string_view bytes);
 std::string encode_applied(const ReplicaApplied& applied);

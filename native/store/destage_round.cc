@@ -41,6 +41,10 @@ void Round::choose_entries(Replica& replica) {
     ++entries_;
     bytes_ += log.written_bytes;
     ticket_ = std::max(ticket_, log.ticket);
+    if (!log.changes_layers()) continue;
+    // What follows belongs to another layer.
+    cut_ = cut_ || &log != &replica.log().back();
+    break;
   }
   part.applied = replica.applied_at(part.through);
   parts_.push_back(std::move(part));
@@ -53,19 +57,24 @@ void Round::list_changes() {
     std::size_t left = parts_[i].entries;
     for (const LogEntry& log : parts_[i].replica->log()) {
       if (left-- == 0) break;
-      if (log.entry.op == Op::kResize) continue;
+      if (!log.changes_blocks()) continue;
       for_each_chunk(log.entry.blocks, [&](ChunkIndex chunk, std::uint32_t, std::uint32_t, std::uint32_t) {
         if (chunks.empty() || chunks.back() != chunk) chunks.push_back(chunk);
       });
     }
     std::sort(chunks.begin(), chunks.end());
     chunks.erase(std::unique(chunks.begin(), chunks.end()), chunks.end());
-    for (ChunkIndex chunk : chunks) changes_.push_back({i, chunk, std::nullopt, std::nullopt, {}, {}});
+    LayerNumber head = parts_[i].replica->tree().head();
+    for (ChunkIndex chunk : chunks) changes_.push_back({i, {chunk, head}, std::nullopt, {}, {}, {}});
     choose_fills(*parts_[i].replica, i);
   }
 }
 
-// One fill per chunk and round; each needs a slot of its own.
+bool Round::in_head(const Change& change) const {
+  return change.place.layer == parts_[change.part].replica->tree().head();
+}
+
+// One fill per chunk, layer and round; each needs a slot of its own.
 void Round::choose_fills(Replica& replica, std::size_t part) {
   std::size_t first = 0;
   while (first < changes_.size() && changes_[first].part != part) ++first;
@@ -76,7 +85,7 @@ void Round::choose_fills(Replica& replica, std::size_t part) {
     if (room == Disk::Room::kGrowing) break;
     Replica::Fill fill = std::move(at->second.front());
     at->second.pop_front();
-    ChunkIndex chunk = at->first;
+    ChunkLayer wanted = at->first;
     at = at->second.empty() ? fills.erase(at) : std::next(at);
     if (room == Disk::Room::kNo) {
       disk_.deferred().call(std::move(fill.done),
@@ -86,10 +95,10 @@ void Round::choose_fills(Replica& replica, std::size_t part) {
     disk_.reserve(1);
     ++taken;
     auto begin = changes_.begin() + static_cast<std::ptrdiff_t>(first);
-    auto place = std::lower_bound(begin, changes_.end(), chunk,
-                                  [](const Change& change, ChunkIndex wanted) { return change.chunk < wanted; });
-    if (place == changes_.end() || place->chunk != chunk) {
-      place = changes_.insert(place, {part, chunk, std::nullopt, std::nullopt, {}, {}});
+    auto place = std::lower_bound(begin, changes_.end(), wanted,
+                                  [](const Change& change, ChunkLayer sought) { return change.place < sought; });
+    if (place == changes_.end() || place->place != wanted) {
+      place = changes_.insert(place, {part, wanted, std::nullopt, {}, {}, {}});
     }
     place->fill = std::move(fill);
   }
@@ -163,30 +172,54 @@ void Round::load_next(StatusCallback* done) {
   while (next_ < changes_.size() && in_flight_ < kLoadsInFlightMax && status_.ok()) {
     Change& change = changes_[next_];
     Replica* replica = parts_[change.part].replica;
-    if (const RecordCache::Record* record = disk_.record_if_cached(*replica, change.chunk)) {
-      change.old = *record;
-      ++next_;
-      continue;
-    }
-    ++in_flight_;
     std::size_t index = next_++;
-    disk_.fetch_record(*replica, change.chunk, [this, index, done](Status status) {
+    auto loaded = [this, index, done](Status status) {
       --in_flight_;
-      if (status.ok()) {
+      Change& change = changes_[index];
+      if (status.ok() && in_head(change)) {
         // It was brought in by this very call; nothing changes records while a round runs.
-        Change& loaded = changes_[index];
-        const RecordCache::Record* record = disk_.records().find(parts_[loaded.part].replica->id(), loaded.chunk);
-        CHECK(record != nullptr);
-        loaded.old = *record;
-      } else {
+        const ChunkView* view = disk_.view_if_cached(*parts_[change.part].replica, change.place.chunk);
+        CHECK(view != nullptr);
+        change.old = *view;
+      } else if (!status.ok()) {
         status_ = std::move(status);
       }
       load_next(done);
-    });
+    };
+    if (!in_head(change)) {
+      ++in_flight_;
+      load_old_layer(change, std::move(loaded));
+    } else if (const ChunkView* view = disk_.view_if_cached(*replica, change.place.chunk)) {
+      change.old = *view;
+    } else {
+      ++in_flight_;
+      disk_.fetch_view(*replica, change.place.chunk, std::move(loaded));
+    }
   }
   if (in_flight_ > 0 || (next_ < changes_.size() && status_.ok())) return;
   std::unique_ptr<StatusCallback> owned(done);
   (*owned)(status_);
+}
+
+// A fill of a layer below the head. Layers are adopted without anything to merge, so there is one record at most.
+void Round::load_old_layer(Change& change, StatusCallback done) {
+  struct Loading {
+    Change* change;
+    Replica* replica;
+    StatusCallback done;
+  };
+  auto* loading = new Loading{&change, parts_[change.part].replica, std::move(done)};
+  disk_.load_stack(*loading->replica, change.place.chunk, std::nullopt, [loading](Result<ChunkStack> stack) {
+    std::unique_ptr<Loading> owned(loading);
+    if (!stack.ok()) return owned->done(std::move(stack).error());
+    const LayerTree& tree = owned->replica->tree();
+    for (const LayerRecord& one : *stack) {
+      if (tree.group_of(one.layer) != owned->change->place.layer) continue;
+      owned->change->old.own = one.record;
+      owned->change->old.own_layer = one.layer;
+    }
+    owned->done(Status());
+  });
 }
 
 Status Round::make_plans() {
@@ -195,7 +228,7 @@ Status Round::make_plans() {
     const Part& part = parts_[change.part];
     Replica& replica = *part.replica;
     std::span<const Piece> pieces;
-    ChunkOverlay* overlay = replica.overlay().find(change.chunk);
+    ChunkOverlay* overlay = in_head(change) ? replica.overlay().find(change.place.chunk) : nullptr;
     if (overlay) {
       auto end = std::find_if(overlay->pieces.begin(), overlay->pieces.end(),
                               [&](const Piece& piece) { return piece.seq() > part.applied.applied.seq; });
@@ -203,13 +236,11 @@ Status Round::make_plans() {
     }
     std::optional<std::uint64_t> generation;
     if (!replica.identity().complete) generation = replica.identity().log_generation;
-    change.plan = plan_chunk(change.old, pieces, change.fill ? &change.fill->content : nullptr, generation);
+    change.plan = plan_chunk(change.old.own, change.old.below_data(), pieces,
+                             change.fill ? &change.fill->content : nullptr, generation);
     if (change.fill) disk_.unreserve(1);
     if (change.plan.needs_slot) {
-      if (!change.fill && overlay && overlay->reserved) {
-        overlay->reserved = false;
-        disk_.unreserve(1);
-      }
+      if (!change.fill && overlay && overlay->reserved.take(replica.applied_segment())) disk_.unreserve(1);
       std::optional<SlotAllocator::Run> run = disk_.slots().allocate(1, near);
       if (!run) return Error(ErrorCode::kNoSpace, "no slot is free although one was set aside");
       change.plan.next.slot = run->first;
@@ -226,7 +257,7 @@ Task<Status> Round::copy_blocks() {
       auto block = static_cast<std::uint32_t>(std::countr_zero(left));
       Slice copy = disk_.env().buffers().allocate(kBlockSize);
       File* data = &disk_.data();
-      std::uint64_t offset = change.old->slot * kChunkSize + std::uint64_t{block} * kBlockSize;
+      std::uint64_t offset = change.old.own->slot * kChunkSize + std::uint64_t{block} * kBlockSize;
       std::span<std::byte> into = copy.bytes();
       Status status = co_await suspend<Status>(
           [data, offset, into](StatusCallback done) { data->read(offset, into, std::move(done)); });
@@ -302,11 +333,17 @@ Task<Status> Round::store_metadata() {
   KvBatch batch;
   for (const Change& change : changes_) {
     const Replica& replica = *parts_[change.part].replica;
-    std::string key = chunk_key(replica.id(), replica.identity().head_layer, change.chunk);
+    std::string key = record_key(replica.id(), change.place.chunk, change.layer());
+    bool indexed = change.layer() != kFirstLayer;
     if (change.plan.remove) {
-      if (change.old) batch.remove(std::move(key));
+      if (!change.old.own) continue;
+      batch.remove(std::move(key));
+      if (indexed) batch.remove(layer_index_key(replica.id(), change.layer(), change.place.chunk));
     } else {
       batch.put(std::move(key), encode_chunk_record(change.plan.next));
+      if (indexed && !change.old.own) {
+        batch.put(layer_index_key(replica.id(), change.layer(), change.place.chunk), "");
+      }
     }
   }
   for (const Part& part : parts_) {
@@ -315,6 +352,7 @@ Task<Status> Round::store_metadata() {
       if (left-- == 0) break;
       disk_.journal().retire(log.batch);
     }
+    if (part.through && part.through->changes_layers()) part.replica->put_layer_change(batch, *part.through);
     batch.put(replica_key(kAppliedTable, part.replica->id()), encode_applied(part.applied));
   }
   journal_state_ = disk_.journal().releasable();
@@ -325,19 +363,30 @@ Task<Status> Round::store_metadata() {
   co_return status;
 }
 
+void Round::note_record(const Change& change) {
+  Replica& replica = *parts_[change.part].replica;
+  bool had_slot = change.old.own && change.old.own->slot != kNoSlot;
+  bool has_slot = !change.plan.remove && change.plan.next.slot != kNoSlot;
+  if (had_slot != has_slot) replica.note_layer_slots(change.layer(), has_slot ? 1 : -1);
+  if (!in_head(change)) return disk_.records().forget(replica.id(), change.place.chunk);
+  ChunkView view = change.old;
+  view.own.reset();
+  if (!change.plan.remove) view.own = change.plan.next;
+  view.own_layer = change.layer();
+  disk_.records().put(replica.id(), change.place.chunk, std::move(view));
+}
+
 void Round::commit() {
   disk_.note_records_changed();
-  for (Change& change : changes_) {
-    RecordCache::Record record;
-    if (!change.plan.remove) record = change.plan.next;
-    disk_.records().put(parts_[change.part].replica->id(), change.chunk, std::move(record));
-  }
+  for (Change& change : changes_) note_record(change);
   for (Part& part : parts_) part.replica->on_applied(part.applied);
   for (Change& change : changes_) {
     // Entries that came meanwhile must find a slot if this chunk has none any more.
-    ChunkOverlay* overlay = parts_[change.part].replica->overlay().find(change.chunk);
-    if (overlay && !overlay->reserved && change.plan.next.slot == kNoSlot && overlay->has(Piece::Kind::kData)) {
-      overlay->reserved = true;
+    Replica& replica = *parts_[change.part].replica;
+    ChunkOverlay* overlay = in_head(change) ? replica.overlay().find(change.place.chunk) : nullptr;
+    if (overlay && change.plan.next.slot == kNoSlot && !overlay->reserved.has(replica.applied_segment()) &&
+        replica.has_data_to_apply(*overlay)) {
+      overlay->reserved.add(replica.applied_segment());
       disk_.reserve(1);
     }
     if (change.fill) disk_.deferred().call(std::move(change.fill->done), Status());

@@ -18,6 +18,8 @@ class Round {
 
   // What to apply; false when there is nothing. Called once, first.
   bool choose();
+  // Whether entries that could be applied were left for the next round because layers change.
+  bool cut() const { return cut_; }
   // Applies it. On failure the disk has failed.
   Task<void> run();
 
@@ -29,14 +31,17 @@ class Round {
     std::size_t entries;
     ReplicaApplied applied;
   };
-  // One chunk to change.
+  // One chunk to change in one layer: the head's, but for fills.
   struct Change {
     std::size_t part;
-    ChunkIndex chunk;
+    ChunkLayer place;
     std::optional<Replica::Fill> fill;
-    RecordCache::Record old;
+    ChunkView old;  // of another layer than the head's: only `own`
     ChunkPlan plan;
     std::vector<Slice> copied;
+
+    // Where the record is, or will be.
+    LayerNumber layer() const { return old.own ? old.own_layer : place.layer; }
   };
   struct BlockWrite {
     std::uint64_t file_block;
@@ -55,12 +60,15 @@ class Round {
   Task<Status> wait_until_safe();
   Task<Status> load_records();
   void load_next(StatusCallback* done);
+  void load_old_layer(Change& change, StatusCallback done);
+  bool in_head(const Change& change) const;
   Status make_plans();
   Task<Status> copy_blocks();
   void list_writes();
   Task<Status> write_blocks();
   void write_next(StatusCallback* done);
   Task<Status> store_metadata();
+  void note_record(const Change& change);
   void commit();
   Task<void> free_slots();
 
@@ -72,6 +80,7 @@ class Round {
   JournalState journal_state_;
   std::uint64_t bytes_ = 0;
   std::uint64_t entries_ = 0;
+  bool cut_ = false;
   std::uint64_t ticket_ = 0;  // greatest of the chosen entries
   std::size_t next_ = 0;
   std::size_t in_flight_ = 0;

@@ -2,6 +2,7 @@
 
 #include "store/destage_round.h"
 #include "store/disk.h"
+#include "store/layer_merge.h"
 
 namespace holdfast::store {
 
@@ -10,6 +11,13 @@ bool Destager::any_work() const {
     if (!replica->deleted() && replica->has_work()) return true;
   }
   return disk_.journal().has_releasable();
+}
+
+Replica* Destager::any_merges() const {
+  for (const auto& [id, replica] : disk_.replicas()) {
+    if (!replica->deleted() && !replica->merges().empty()) return replica.get();
+  }
+  return nullptr;
 }
 
 void Destager::note_work(bool urgent) {
@@ -34,21 +42,39 @@ Task<void> run_round(std::unique_ptr<Round> round, Callback<void()> ended) {
   ended();
 }
 
+Task<void> run_merge(std::unique_ptr<LayerMerge> merge, Callback<void()> ended) {
+  co_await merge->run();
+  ended();
+}
+
 }  // namespace
 
+// Rounds and merges take turns while there is work for both.
 void Destager::start() {
+  Replica* merging = any_merges();
+  if (merging && (!merged_last_ || !any_work())) return start_merge(*merging);
+  merged_last_ = false;
   running_ = true;
   work_pending_ = false;
   auto round = std::make_unique<Round>(disk_);
   chosen_something_ = round->choose();
+  cut_ = round->cut();
   spawn(run_round(std::move(round), [this] { on_round_ended(); }));
+}
+
+void Destager::start_merge(Replica& replica) {
+  running_ = true;
+  merged_last_ = true;
+  chosen_something_ = true;
+  spawn(run_merge(std::make_unique<LayerMerge>(disk_, replica), [this] { on_round_ended(); }));
 }
 
 void Destager::on_round_ended() {
   running_ = false;
   for (Callback<void()>& paused : std::exchange(pause_waiters_, {})) paused();
   bool work = !disk_.failed() && any_work();
-  if (work && chosen_something_) note_work(disk_.above_low_marks());
+  if (work && chosen_something_) note_work(cut_ || disk_.above_low_marks());
+  if (!disk_.failed() && any_merges()) note_work(true);
   if (!work || disk_.failed()) {
     for (Callback<void()>& drained : std::exchange(drain_waiters_, {})) drained();
   }
@@ -67,7 +93,9 @@ void Destager::pause(Callback<void()> paused) {
 
 void Destager::resume() {
   CHECK(paused_ > 0);
-  if (--paused_ == 0 && (work_pending_ || !drain_waiters_.empty() || any_work())) note_work(disk_.above_low_marks());
+  if (--paused_ > 0) return;
+  if (any_merges()) return note_work(true);
+  if (work_pending_ || !drain_waiters_.empty() || any_work()) note_work(disk_.above_low_marks());
 }
 
 void Destager::drain(Callback<void()> drained) {

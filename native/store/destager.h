@@ -6,7 +6,9 @@
 //   3. write them, sorted and merged; sync the data file;
 //   4. store records, applied positions and the journal's new oldest batch in one synced metadata batch;
 //   5. drop the entries, free replaced slots once no read uses them, let the journal reuse the space.
-// Content that a rebuild fetched (fills) goes the same way, always into a fresh slot.
+// Content that a rebuild fetched (fills) goes the same way, always into a fresh slot. An entry that changes snapshots
+// ends the part of its replica in a round: everything before belongs to the old layer, everything after to the new one.
+// Records that dropped snapshots leave behind are merged between the rounds, in bounded steps (layer_merge.h).
 // When nothing is left to do there is no timer. Thread: reactor of the store.
 #pragma once
 
@@ -45,6 +47,8 @@ class Destager {
   void start();
   void on_round_ended();
   bool any_work() const;
+  Replica* any_merges() const;
+  void start_merge(Replica& replica);
 
   Disk& disk_;
   Env& env_;
@@ -53,6 +57,8 @@ class Destager {
   bool start_posted_ = false;
   bool work_pending_ = false;
   bool chosen_something_ = false;
+  bool merged_last_ = false;
+  bool cut_ = false;  // the round was
   int paused_ = 0;
   std::vector<Callback<void()>> pause_waiters_;
   std::vector<Callback<void()>> drain_waiters_;

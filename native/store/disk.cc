@@ -41,50 +41,6 @@ void Disk::fail(const Error& error) {
   if (!destager_.running()) destager_.drain([] {});
 }
 
-// ---- records ----
-
-const RecordCache::Record* Disk::record_if_cached(const Replica& replica, ChunkIndex chunk) {
-  if (const RecordCache::Record* record = records_.find(replica.id(), chunk)) return record;
-  std::optional<std::optional<std::string>> value =
-      kv_->get_if_cached(chunk_key(replica.id(), replica.identity().head_layer, chunk));
-  if (!value) return nullptr;
-  RecordCache::Record record;
-  if (*value) {
-    Result<ChunkRecord> decoded = decode_chunk_record(**value);
-    if (!decoded.ok()) return nullptr;  // fetching it reports the error
-    record = std::move(decoded).value();
-  }
-  return records_.put(replica.id(), chunk, std::move(record));
-}
-
-void Disk::fetch_record(const Replica& replica, ChunkIndex chunk, StatusCallback done) {
-  struct Fetch {
-    const Replica* replica;
-    ChunkIndex chunk;
-    std::uint64_t changes;
-    StatusCallback done;
-  };
-  auto* fetch = new Fetch{&replica, chunk, record_changes_, std::move(done)};
-  kv_->get(chunk_key(replica.id(), replica.identity().head_layer, chunk),
-           [this, fetch](Result<std::optional<std::string>> value) {
-             std::unique_ptr<Fetch> owned(fetch);
-             if (!value.ok()) return owned->done(std::move(value).error());
-             // A value from before the last change may be out of date.
-             if (fetch->changes != record_changes_) {
-               if (records_.find(fetch->replica->id(), fetch->chunk)) return owned->done(Status());
-               return fetch_record(*fetch->replica, fetch->chunk, std::move(owned->done));
-             }
-             RecordCache::Record record;
-             if (*value) {
-               Result<ChunkRecord> decoded = decode_chunk_record(**value);
-               if (!decoded.ok()) return owned->done(std::move(decoded).error());
-               record = std::move(decoded).value();
-             }
-             records_.put(fetch->replica->id(), fetch->chunk, std::move(record));
-             owned->done(Status());
-           });
-}
-
 // ---- space ----
 
 Disk::Room Disk::room_for(Need need) {
@@ -246,30 +202,40 @@ Task<void> Disk::run_delete(Replica* replica, StatusCallback done) {
     });
   });
   std::vector<std::uint64_t> slots;
-  std::string from = chunk_key(replica->id(), 0, ChunkIndex(0));
-  std::string to = chunk_key(replica->id(), ~std::uint64_t{0}, ChunkIndex(~std::uint64_t{0}));
-  for (std::string at = from; outcome.ok();) {
-    Kv* kv = kv_.get();
-    Result<KvPairs> page = co_await suspend<Result<KvPairs>>([kv, &at, &to](Callback<void(Result<KvPairs>)> next) {
-      kv->range(at, to, kDeletePageRecords, std::move(next));
-    });
-    outcome = page.status();
-    if (!outcome.ok()) break;
-    for (const auto& [key, value] : *page) {
-      Result<ChunkRecord> record = decode_chunk_record(value);
-      if (record.ok() && record->slot != kNoSlot) slots.push_back(record->slot);
+  std::vector<std::pair<std::string, std::string>> tables;  // of chunk records
+  ReplicaId id = replica->id();
+  tables.emplace_back(chunk_key(id, 0, ChunkIndex(0)), chunk_key(id, ~std::uint64_t{0}, ChunkIndex(~std::uint64_t{0})));
+  tables.emplace_back(layered_key(id, ChunkIndex(0), ~LayerNumber{0}),
+                      layered_key(id, ChunkIndex(~std::uint64_t{0}), LayerNumber{0}));
+  for (const auto& [from, to] : tables) {
+    for (std::string at = from; outcome.ok();) {
+      Kv* kv = kv_.get();
+      const std::string* end = &to;
+      Result<KvPairs> page = co_await suspend<Result<KvPairs>>([kv, &at, end](Callback<void(Result<KvPairs>)> next) {
+        kv->range(at, *end, kDeletePageRecords, std::move(next));
+      });
+      outcome = page.status();
+      if (!outcome.ok()) break;
+      for (const auto& [key, value] : *page) {
+        Result<ChunkRecord> record = decode_chunk_record(value);
+        if (record.ok() && record->slot != kNoSlot) slots.push_back(record->slot);
+      }
+      if (page->size() < kDeletePageRecords) break;
+      at = page->back().first + std::string(1, '\0');
     }
-    if (page->size() < kDeletePageRecords) break;
-    at = page->back().first + std::string(1, '\0');
   }
   JournalState state;
   if (outcome.ok()) {
     std::vector<std::uint64_t> direct = replica->discard_log();
     slots.insert(slots.end(), direct.begin(), direct.end());
     KvBatch batch;
-    batch.remove_range(from, to);
-    batch.remove(replica_key(kIdentityTable, replica->id()));
-    batch.remove(replica_key(kAppliedTable, replica->id()));
+    for (auto& [from, to] : tables) batch.remove_range(from, to);
+    batch.remove_range(layer_index_key(id, 0, ChunkIndex(0)),
+                       layer_index_key(id, ~LayerNumber{0}, ChunkIndex(~std::uint64_t{0})));
+    for (char table : {kSnapshotTable, kMergeTable}) {
+      batch.remove_range(layer_key(table, id, 0), layer_key(table, id, ~LayerNumber{0}));
+    }
+    for (char table : {kIdentityTable, kAppliedTable, kLayerStateTable}) batch.remove(replica_key(table, id));
     state = journal_->releasable();
     batch.put(std::string(kJournalKey), encode_journal_state(state));
     Kv* kv = kv_.get();
@@ -322,6 +288,14 @@ Task<void> Disk::run_close(Callback<void()> done) {
     Status flushed = co_await suspend<Status>([self](StatusCallback next) { self->journal_->flush(std::move(next)); });
     (void)flushed;
   }
+  // Merges of layers go on after the next start.
+  (void)co_await suspend<bool>([self](Callback<void(bool)> next) {
+    auto* waiting = new Callback<void(bool)>(std::move(next));
+    self->destager_.pause([waiting] {
+      std::unique_ptr<Callback<void(bool)>> owned(waiting);
+      (*owned)(true);
+    });
+  });
   // What else may be under way: reads, growing the file, metadata writes, callbacks that are due.
   (void)co_await suspend<bool>([self](Callback<void(bool)> next) {
     auto* waiting = new Callback<void(bool)>(std::move(next));

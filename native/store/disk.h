@@ -58,12 +58,16 @@ class Disk final : public DiskStore {
   // Why new work is refused: failed or closing.
   Status refusal() const;
 
-  // The record if it is in memory; nullptr when it must be fetched.
-  const RecordCache::Record* record_if_cached(const Replica& replica, ChunkIndex chunk);
-  // Brings the record into memory.
-  void fetch_record(const Replica& replica, ChunkIndex chunk, StatusCallback done);
+  // What the head sees of a chunk, if that is in memory; nullptr when it must be fetched.
+  const ChunkView* view_if_cached(const Replica& replica, ChunkIndex chunk);
+  // Brings it into memory.
+  void fetch_view(const Replica& replica, ChunkIndex chunk, StatusCallback done);
+  // The records of all layers of a chunk as of one moment; only those that `viewpoint` needs, if there is one.
+  void load_stack(const Replica& replica, ChunkIndex chunk, std::optional<LayerNumber> viewpoint,
+                  Callback<void(Result<ChunkStack>)> done);
   // A batch that changed records was stored; fetches begun before it may have old values.
   void note_records_changed() { ++record_changes_; }
+  std::uint64_t record_changes() const { return record_changes_; }
 
   // ---- space, in slots ----
   struct Need {
@@ -101,6 +105,10 @@ class Disk final : public DiskStore {
  private:
   friend class DiskOpener;
 
+  Task<void> run_load_stack(const Replica& replica, ChunkIndex chunk, std::optional<LayerNumber> viewpoint,
+                            Callback<void(Result<ChunkStack>)> done);
+  Task<Result<ChunkStack>> read_stack(const Replica& replica, ChunkIndex chunk, std::optional<LayerNumber> viewpoint);
+  Task<void> run_fetch_view(const Replica& replica, ChunkIndex chunk, StatusCallback done);
   Task<void> run_delete(Replica* replica, StatusCallback done);
   Task<void> run_create(ReplicaId id, ReplicaIdentity identity, ReplicaApplied applied, StatusCallback done);
   Task<void> run_close(Callback<void()> done);

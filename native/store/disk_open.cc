@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/log.h"
+#include "store/bytes.h"
 #include "store/disk.h"
 #include "store/journal_recovery.h"
 
@@ -51,7 +52,7 @@ class DiskOpener {
     status = co_await recover();
     if (!status.ok()) co_return std::move(status).error();
     disk_->grow_if_needed();
-    if (disk_->destager_.any_work()) disk_->destager_.note_work(false);
+    if (disk_->destager_.any_work() || disk_->destager_.any_merges()) disk_->destager_.note_work(false);
     std::unique_ptr<DiskStore> opened = std::move(disk_);
     co_return opened;
   }
@@ -263,15 +264,65 @@ class DiskOpener {
       if (replica_of_key((*applied)[i].first) != id) {
         co_return explain(ErrorCode::kCorrupt, "its metadata contradicts itself");
       }
-      disk_->replicas_.emplace(
-          id, std::make_unique<Replica>(*disk_, id, std::move(identity).value(), std::move(position).value()));
+      Result<LayerTree> tree = LayerTree::decode("", {});
+      if (identity->layered) tree = co_await read_layers(id);
+      if (!tree.ok()) co_return std::move(tree).error();
+      auto replica = std::make_unique<Replica>(*disk_, id, std::move(identity).value(), std::move(position).value(),
+                                               std::move(tree).value());
+      Status merges = co_await read_merges(replica.get());
+      if (!merges.ok()) co_return merges;
+      disk_->replicas_.emplace(id, std::move(replica));
+    }
+    co_return Status();
+  }
+
+  Task<Result<KvPairs>> read_layer_table(char table, ReplicaId replica) {
+    Kv* kv = disk_->kv_.get();
+    Result<KvPairs> pairs = co_await suspend<Result<KvPairs>>([=](Callback<void(Result<KvPairs>)> done) {
+      kv->range(layer_key(table, replica, 0), layer_key(table, replica, ~LayerNumber{0}), SIZE_MAX, std::move(done));
+    });
+    co_return std::move(pairs);
+  }
+
+  Task<Result<LayerTree>> read_layers(ReplicaId replica) {
+    Kv* kv = disk_->kv_.get();
+    std::string key = replica_key(kLayerStateTable, replica);
+    Result<std::optional<std::string>> state = co_await suspend<Result<std::optional<std::string>>>(
+        [kv, &key](Callback<void(Result<std::optional<std::string>>)> done) { kv->get(key, std::move(done)); });
+    if (!state.ok()) co_return std::move(state).error();
+    Result<KvPairs> pairs = co_await read_layer_table(kSnapshotTable, replica);
+    if (!pairs.ok()) co_return std::move(pairs).error();
+    std::vector<SnapshotRecord> snapshots;
+    for (const auto& [name, value] : *pairs) {
+      Result<SnapshotRecord> snapshot = decode_snapshot_record(value);
+      if (!snapshot.ok()) co_return std::move(snapshot).error();
+      snapshots.push_back(std::move(snapshot).value());
+    }
+    co_return LayerTree::decode(state->value_or(""), std::move(snapshots));
+  }
+
+  Task<Status> read_merges(Replica* replica) {
+    Result<KvPairs> pairs = co_await read_layer_table(kMergeTable, replica->id());
+    if (!pairs.ok()) co_return std::move(pairs).error();
+    for (const auto& [name, value] : *pairs) {
+      Result<MergeJob> job = decode_merge_job(value);
+      if (!job.ok()) co_return std::move(job).error();
+      replica->add_merge(ByteReader(std::string_view(name).substr(9)).u64_big_endian(), *job);
     }
     co_return Status();
   }
 
   Task<Status> read_chunk_records() {
-    std::string from = table_begin(kChunkTable);
-    std::string to = table_end(kChunkTable);
+    for (char table : {kChunkTable, kLayeredTable}) {
+      Status read = co_await read_chunk_table(table);
+      if (!read.ok()) co_return read;
+    }
+    co_return Status();
+  }
+
+  Task<Status> read_chunk_table(char table) {
+    std::string from = table_begin(table);
+    std::string to = table_end(table);
     for (bool more = true; more;) {
       Kv* kv = disk_->kv_.get();
       Result<KvPairs> page = co_await suspend<Result<KvPairs>>([kv, &from, &to](Callback<void(Result<KvPairs>)> done) {
@@ -299,6 +350,7 @@ class DiskOpener {
     if (disk_->slots_.is_taken(record.slot)) return explain(ErrorCode::kCorrupt, "two chunks claim the same slot");
     disk_->slots_.take(record.slot);
     replica->second->add_used(1);
+    replica->second->note_layer_slots(key[0] == kLayeredTable ? layer_of_layered_key(key) : kFirstLayer, 1);
     return Status();
   }
 
@@ -352,10 +404,12 @@ class DiskOpener {
     LogEntry log;
     log.entry.position = {Epoch(header.epoch), Seq(header.seq)};
     log.entry.op = static_cast<Op>(header.op);
-    if (log.entry.op == Op::kResize) {
-      log.entry.size_blocks = header.first_block;
-    } else {
+    if (log.changes_blocks()) {
       log.entry.blocks = {BlockIndex(header.first_block), header.block_count};
+    } else if (log.changes_layers()) {
+      log.entry.snapshot = SnapshotId(header.first_block);
+    } else {
+      log.entry.size_blocks = header.first_block;
     }
     log.entry.deallocate = (header.flags & 1) != 0;
     log.entry.crc = std::move(recovered.crc);

@@ -85,7 +85,7 @@ TEST(StoreFormat, KeysSortByChunk) {
 }
 
 TEST(StoreFormat, ReplicaRecords) {
-  ReplicaIdentity identity{VolumeId(7), Epoch(12), 3, false, Seq(100), kFirstLayer};
+  ReplicaIdentity identity{VolumeId(7), Epoch(12), 3, false, Seq(100), kFirstLayer, false};
   expect_golden("replica-identity.bin", encode_identity(identity));
   Result<ReplicaIdentity> same = decode_identity(encode_identity(identity));
   ASSERT_TRUE(same.ok());

@@ -33,9 +33,21 @@ EntryHeader descriptor_of(const LogEntry& log) {
   header.epoch = log.entry.position.epoch.value();
   header.seq = log.entry.position.seq.value();
   header.committed = log.committed.value();
-  bool resize = log.entry.op == Op::kResize;
-  header.first_block = resize ? log.entry.size_blocks : log.entry.blocks.first.value();
-  header.block_count = resize ? 0 : log.entry.blocks.count;
+  switch (log.entry.op) {
+    case Op::kWrite:
+    case Op::kZero:
+      header.first_block = log.entry.blocks.first.value();
+      header.block_count = log.entry.blocks.count;
+      break;
+    case Op::kResize:
+      header.first_block = log.entry.size_blocks;
+      break;
+    case Op::kSnapshot:
+    case Op::kDropSnapshot:
+    case Op::kRevert:
+      header.first_block = log.entry.snapshot.value();
+      break;
+  }
   header.op = static_cast<std::uint8_t>(log.entry.op);
   header.flags = log.entry.deallocate ? 1 : 0;
   header.direct_count = static_cast<std::uint8_t>(log.direct_count);

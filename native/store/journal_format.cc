@@ -29,10 +29,12 @@ bool plausible(const EntryHeader& header) {
     case Op::kZero:
       return header.block_count >= 1 && header.block_count <= kZeroBlocksMax && header.direct_count == 0;
     case Op::kResize:
+    case Op::kSnapshot:
+    case Op::kDropSnapshot:
+    case Op::kRevert:
       return header.block_count == 0 && header.direct_count == 0;
-    default:
-      return false;
   }
+  return false;
 }
 
 }  // namespace

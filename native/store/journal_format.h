@@ -56,7 +56,7 @@ struct EntryHeader {
   std::uint64_t epoch;
   std::uint64_t seq;
   std::uint64_t committed;    // commit watermark of the replica when this was appended
-  std::uint64_t first_block;  // RESIZE: the new size in blocks
+  std::uint64_t first_block;  // RESIZE: the new size in blocks; SNAPSHOT, DROP_SNAPSHOT, REVERT: the snapshot
   std::uint32_t block_count;
   std::uint8_t op;
   std::uint8_t flags;  // bit 0: deallocate

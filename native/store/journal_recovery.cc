@@ -260,6 +260,8 @@ class Recovery {
       if (batch.number >= cut) break;
       for (const RecoveredEntry& entry : batch.entries) {
         if (++order <= check.order || entry.header.replica != check.replica.value()) continue;
+        // What comes after a snapshot goes to other slots.
+        if (static_cast<Op>(entry.header.op) == Op::kSnapshot) return changed;
         std::uint64_t begin = std::max(first, entry.header.first_block);
         std::uint64_t end = std::min(first + kBlocksPerChunk, entry.header.first_block + entry.header.block_count);
         if (begin < end) {

@@ -28,6 +28,10 @@ struct LogEntry {
   bool journalled = false;
   StatusCallback done;
 
+  bool changes_blocks() const { return entry.op == Op::kWrite || entry.op == Op::kZero; }
+  bool changes_layers() const {
+    return entry.op == Op::kSnapshot || entry.op == Op::kDropSnapshot || entry.op == Op::kRevert;
+  }
   std::span<const DirectPiece> direct_pieces() const { return {direct.data(), direct_count}; }
   std::uint32_t payload_blocks() const {
     return entry.op == Op::kWrite ? entry.blocks.count - direct_count * kBlocksPerChunk : 0;

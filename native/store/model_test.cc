@@ -1,4 +1,5 @@
-// Random operations on several replicas, with stops of every kind at any point, equal flat arrays of blocks.
+// Random operations on several replicas, with stops of every kind at any point, equal flat arrays of blocks: one for
+// the volume and one for each snapshot.
 #include <map>
 
 #include "store/test_machine.h"
@@ -13,6 +14,13 @@ struct ModelReplica {
     BlockRange blocks;
     std::uint64_t tag = 0;
     std::uint64_t size_blocks = 0;
+    SnapshotId snapshot;
+
+    bool changes_blocks() const { return op == Op::kWrite || op == Op::kZero; }
+  };
+  struct Content {
+    std::vector<std::uint64_t> head;
+    std::map<SnapshotId, std::vector<std::uint64_t>> snapshots;
   };
   ReplicaId id;
   std::uint64_t size_blocks = 0;
@@ -24,21 +32,38 @@ struct ModelReplica {
   Epoch epoch{1};
 
   // As of the first `entries` entries.
-  std::vector<std::uint64_t> content(std::size_t entries) const {
-    std::vector<std::uint64_t> blocks(initial_blocks);
+  Content content(std::size_t entries) const {
+    Content now{std::vector<std::uint64_t>(initial_blocks), {}};
     for (const Step& step : std::span(steps).first(entries)) {
-      if (step.op == Op::kResize) blocks.resize(step.size_blocks);
-      for (std::uint32_t i = 0; step.op != Op::kResize && i < step.blocks.count; ++i) {
-        blocks[step.blocks.begin() + i] = step.op == Op::kWrite ? step.tag + i : 0;
+      std::size_t size = now.head.size();
+      if (step.op == Op::kResize) now.head.resize(step.size_blocks);
+      if (step.op == Op::kSnapshot) now.snapshots[step.snapshot] = now.head;
+      if (step.op == Op::kDropSnapshot) now.snapshots.erase(step.snapshot);
+      if (step.op == Op::kRevert) {
+        now.head = now.snapshots[step.snapshot];
+        now.head.resize(size);
+      }
+      for (std::uint32_t i = 0; step.changes_blocks() && i < step.blocks.count; ++i) {
+        now.head[step.blocks.begin() + i] = step.op == Op::kWrite ? step.tag + i : 0;
       }
     }
-    return blocks;
+    return now;
+  }
+  std::vector<SnapshotId> snapshots() const {
+    std::vector<SnapshotId> ids;
+    for (const Step& step : steps) {
+      if (step.op == Op::kSnapshot) ids.push_back(step.snapshot);
+      if (step.op == Op::kDropSnapshot) std::erase(ids, step.snapshot);
+    }
+    return ids;
   }
 };
 
 class Model {
  public:
-  explicit Model(std::uint64_t seed) : machine_(seed), random_(seed * 77 + 5) {}
+  explicit Model(std::uint64_t seed) : machine_(seed), random_(seed * 77 + 5) {
+    machine_.options.capacity_bytes = 256u << 20;
+  }
 
   void run(int steps) {
     EXPECT_TRUE(machine_.open().ok());
@@ -52,6 +77,7 @@ class Model {
     for (int i = 0; i < steps && !testing::Test::HasFailure(); ++i) step();
     machine_.settle();
     verify_all();
+    verify_nothing_is_left_behind();
   }
 
  private:
@@ -108,10 +134,13 @@ class Model {
 
   void append(ModelReplica& replica) {
     LogPosition position{replica.epoch, Seq(replica.steps.size() + 1)};
-    ModelReplica::Step step{Op::kWrite, {}, 0, 0};
+    ModelReplica::Step step{Op::kWrite, {}, 0, 0, {}};
     Entry entry;
     std::uint64_t kind = random_.below(10);
-    if (kind < 7) {
+    if (random_.chance(1, 10)) {
+      choose_layer_change(replica, step);
+      entry = layer_entry(position, step.op, step.snapshot);
+    } else if (kind < 7) {
       step.blocks = random_range(replica, kWriteBlocksMax);
       step.tag = next_tag_;
       next_tag_ += step.blocks.count;
@@ -136,6 +165,13 @@ class Model {
     if (random_.chance(1, 3)) machine_.world.run_for(Nanos(random_.below(400'000)));
   }
 
+  void choose_layer_change(ModelReplica& replica, ModelReplica::Step& step) {
+    std::vector<SnapshotId> known = replica.snapshots();
+    bool create = known.empty() || (known.size() < 6 && random_.chance(1, 2));
+    step.op = create ? Op::kSnapshot : random_.chance(1, 4) ? Op::kRevert : Op::kDropSnapshot;
+    step.snapshot = create ? SnapshotId(next_tag_++) : known[random_.below(known.size())];
+  }
+
   void flush(ModelReplica& replica) {
     ModelReplica* flushing = &replica;
     store(replica).flush([flushing, seq = replica.acknowledged](Status status) {
@@ -150,7 +186,7 @@ class Model {
     if (blocks.end() > store(replica).info().size_blocks) return;
     // Entries that wait for room are not part of the log yet.
     std::size_t steps_before = store(replica).info().last.seq.value();
-    std::vector<std::uint64_t> before = replica.content(steps_before);
+    std::vector<std::uint64_t> before = replica.content(steps_before).head;
     before.resize(replica.size_blocks);
     std::optional<Result<ReadOutcome>> outcome;
     store(replica).read(blocks, [&](Result<ReadOutcome> read) { outcome.emplace(std::move(read)); });
@@ -164,7 +200,8 @@ class Model {
       bool right = tags[i] == before[block];
       for (std::size_t s = steps_before; s < replica.steps.size() && !right; ++s) {
         const ModelReplica::Step& step = replica.steps[s];
-        if (step.op == Op::kResize || block < step.blocks.begin() || block >= step.blocks.end()) continue;
+        if (step.op == Op::kRevert) right = tags[i] == replica.content(s + 1).head[block];
+        if (!step.changes_blocks() || block < step.blocks.begin() || block >= step.blocks.end()) continue;
         right = tags[i] == (step.op == Op::kWrite ? step.tag + (block - step.blocks.begin()) : 0);
       }
       ASSERT_TRUE(right) << "replica " << replica.id.value() << " block " << block << " has " << tags[i] << ", not "
@@ -189,21 +226,64 @@ class Model {
   void verify_all() {
     acknowledge_all();
     for (ModelReplica& replica : replicas_) {
-      std::vector<std::uint64_t> expected = replica.content(replica.steps.size());
-      for (std::uint64_t first = 0; first < replica.size_blocks; first += kWriteBlocksMax) {
-        BlockRange blocks{BlockIndex(first), static_cast<std::uint32_t>(std::min<std::uint64_t>(
-                                                 kWriteBlocksMax, replica.size_blocks - first))};
-        auto read = machine_.wait<Result<ReadOutcome>>(
-            [&](Callback<void(Result<ReadOutcome>)> done) { store(replica).read(blocks, std::move(done)); });
-        ASSERT_TRUE(read.ok()) << read.error().to_string();
-        std::vector<std::uint64_t> tags = tags_of(read->present, blocks.count, read->crc, read->data);
-        for (std::uint32_t i = 0; i < blocks.count; ++i) {
-          ASSERT_EQ(tags[i], expected[first + i])
-              << "replica " << replica.id.value() << " block " << first + i << " of " << replica.size_blocks;
-        }
+      ModelReplica::Content expected = replica.content(replica.steps.size());
+      verify_content(replica, std::nullopt, expected.head);
+      std::vector<SnapshotInfo> listed = store(replica).snapshots();
+      ASSERT_EQ(listed.size(), expected.snapshots.size()) << "replica " << replica.id.value();
+      for (const SnapshotInfo& snapshot : listed) {
+        ASSERT_TRUE(expected.snapshots.contains(snapshot.id));
+        ASSERT_EQ(snapshot.size_blocks, expected.snapshots[snapshot.id].size());
+        verify_content(replica, snapshot.id, expected.snapshots[snapshot.id]);
       }
     }
     verify_space();
+  }
+
+  void verify_content(ModelReplica& replica, std::optional<SnapshotId> snapshot,
+                      const std::vector<std::uint64_t>& expected) {
+    for (std::uint64_t first = 0; first < expected.size(); first += kWriteBlocksMax) {
+      BlockRange blocks{BlockIndex(first),
+                        static_cast<std::uint32_t>(std::min<std::uint64_t>(kWriteBlocksMax, expected.size() - first))};
+      auto read = machine_.wait<Result<ReadOutcome>>([&](Callback<void(Result<ReadOutcome>)> done) {
+        if (snapshot) return store(replica).read_snapshot(*snapshot, blocks, false, std::move(done));
+        store(replica).read(blocks, std::move(done));
+      });
+      ASSERT_TRUE(read.ok()) << read.error().to_string();
+      std::vector<std::uint64_t> tags = tags_of(read->present, blocks.count, read->crc, read->data);
+      for (std::uint32_t i = 0; i < blocks.count; ++i) {
+        ASSERT_EQ(tags[i], expected[first + i])
+            << "replica " << replica.id.value() << " block " << first + i << " of " << expected.size() << " snapshot "
+            << (snapshot ? snapshot->value() : 0);
+      }
+    }
+  }
+
+  // Without snapshots, and with everything applied, there is one slot for each chunk that holds anything.
+  void verify_nothing_is_left_behind() {
+    std::uint64_t chunks = 0;
+    for (ModelReplica& replica : replicas_) {
+      for (SnapshotId id : replica.snapshots()) {
+        ModelReplica::Step step{Op::kDropSnapshot, {}, 0, 0, id};
+        LogPosition position{replica.epoch, Seq(replica.steps.size() + 1)};
+        replica.steps.push_back(step);
+        ModelReplica* acknowledging = &replica;
+        store(replica).append(layer_entry(position, step.op, id), [acknowledging](Status status) {
+          EXPECT_TRUE(status.ok());
+          ++acknowledging->acknowledged;
+        });
+      }
+      std::vector<std::uint64_t> head = replica.content(replica.steps.size()).head;
+      for (std::size_t first = 0; first < head.size(); first += kBlocksPerChunk) {
+        auto begin = head.begin() + static_cast<std::ptrdiff_t>(first);
+        auto end =
+            head.begin() + static_cast<std::ptrdiff_t>(std::min<std::size_t>(first + kBlocksPerChunk, head.size()));
+        chunks += std::any_of(begin, end, [](std::uint64_t tag) { return tag != 0; }) ? 1 : 0;
+      }
+    }
+    acknowledge_all();
+    machine_.settle();
+    verify_all();
+    ASSERT_EQ(machine_.disk->space().used_bytes, chunks * kChunkSize);
   }
 
   // Every slot in use belongs to a replica.
@@ -242,7 +322,7 @@ class Model {
       replica.flushed = std::min(replica.flushed, last);
       replica.size_blocks = info.size_blocks;
       replica.epoch = std::max(replica.epoch, info.last.epoch);
-      ASSERT_EQ(replica.content(last).size(), info.size_blocks);
+      ASSERT_EQ(replica.content(last).head.size(), info.size_blocks);
     }
     if (random_.chance(1, 2)) verify_all();
   }

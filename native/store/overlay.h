@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <optional>
 #include <unordered_map>
 #include <vector>
 
@@ -35,12 +36,52 @@ struct Piece {
   bool in_memory() const { return kind == Kind::kData || (kind == Kind::kDirect && !log->journalled); }
 };
 
+// The slots set aside for one chunk: one for each segment of the log (what lies between two SNAPSHOT entries) that may
+// need one. A segment is named by the seq of the SNAPSHOT before it; 0 when that was applied before the disk was
+// opened.
+class ReservedSlots {
+ public:
+  bool has(Seq segment) const {
+    return (first_ && *first_ == segment) || std::find(more_.begin(), more_.end(), segment) != more_.end();
+  }
+  void add(Seq segment) {
+    if (first_) {
+      more_.push_back(segment);
+    } else {
+      first_ = segment;
+    }
+  }
+  bool take(Seq segment) {
+    if (first_ && *first_ == segment) {
+      first_.reset();
+      return true;
+    }
+    return std::erase(more_, segment) > 0;
+  }
+  // Removes those of segments before this one; returns how many.
+  std::uint64_t take_before(Seq segment) {
+    std::uint64_t taken = std::erase_if(more_, [segment](Seq one) { return one < segment; });
+    if (first_ && *first_ < segment) {
+      first_.reset();
+      ++taken;
+    }
+    return taken;
+  }
+  std::uint64_t count() const { return more_.size() + (first_ ? 1 : 0); }
+
+ private:
+  std::optional<Seq> first_;
+  std::vector<Seq> more_;
+};
+
 struct ChunkOverlay {
   std::vector<Piece> pieces;  // in order of seq
-  bool reserved = false;      // a free slot is set aside for this chunk
+  ReservedSlots reserved;
 
-  bool has(Piece::Kind kind) const {
-    return std::any_of(pieces.begin(), pieces.end(), [kind](const Piece& piece) { return piece.kind == kind; });
+  // Of the pieces after `after`.
+  bool has(Piece::Kind kind, Seq after) const {
+    return std::any_of(pieces.rbegin(), pieces.rend(),
+                       [kind, after](const Piece& piece) { return piece.kind == kind && piece.seq() > after; });
   }
 };
 
@@ -83,7 +124,7 @@ void for_each_chunk(BlockRange blocks, Visit visit) {
 // Adds the pieces of an entry; calls each(ChunkIndex, ChunkOverlay&, const Piece&) after adding one.
 template <typename Each>
 void add_pieces(Overlay& overlay, const LogEntry& log, Each each) {
-  if (log.entry.op == Op::kResize) return;
+  if (!log.changes_blocks()) return;
   auto direct = log.direct_pieces();
   for_each_chunk(log.entry.blocks,
                  [&](ChunkIndex chunk, std::uint32_t first, std::uint32_t count, std::uint32_t entry_block) {

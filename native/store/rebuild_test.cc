@@ -70,13 +70,13 @@ class Rebuild {
           [&](auto done) { source().list_chunks(begin, end, base, 1000, std::move(done)); });
       EXPECT_TRUE(theirs.ok());
       maybe_write();
-      auto unknown = machine_.wait<Result<std::vector<ChunkIndex>>>(
+      auto unknown = machine_.wait<Result<std::vector<ChunkLayer>>>(
           [&](auto done) { target().unknown_chunks(begin, end, *theirs, std::move(done)); });
       EXPECT_TRUE(unknown.ok());
-      for (ChunkIndex chunk : *unknown) {
+      for (ChunkLayer chunk : *unknown) {
         maybe_write();
         auto content =
-            machine_.wait<Result<ChunkContent>>([&](auto done) { source().read_chunk(chunk, std::move(done)); });
+            machine_.wait<Result<ChunkContent>>([&](auto done) { source().read_layer(chunk, std::move(done)); });
         EXPECT_TRUE(content.ok());
         maybe_write();
         std::optional<Status> filled;
@@ -220,7 +220,7 @@ TEST(StoreRebuild, FillsWithWrongContentAreRefused) {
   content.data.push_back(rebuild.machine().env().buffers().allocate(kBlockSize));
   std::memset(content.data[0].data(), 1, kBlockSize);
   Status filled = rebuild.machine().wait<Status>(
-      [&](StatusCallback done) { rebuild.target().fill_chunk(ChunkIndex(0), std::move(content), std::move(done)); });
+      [&](StatusCallback done) { rebuild.target().fill_chunk({ChunkIndex(0)}, std::move(content), std::move(done)); });
   ASSERT_FALSE(filled.ok());
   EXPECT_EQ(filled.error().code(), ErrorCode::kCorrupt);
 }

@@ -1,43 +1,46 @@
-// RecordCache: the most recently used chunk records in memory, also the knowledge that there is none.
+// RecordCache: what the head sees of the most recently used chunks, also the knowledge that there is nothing.
 // Thread: reactor of the store.
 #pragma once
 
 #include <list>
-#include <optional>
 #include <unordered_map>
 
-#include "store/chunk_record.h"
+#include "store/chunk_view.h"
 
 namespace holdfast::store {
 
 class RecordCache {
  public:
-  using Record = std::optional<ChunkRecord>;
-
   explicit RecordCache(std::size_t records_max) : records_max_(records_max) {}
 
   // Valid until the next put() or forget().
-  const Record* find(ReplicaId replica, ChunkIndex chunk) {
+  ChunkView* find(ReplicaId replica, ChunkIndex chunk) {
     auto at = index_.find({replica.value(), chunk.value()});
     if (at == index_.end()) return nullptr;
     order_.splice(order_.begin(), order_, at->second);
-    return &at->second->record;
+    return &at->second->view;
   }
-  const Record* put(ReplicaId replica, ChunkIndex chunk, Record record) {
+  ChunkView* put(ReplicaId replica, ChunkIndex chunk, ChunkView view) {
     Key key{replica.value(), chunk.value()};
     auto at = index_.find(key);
     if (at != index_.end()) {
-      at->second->record = std::move(record);
+      at->second->view = std::move(view);
       order_.splice(order_.begin(), order_, at->second);
-      return &order_.front().record;
+      return &order_.front().view;
     }
     if (index_.size() >= records_max_) {
       index_.erase(order_.back().key);
       order_.pop_back();
     }
-    order_.push_front({key, std::move(record)});
+    order_.push_front({key, std::move(view)});
     index_.emplace(key, order_.begin());
-    return &order_.front().record;
+    return &order_.front().view;
+  }
+  void forget(ReplicaId replica, ChunkIndex chunk) {
+    auto at = index_.find({replica.value(), chunk.value()});
+    if (at == index_.end()) return;
+    order_.erase(at->second);
+    index_.erase(at);
   }
   void forget(ReplicaId replica) {
     for (auto at = order_.begin(); at != order_.end();) {
@@ -62,7 +65,7 @@ class RecordCache {
   };
   struct Node {
     Key key;
-    Record record;
+    ChunkView view;
   };
   std::size_t records_max_;
   std::list<Node> order_;  // most recent first

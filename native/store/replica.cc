@@ -8,7 +8,7 @@
 
 namespace holdfast::store {
 
-Replica::Replica(Disk& disk, ReplicaId id, ReplicaIdentity identity, ReplicaApplied applied)
+Replica::Replica(Disk& disk, ReplicaId id, ReplicaIdentity identity, ReplicaApplied applied, LayerTree tree)
     : disk_(disk),
       id_(id),
       identity_(std::move(identity)),
@@ -18,7 +18,8 @@ Replica::Replica(Disk& disk, ReplicaId id, ReplicaIdentity identity, ReplicaAppl
       last_(applied_.applied),
       committed_(applied_.applied.seq),
       size_blocks_(applied_.size_blocks),
-      history_(applied_.history) {}
+      history_(applied_.history),
+      tree_(std::move(tree)) {}
 
 ReplicaInfo Replica::info() const {
   ReplicaInfo info;
@@ -126,7 +127,7 @@ Status Replica::check_entry(const Entry& entry) const {
     case Op::kSnapshot:
     case Op::kDropSnapshot:
     case Op::kRevert:
-      return Error(ErrorCode::kUnimplemented, "this version of the disk format has no snapshots");
+      return check_layer_entry(entry);
   }
   return Error(ErrorCode::kInvalidArgument, "unknown operation in a log entry");
 }
@@ -154,6 +155,11 @@ bool Replica::try_append(Entry& entry, StatusCallback& done) {
     disk_.deferred().call(std::move(done), std::move(valid));
     return true;
   }
+  // A revert changes what all reads see, so it is applied alone.
+  if ((entry.op == Op::kRevert && !log_.empty()) || has_pending(Op::kRevert)) {
+    disk_.destager().note_work(true);
+    return false;
+  }
   bool direct = false;
   if (entry.op == Op::kWrite) {
     Admission admission = Admission::kYes;
@@ -176,7 +182,7 @@ bool Replica::room_with_direct(BlockRange blocks, Admission& admission) {
   for_each_chunk(blocks, [&](ChunkIndex chunk, std::uint32_t, std::uint32_t count, std::uint32_t) {
     if (count < kBlocksPerChunk) {
       ChunkOverlay* overlay = overlay_.find(chunk);
-      if (overlay && overlay->reserved) return;
+      if (overlay && overlay->reserved.has(segment_)) return;
     }
     ++need.certain;
   });
@@ -192,8 +198,8 @@ Replica::Admission Replica::room_in_place(BlockRange blocks) {
   Disk::Need need;
   for_each_chunk(blocks, [&](ChunkIndex chunk, std::uint32_t, std::uint32_t, std::uint32_t) {
     ChunkOverlay* overlay = overlay_.find(chunk);
-    if ((overlay && overlay->reserved) || has_slot_for_sure(chunk)) return;
-    if (disk_.record_if_cached(*this, chunk)) {
+    if ((overlay && overlay->reserved.has(segment_)) || has_slot_for_sure(chunk)) return;
+    if (disk_.view_if_cached(*this, chunk)) {
       ++need.certain;
     } else {
       ++need.possible;
@@ -210,16 +216,17 @@ Replica::Admission Replica::room_in_place(BlockRange blocks) {
   return Admission::kNo;
 }
 
-// Whether destaging will find a slot for this chunk without taking a new one.
+// Whether destaging will find a slot for what is appended to this chunk now, without taking a new one.
 bool Replica::has_slot_for_sure(ChunkIndex chunk) {
   ChunkOverlay* overlay = overlay_.find(chunk);
   if (overlay) {
-    if (overlay->has(Piece::Kind::kZero)) return false;
-    if (overlay->has(Piece::Kind::kDirect)) return true;
+    if (overlay->has(Piece::Kind::kZero, segment_)) return false;
+    if (overlay->has(Piece::Kind::kDirect, segment_)) return true;
   }
-  if (fills_.contains(chunk)) return false;
-  const RecordCache::Record* record = disk_.record_if_cached(*this, chunk);
-  return record && *record && (*record)->slot != kNoSlot;
+  // After a snapshot that is not applied yet a new layer begins, which has no slot.
+  if (segment_ != applied_segment_ || fills_.contains({chunk, tree_.head()})) return false;
+  const ChunkView* view = disk_.view_if_cached(*this, chunk);
+  return view && view->own && view->own->slot != kNoSlot;
 }
 
 void Replica::note_position(LogPosition position) {
@@ -240,6 +247,7 @@ void Replica::add_to_log(Entry entry, StatusCallback done, bool direct) {
   log.done = std::move(done);
   note_position(log.entry.position);
   if (log.entry.op == Op::kResize) size_blocks_ = log.entry.size_blocks;
+  if (log.changes_layers()) note_layer_op(log);
   if (log.entry.op == Op::kWrite) {
     if (reinterpret_cast<std::uintptr_t>(log.entry.data.data()) % kBlockSize != 0) {
       log.entry.data = disk_.env().buffers().copy_of(log.entry.data.bytes());
@@ -250,9 +258,9 @@ void Replica::add_to_log(Entry entry, StatusCallback done, bool direct) {
   }
   disk_.add_unapplied(log);
   add_pieces(overlay_, log, [&](ChunkIndex chunk, ChunkOverlay& overlay, const Piece& piece) {
-    if (piece.kind != Piece::Kind::kData || overlay.reserved) return;
+    if (piece.kind != Piece::Kind::kData || overlay.reserved.has(segment_)) return;
     if (!direct && has_slot_for_sure(chunk)) return;
-    overlay.reserved = true;
+    overlay.reserved.add(segment_);
     disk_.reserve(1);
   });
   disk_.grow_if_needed();
@@ -321,8 +329,11 @@ void Replica::tell_ready() {
 
 void Replica::fail_waiting(const Error& error) {
   for (Waiting& waiting : std::exchange(waiting_, {})) disk_.deferred().call(std::move(waiting.done), error);
-  for (auto& [chunk, fills] : std::exchange(fills_, {})) {
+  for (auto& [layer, fills] : std::exchange(fills_, {})) {
     for (Fill& fill : fills) disk_.deferred().call(std::move(fill.done), error);
+  }
+  for (std::vector<StatusCallback>* waiters : {&layer_waiters_, &merge_waiters_}) {
+    for (StatusCallback& waiter : std::exchange(*waiters, {})) disk_.deferred().call(std::move(waiter), error);
   }
 }
 
@@ -345,17 +356,22 @@ ReplicaApplied Replica::applied_at(const LogEntry* through) const {
 }
 
 void Replica::on_applied(const ReplicaApplied& applied) {
+  for (const LogEntry& log : log_) {
+    if (log.entry.position.seq > applied.applied.seq) break;
+    if (log.changes_layers()) apply_layer_change(log);
+  }
   while (!log_.empty() && log_.front().entry.position.seq <= applied.applied.seq) {
     LogEntry& log = log_.front();
-    if (log.entry.op != Op::kResize) {
+    if (log.changes_blocks()) {
       for_each_chunk(log.entry.blocks, [&](ChunkIndex chunk, std::uint32_t, std::uint32_t, std::uint32_t) {
         ChunkOverlay* overlay = overlay_.find(chunk);
         if (!overlay) return;
         auto kept = std::find_if(overlay->pieces.begin(), overlay->pieces.end(),
                                  [&](const Piece& piece) { return piece.seq() > applied.applied.seq; });
         overlay->pieces.erase(overlay->pieces.begin(), kept);
+        disk_.unreserve(overlay->reserved.take_before(applied_segment_));
         if (!overlay->pieces.empty()) return;
-        if (overlay->reserved) disk_.unreserve(1);
+        disk_.unreserve(overlay->reserved.count());
         overlay_.erase(chunk);
       });
     }
@@ -376,11 +392,12 @@ Status Replica::recover(LogEntry recovered) {
   note_position(position);
   committed_ = std::max(committed_, log.committed);
   if (log.entry.op == Op::kResize) size_blocks_ = log.entry.size_blocks;
+  if (log.changes_layers()) note_layer_op(log);
   disk_.add_unapplied(log);
   add_pieces(overlay_, log, [&](ChunkIndex, ChunkOverlay& overlay, const Piece& piece) {
     if (piece.kind == Piece::Kind::kDirect) add_used(1);
-    if (piece.kind != Piece::Kind::kData || overlay.reserved) return;
-    overlay.reserved = true;
+    if (piece.kind != Piece::Kind::kData || overlay.reserved.has(segment_)) return;
+    overlay.reserved.add(segment_);
     disk_.reserve(1);
   });
   return Status();
@@ -394,10 +411,11 @@ std::vector<std::uint64_t> Replica::discard_log() {
     disk_.remove_unapplied(log);
   }
   for (ChunkIndex chunk : overlay_.chunks(ChunkIndex(0), ChunkIndex(kNoSlot))) {
-    if (overlay_.find(chunk)->reserved) disk_.unreserve(1);
+    disk_.unreserve(overlay_.find(chunk)->reserved.count());
   }
   overlay_.clear();
   log_.clear();
+  pending_layer_ops_.clear();
   return slots;
 }
 

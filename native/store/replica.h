@@ -1,5 +1,5 @@
 // Replica: the ReplicaStore. Its log since `applied`, and what that changes (the overlay).
-// Reading: replica_read.cc. Rebuild: replica_rebuild.cc. Thread: reactor of the store.
+// Reading: replica_read.cc. Snapshots: replica_layers.cc. Rebuild: replica_rebuild.cc. Thread: reactor of the store.
 #pragma once
 
 #include <deque>
@@ -10,6 +10,7 @@
 #include "base/plant.h"
 #include "base/task.h"
 #include "store/chunk_record.h"
+#include "store/chunk_view.h"
 #include "store/log_entry.h"
 #include "store/overlay.h"
 #include "store/store.h"
@@ -23,7 +24,7 @@ inline constexpr std::size_t kHistoryMax = 1'000;
 
 class Replica final : public ReplicaStore {
  public:
-  Replica(Disk& disk, ReplicaId id, ReplicaIdentity identity, ReplicaApplied applied);
+  Replica(Disk& disk, ReplicaId id, ReplicaIdentity identity, ReplicaApplied applied, LayerTree tree = {});
 
   // ---- ReplicaStore ----
   ReplicaInfo info() const override;
@@ -35,14 +36,21 @@ class Replica final : public ReplicaStore {
   void set_committed(Seq seq) override;
   void read(BlockRange blocks, Callback<void(Result<ReadOutcome>)> done) override;
   void map(BlockRange blocks, Callback<void(Result<ReadOutcome>)> done) override;
+  std::vector<SnapshotInfo> snapshots() const override;
+  void read_snapshot(SnapshotId snapshot, BlockRange blocks, bool map_only,
+                     Callback<void(Result<ReadOutcome>)> done) override;
   void read_log(Seq first, Seq last, Callback<void(Result<std::vector<Entry>>)> done) override;
+  void layers(Callback<void(Result<LayerState>)> done) override;
+  LogPosition layers_revision() const override;
   void list_chunks(ChunkIndex first, ChunkIndex end, Seq after, std::size_t max,
                    Callback<void(Result<std::vector<ChunkVersion>>)> done) override;
   void read_chunk(ChunkIndex chunk, Callback<void(Result<ChunkContent>)> done) override;
+  void read_layer(ChunkLayer layer, Callback<void(Result<ChunkContent>)> done) override;
   void join(JoinRequest request, StatusCallback done) override;
+  void adopt_layers(LayerState layers, StatusCallback done) override;
   void unknown_chunks(ChunkIndex first, ChunkIndex end, std::vector<ChunkVersion> source,
-                      Callback<void(Result<std::vector<ChunkIndex>>)> done) override;
-  void fill_chunk(ChunkIndex chunk, ChunkContent content, StatusCallback done) override;
+                      Callback<void(Result<std::vector<ChunkLayer>>)> done) override;
+  void fill_chunk(ChunkLayer layer, ChunkContent content, StatusCallback done) override;
   void finish_rebuild(StatusCallback done) override;
 
   // ---- for the disk and the destager ----
@@ -57,7 +65,7 @@ class Replica final : public ReplicaStore {
   bool deleted() const { return deleted_; }
   Overlay& overlay() { return overlay_; }
   std::deque<LogEntry>& log() { return log_; }
-  std::map<ChunkIndex, std::deque<Fill>>& fills() { return fills_; }
+  std::map<ChunkLayer, std::deque<Fill>>& fills() { return fills_; }
   LogPosition last() const { return last_; }
   // Whether the oldest entry of the log may be applied now.
   bool may_apply(const LogEntry& log) const {
@@ -69,6 +77,30 @@ class Replica final : public ReplicaStore {
   ReplicaApplied applied_at(const LogEntry* through) const;
   // The entries up to applied.applied are in records now.
   void on_applied(const ReplicaApplied& applied);
+  // ---- layers ----
+  const LayerTree& tree() const { return tree_; }
+  std::deque<MergeJob>& merges() { return merges_; }
+  void add_merge(std::uint64_t number, MergeJob job);
+  // The segment (overlay.h) of what is applied now, and of what is appended now.
+  Seq applied_segment() const { return applied_segment_; }
+  Seq segment() const { return segment_; }
+  // Whether one of the pieces that are left is data of the segment that is being applied.
+  bool has_data_to_apply(const ChunkOverlay& overlay) const;
+  // Metadata of the entry that changes layers; the replica itself follows with on_applied().
+  void put_layer_change(KvBatch& batch, const LogEntry& log);
+  // A record of this layer got or lost its slot.
+  void note_layer_slots(LayerNumber layer, std::int64_t slots) {
+    slots_in_layer_[layer] += static_cast<std::uint64_t>(slots);
+  }
+  // Called when a merge has ended and no other is left.
+  void on_merges_done();
+  // Where a read begins: nullopt: what the head holds with all entries (below `limit`, if there is one).
+  struct Viewpoint {
+    std::optional<LayerNumber> layer;
+    std::optional<Seq> limit;
+  };
+  Result<Viewpoint> viewpoint_of(std::optional<SnapshotId> snapshot) const;
+
   void add_used(std::int64_t slots) { used_slots_ += static_cast<std::uint64_t>(slots); }
   std::uint64_t used_slots() const { return used_slots_; }
 
@@ -87,6 +119,13 @@ class Replica final : public ReplicaStore {
   struct Waiting {
     Entry entry;
     StatusCallback done;
+  };
+  // An entry of the log that changes layers and is not applied yet.
+  struct PendingLayerOp {
+    LogPosition position;
+    Op op;
+    SnapshotId snapshot;
+    std::uint64_t size_blocks;  // of the volume at that point
   };
   enum class Admission { kYes, kNo, kWait };
   // A direct piece that read_log has to fetch from its slot.
@@ -108,14 +147,28 @@ class Replica final : public ReplicaStore {
   void note_position(LogPosition position);
   void store_identity(StatusCallback done);
   Epoch epoch_of(Seq seq) const;
+  void note_layer_op(const LogEntry& log);
+  Status check_layer_entry(const Entry& entry) const;
+  // As of every entry appended.
+  bool knows_snapshot(SnapshotId id) const;
+  bool has_pending(Op op) const;
+  void apply_layer_change(const LogEntry& log);
+  std::uint64_t slots_of_group(LayerNumber group) const;
+  bool is_base_sound(const LayerTree& volume) const;
+  Task<void> run_adopt(LayerTree volume, StatusCallback done);
+  Task<Status> store_adopted(const LayerTree& volume, bool sound);
+  Task<void> run_layers(Callback<void(Result<LayerState>)> done);
+  Task<void> run_read_layer(ChunkLayer layer, Callback<void(Result<ChunkContent>)> done);
   Task<void> run_join(JoinRequest request, StatusCallback done);
   Task<void> run_finish(StatusCallback done);
+  struct StackPage;
+  Task<Result<StackPage>> read_stacks(ChunkIndex first, ChunkIndex end);
   Task<Result<std::vector<ChunkVersion>>> collect_versions(ChunkIndex first, ChunkIndex end, Seq after,
                                                            std::size_t max);
   Task<void> run_list(ChunkIndex first, ChunkIndex end, Seq after, std::size_t max,
                       Callback<void(Result<std::vector<ChunkVersion>>)> done);
   Task<void> run_unknown(ChunkIndex first, ChunkIndex end, std::vector<ChunkVersion> source,
-                         Callback<void(Result<std::vector<ChunkIndex>>)> done);
+                         Callback<void(Result<std::vector<ChunkLayer>>)> done);
   Task<void> run_read_log(std::vector<Entry> entries, std::vector<LogPiece> pieces, std::uint64_t token,
                           Callback<void(Result<std::vector<Entry>>)> done);
 
@@ -131,7 +184,15 @@ class Replica final : public ReplicaStore {
   std::vector<EpochStart> history_;
   std::deque<LogEntry> log_;  // (applied, last]
   Overlay overlay_;
-  std::map<ChunkIndex, std::deque<Fill>> fills_;
+  std::map<ChunkLayer, std::deque<Fill>> fills_;
+  LayerTree tree_;  // as applied
+  std::deque<PendingLayerOp> pending_layer_ops_;
+  Seq segment_, applied_segment_;
+  std::deque<MergeJob> merges_;
+  std::uint64_t next_merge_ = 1;
+  std::map<LayerNumber, std::uint64_t> slots_in_layer_;
+  std::vector<StatusCallback> layer_waiters_;  // for pending_layer_ops_ to be applied
+  std::vector<StatusCallback> merge_waiters_;
   std::deque<Waiting> waiting_;             // appends that wait for room or for a join
   std::optional<std::uint64_t> last_slot_;  // of the last direct write, to go on behind it
   std::uint64_t used_slots_ = 0;

@@ -1,7 +1,9 @@
-// Reading a replica: newest pieces of the log over chunk records, contiguous blocks of the device in one read.
+// Reading a replica, or one of its snapshots: newest pieces of the log over what the head sees of a chunk
+// (chunk_view.h), contiguous blocks of the device in one read. What a snapshot sees is worked out for every read of it.
 // What a read returns is decided in one go, when all records it needs are in memory; until it ends, the tracker keeps
 // the slots it uses from being changed.
 #include <algorithm>
+#include <map>
 
 #include "store/disk.h"
 #include "store/replica.h"
@@ -14,14 +16,24 @@ enum class Purpose : std::uint8_t { kRead, kMap, kChunk };
 
 class ReadOperation {
  public:
-  ReadOperation(Disk& disk, Replica& replica, BlockRange blocks, Purpose purpose)
-      : disk_(disk), replica_(replica), blocks_(blocks), purpose_(purpose), token_(disk.reads().begin()) {}
+  ReadOperation(Disk& disk, Replica& replica, BlockRange blocks, Purpose purpose,
+                std::optional<SnapshotId> snapshot = std::nullopt)
+      : disk_(disk),
+        replica_(replica),
+        blocks_(blocks),
+        purpose_(purpose),
+        snapshot_(snapshot),
+        token_(disk.reads().begin()) {}
 
   Callback<void(Result<ReadOutcome>)> on_read;
   Callback<void(Result<ChunkContent>)> on_chunk;
 
   void start() {
     missing_.clear();
+    if (Status found = find_viewpoint(); !found.ok()) {
+      status_ = std::move(found);
+      return disk_.env().post([this] { finish(); });
+    }
     resolve();
     if (!missing_.empty()) return fetch_missing();
     read_device();
@@ -41,6 +53,20 @@ class ReadOperation {
     std::uint32_t crc;
   };
 
+  // It may change while records are fetched: a snapshot that was only in the log gets its layer.
+  Status find_viewpoint() {
+    ASSIGN_OR_RETURN(Replica::Viewpoint viewpoint, replica_.viewpoint_of(snapshot_));
+    if (viewpoint.layer != viewpoint_.layer) views_.clear();
+    viewpoint_ = viewpoint;
+    return Status();
+  }
+
+  const ChunkView* view_of_chunk(ChunkIndex chunk) {
+    if (!viewpoint_.layer) return disk_.view_if_cached(replica_, chunk);
+    auto at = views_.find(chunk);
+    return at == views_.end() ? nullptr : &at->second;
+  }
+
   void resolve() {
     present_.assign((blocks_.count + 7) / 8, 0);
     crc_.clear();
@@ -57,17 +83,22 @@ class ReadOperation {
   void map_chunk(ChunkIndex chunk, std::uint32_t first, std::uint32_t count, std::uint32_t at) {
     std::uint64_t left = block_mask(first, count);
     std::uint64_t found = 0;
-    if (const ChunkOverlay* overlay = replica_.overlay().find(chunk)) {
+    if (const ChunkOverlay* overlay = viewpoint_.layer ? nullptr : replica_.overlay().find(chunk)) {
       for (auto piece = overlay->pieces.rbegin(); piece != overlay->pieces.rend() && left != 0; ++piece) {
+        if (viewpoint_.limit && piece->seq() >= *viewpoint_.limit) continue;
         std::uint64_t taken = piece->mask() & left;
         left &= ~taken;
         if (piece->kind != Piece::Kind::kZero) found |= taken;
       }
     }
     if (left != 0) {
-      const RecordCache::Record* record = disk_.record_if_cached(replica_, chunk);
-      if (!record) return missing_.push_back(chunk);
-      if (*record) found |= (*record)->data & left;
+      const ChunkView* view = view_of_chunk(chunk);
+      if (!view) return missing_.push_back(chunk);
+      if (view->own) {
+        found |= view->own->data & left;
+        left &= ~(view->own->data | view->own->zero);
+      }
+      found |= view->below_data() & left;
     }
     for (; found != 0; found &= found - 1) {
       std::uint32_t index = at + static_cast<std::uint32_t>(std::countr_zero(found)) - first;
@@ -79,30 +110,27 @@ class ReadOperation {
     Source sources[kBlocksPerChunk];
     std::uint64_t left = block_mask(first, count);
     std::uint64_t found = 0;
-    if (const ChunkOverlay* overlay = replica_.overlay().find(chunk)) {
-      for (auto piece = overlay->pieces.rbegin(); piece != overlay->pieces.rend() && left != 0; ++piece) {
-        std::uint64_t taken = piece->mask() & left;
-        left &= ~taken;
-        if (piece->kind == Piece::Kind::kZero) continue;
+    const ChunkOverlay* overlay = viewpoint_.layer ? nullptr : replica_.overlay().find(chunk);
+    if (overlay) take_pieces(*overlay, sources, left, found);
+    if (left != 0 || purpose_ == Purpose::kChunk) {
+      const ChunkView* view = view_of_chunk(chunk);
+      if (!view) return missing_.push_back(chunk);
+      if (view->own) {
+        version_ = std::max(version_, view->own->version);
+        std::uint64_t taken = view->own->data & left;
         found |= taken;
+        left &= ~(view->own->data | view->own->zero);
         for (; taken != 0; taken &= taken - 1) {
           auto block = static_cast<std::uint32_t>(std::countr_zero(taken));
-          sources[block] = {piece->in_memory() ? &*piece : nullptr, piece->slot * kBlocksPerChunk + block,
-                            piece->crc_of(block)};
+          sources[block] = {nullptr, view->own->slot * kBlocksPerChunk + block, view->own->crc[block]};
         }
       }
-      if (!overlay->pieces.empty()) version_ = overlay->pieces.back().log->entry.position;
-    }
-    if (left != 0 || purpose_ == Purpose::kChunk) {
-      const RecordCache::Record* record = disk_.record_if_cached(replica_, chunk);
-      if (!record) return missing_.push_back(chunk);
-      if (*record) {
-        version_ = std::max(version_, (*record)->version);
-        std::uint64_t taken = (*record)->data & left;
+      if (view->below) {
+        std::uint64_t taken = view->below->data & left;
         found |= taken;
         for (; taken != 0; taken &= taken - 1) {
           auto block = static_cast<std::uint32_t>(std::countr_zero(taken));
-          sources[block] = {nullptr, (*record)->slot * kBlocksPerChunk + block, (*record)->crc[block]};
+          sources[block] = {nullptr, view->below->slot_of(block) * kBlocksPerChunk + block, view->below->crc[block]};
         }
       }
     }
@@ -113,6 +141,23 @@ class ReadOperation {
       crc_.push_back(sources[block].crc);
       add_block(sources[block], block);
     }
+  }
+
+  // The newest first; of a snapshot that is only in the log, those before it.
+  void take_pieces(const ChunkOverlay& overlay, Source* sources, std::uint64_t& left, std::uint64_t& found) {
+    for (auto piece = overlay.pieces.rbegin(); piece != overlay.pieces.rend() && left != 0; ++piece) {
+      if (viewpoint_.limit && piece->seq() >= *viewpoint_.limit) continue;
+      std::uint64_t taken = piece->mask() & left;
+      left &= ~taken;
+      if (piece->kind == Piece::Kind::kZero) continue;
+      found |= taken;
+      for (; taken != 0; taken &= taken - 1) {
+        auto block = static_cast<std::uint32_t>(std::countr_zero(taken));
+        sources[block] = {piece->in_memory() ? &*piece : nullptr, piece->slot * kBlocksPerChunk + block,
+                          piece->crc_of(block)};
+      }
+    }
+    if (!overlay.pieces.empty()) version_ = overlay.pieces.back().log->entry.position;
   }
 
   // Appends a block to the answer, joined to the last segment where possible.
@@ -140,13 +185,22 @@ class ReadOperation {
   void fetch_missing() {
     pending_ = missing_.size();
     for (ChunkIndex chunk : std::exchange(missing_, {})) {
-      disk_.fetch_record(replica_, chunk, [this](Status status) {
-        if (!status.ok()) status_ = std::move(status);
-        if (--pending_ > 0) return;
-        if (!status_.ok()) return finish();
-        start();
+      if (!viewpoint_.layer) {
+        disk_.fetch_view(replica_, chunk, [this](Status status) { on_fetched(std::move(status)); });
+        continue;
+      }
+      disk_.load_stack(replica_, chunk, viewpoint_.layer, [this, chunk](Result<ChunkStack> stack) {
+        if (stack.ok()) views_[chunk] = view_of(*stack, replica_.tree(), *viewpoint_.layer, false);
+        on_fetched(stack.status());
       });
     }
+  }
+
+  void on_fetched(Status status) {
+    if (!status.ok()) status_ = std::move(status);
+    if (--pending_ > 0) return;
+    if (!status_.ok()) return finish();
+    start();
   }
 
   void read_device() {
@@ -193,6 +247,9 @@ class ReadOperation {
   Replica& replica_;
   BlockRange blocks_;
   Purpose purpose_;
+  std::optional<SnapshotId> snapshot_;
+  Replica::Viewpoint viewpoint_;
+  std::map<ChunkIndex, ChunkView> views_;  // of a snapshot
   std::uint64_t token_;
   std::vector<ChunkIndex> missing_;
   std::size_t pending_ = 0;
@@ -249,6 +306,19 @@ void Replica::map(BlockRange blocks, Callback<void(Result<ReadOutcome>)> done) {
   }
   if (!readable.ok()) return refuse(disk_, std::move(done), std::move(readable).error());
   auto* operation = new ReadOperation(disk_, *this, blocks, Purpose::kMap);
+  operation->on_read = std::move(done);
+  operation->start();
+}
+
+void Replica::read_snapshot(SnapshotId snapshot, BlockRange blocks, bool map_only,
+                            Callback<void(Result<ReadOutcome>)> done) {
+  Status readable = check_readable(*this, check_usable(), check_range(blocks));
+  if (readable.ok() && !map_only && blocks.count > kWriteBlocksMax) {
+    readable = Error(ErrorCode::kInvalidArgument, "a read has at most 256 blocks");
+  }
+  if (readable.ok()) readable = viewpoint_of(snapshot).status();
+  if (!readable.ok()) return refuse(disk_, std::move(done), std::move(readable).error());
+  auto* operation = new ReadOperation(disk_, *this, blocks, map_only ? Purpose::kMap : Purpose::kRead, snapshot);
   operation->on_read = std::move(done);
   operation->start();
 }

@@ -9,44 +9,103 @@ namespace holdfast::store {
 
 namespace {
 constexpr std::size_t kRecordsPerPage = 1024;
-}
+constexpr std::size_t kLayeredPerPage = 4096;
+}  // namespace
 
 // ---- versions ----
+
+// The records of some chunks in a row, by chunk, from all layers. `next` is where the following page begins; what is
+// there is of one moment.
+struct Replica::StackPage {
+  std::map<ChunkIndex, ChunkStack> stacks;
+  ChunkIndex next;
+};
+
+Task<Result<Replica::StackPage>> Replica::read_stacks(ChunkIndex first, ChunkIndex end) {
+  Disk* disk = &disk_;
+  for (std::size_t layered_max = kLayeredPerPage;;) {
+    std::uint64_t changes = disk_.record_changes();
+    StackPage page;
+    page.next = end;
+    std::string from = chunk_key(id_, kFirstLayer, first);
+    std::string to = chunk_key(id_, kFirstLayer, end);
+    Result<KvPairs> base = co_await suspend<Result<KvPairs>>([disk, &from, &to](Callback<void(Result<KvPairs>)> done) {
+      disk->kv().range(from, to, kRecordsPerPage, std::move(done));
+    });
+    if (!base.ok()) co_return std::move(base).error();
+    if (base->size() == kRecordsPerPage) page.next = chunk_of_key(base->back().first).next();
+    if (tree_.layered()) {
+      from = layered_key(id_, first, ~LayerNumber{0});
+      to = layered_key(id_, page.next, ~LayerNumber{0});
+      Result<KvPairs> layered =
+          co_await suspend<Result<KvPairs>>([disk, &from, &to, layered_max](Callback<void(Result<KvPairs>)> done) {
+            disk->kv().range(from, to, layered_max, std::move(done));
+          });
+      if (!layered.ok()) co_return std::move(layered).error();
+      // The last chunk may have more layers than were read.
+      if (layered->size() == layered_max) page.next = chunk_of_layered_key(layered->back().first);
+      if (page.next == first) {
+        layered_max *= 2;
+        continue;
+      }
+      for (const auto& [key, value] : *layered) {
+        ChunkIndex chunk = chunk_of_layered_key(key);
+        if (chunk >= page.next) break;
+        Result<ChunkRecord> record = decode_chunk_record(value);
+        if (!record.ok()) co_return std::move(record).error();
+        page.stacks[chunk].push_back({layer_of_layered_key(key), std::move(record).value()});
+      }
+    }
+    for (const auto& [key, value] : *base) {
+      ChunkIndex chunk = chunk_of_key(key);
+      if (chunk >= page.next) break;
+      Result<ChunkRecord> record = decode_chunk_record(value);
+      if (!record.ok()) co_return std::move(record).error();
+      page.stacks[chunk].push_back({kFirstLayer, std::move(record).value()});
+    }
+    // With one layer a chunk has one record, so it does not matter of which moment the others are.
+    if (!tree_.layered() || changes == disk_.record_changes()) co_return page;
+  }
+}
 
 Task<Result<std::vector<ChunkVersion>>> Replica::collect_versions(ChunkIndex first, ChunkIndex end, Seq after,
                                                                   std::size_t max) {
   // Chunks with entries not applied when the scan begins: their records may change under it, the entries say enough.
-  std::vector<ChunkVersion> unapplied;
+  LayerNumber head = tree_.head();
+  std::map<ChunkIndex, LogPosition> unapplied;
   for (ChunkIndex chunk : overlay_.chunks(first, end)) {
-    LogPosition version = overlay_.find(chunk)->pieces.back().log->entry.position;
-    if (version.seq > after) unapplied.push_back({chunk, version, 0});
+    unapplied[chunk] = overlay_.find(chunk)->pieces.back().log->entry.position;
   }
   std::vector<ChunkVersion> found;
-  std::string from = chunk_key(id_, identity_.head_layer, first);
-  std::string to = chunk_key(id_, identity_.head_layer, end);
-  auto next = unapplied.begin();
-  for (bool more = true; more && found.size() < max;) {
-    Disk* disk = &disk_;
-    Result<KvPairs> page = co_await suspend<Result<KvPairs>>([disk, &from, &to](Callback<void(Result<KvPairs>)> done) {
-      disk->kv().range(from, to, kRecordsPerPage, std::move(done));
-    });
+  auto waiting = unapplied.begin();
+  auto add_unapplied_before = [&](ChunkIndex chunk) {
+    for (; waiting != unapplied.end() && waiting->first < chunk && found.size() < max; ++waiting) {
+      if (waiting->second.seq > after) found.push_back({waiting->first, waiting->second, 0, head});
+    }
+  };
+  while (first < end && found.size() < max) {
+    Result<StackPage> page(StackPage{});
+    page = co_await read_stacks(first, end);
     if (!page.ok()) co_return std::move(page).error();
-    more = page->size() == kRecordsPerPage;
-    for (auto& [key, value] : *page) {
-      Result<ChunkRecord> record = decode_chunk_record(value);
-      if (!record.ok()) co_return std::move(record).error();
-      ChunkIndex chunk = chunk_of_key(key);
-      for (; next != unapplied.end() && next->chunk < chunk; ++next) found.push_back(*next);
-      if (next != unapplied.end() && next->chunk == chunk) {
-        found.push_back(*next++);
-      } else if (record->version.seq > after) {
-        found.push_back({chunk, record->version, chunk_digest(*record)});
+    for (const auto& [chunk, stack] : page->stacks) {
+      add_unapplied_before(chunk);
+      if (found.size() >= max) co_return found;
+      bool changing = waiting != unapplied.end() && waiting->first == chunk;
+      std::vector<GroupContent> groups = groups_of(stack, tree_);
+      std::sort(groups.begin(), groups.end(),
+                [](const GroupContent& a, const GroupContent& b) { return a.group < b.group; });
+      for (const GroupContent& group : groups) {
+        if (changing && group.group == head) continue;
+        if (group.version.seq > after) found.push_back({chunk, group.version, group.digest, group.group});
+      }
+      // The head's name is greater than any other's.
+      if (changing && (waiting++)->second.seq > after) {
+        found.push_back({chunk, std::prev(waiting)->second, 0, head});
       }
     }
-    if (more) from = page->back().first + std::string(1, '\0');
+    first = page->next;
   }
-  if (found.size() < max) found.insert(found.end(), next, unapplied.end());
-  if (found.size() > max) found.resize(max);
+  if (first >= end) add_unapplied_before(end);
   co_return found;
 }
 
@@ -70,7 +129,7 @@ void Replica::list_chunks(ChunkIndex first, ChunkIndex end, Seq after, std::size
 }
 
 Task<void> Replica::run_unknown(ChunkIndex first, ChunkIndex end, std::vector<ChunkVersion> source,
-                                Callback<void(Result<std::vector<ChunkIndex>>)> done) {
+                                Callback<void(Result<std::vector<ChunkLayer>>)> done) {
   std::uint64_t token = disk_.reads().begin();
   Result<std::vector<ChunkVersion>> own = co_await collect_versions(first, end, identity_.base, SIZE_MAX);
   disk_.reads().end(token);
@@ -78,17 +137,20 @@ Task<void> Replica::run_unknown(ChunkIndex first, ChunkIndex end, std::vector<Ch
     done(std::move(own).error());
     co_return;
   }
-  std::vector<ChunkIndex> unknown;
+  auto place_of = [](const ChunkVersion& version) { return ChunkLayer{version.chunk, version.layer}; };
+  std::sort(source.begin(), source.end(),
+            [&](const ChunkVersion& a, const ChunkVersion& b) { return place_of(a) < place_of(b); });
+  std::vector<ChunkLayer> unknown;
   auto mine = own->begin();
   auto theirs = source.begin();
   while (mine != own->end() || theirs != source.end()) {
-    if (theirs == source.end() || (mine != own->end() && mine->chunk < theirs->chunk)) {
-      unknown.push_back((mine++)->chunk);
-    } else if (mine == own->end() || theirs->chunk < mine->chunk) {
-      unknown.push_back((theirs++)->chunk);
+    if (theirs == source.end() || (mine != own->end() && place_of(*mine) < place_of(*theirs))) {
+      unknown.push_back(place_of(*mine++));
+    } else if (mine == own->end() || place_of(*theirs) < place_of(*mine)) {
+      unknown.push_back(place_of(*theirs++));
     } else {
       bool same = mine->version == theirs->version && mine->digest == theirs->digest && mine->digest != 0;
-      if (!same) unknown.push_back(mine->chunk);
+      if (!same) unknown.push_back(place_of(*mine));
       ++mine;
       ++theirs;
     }
@@ -97,7 +159,7 @@ Task<void> Replica::run_unknown(ChunkIndex first, ChunkIndex end, std::vector<Ch
 }
 
 void Replica::unknown_chunks(ChunkIndex first, ChunkIndex end, std::vector<ChunkVersion> source,
-                             Callback<void(Result<std::vector<ChunkIndex>>)> done) {
+                             Callback<void(Result<std::vector<ChunkLayer>>)> done) {
   spawn(run_unknown(first, end, std::move(source), std::move(done)));
 }
 
@@ -178,12 +240,19 @@ Task<void> Replica::run_join(JoinRequest request, StatusCallback done) {
 
 // ---- filling ----
 
-void Replica::fill_chunk(ChunkIndex chunk, ChunkContent content, StatusCallback done) {
+void Replica::fill_chunk(ChunkLayer layer, ChunkContent content, StatusCallback done) {
   Status valid = check_usable();
+  if (valid.ok() && tree_.group_of(layer.layer) != layer.layer) {
+    valid = Error(ErrorCode::kInvalidArgument,
+                  "replica " + to_hex(id_.value()) + " has no layer " + std::to_string(layer.layer));
+  }
   if (valid.ok() && (complete_ || joining_)) {
     valid = Error(ErrorCode::kFailedPrecondition, "replica " + to_hex(id_.value()) + " is not being rebuilt");
   }
   auto blocks = static_cast<std::size_t>(std::popcount(content.present));
+  if (valid.ok() && (content.present & content.zero) != 0) {
+    valid = Error(ErrorCode::kInvalidArgument, "a block of a chunk holds data or zeros, not both");
+  }
   if (valid.ok() && (content.crc.size() != blocks || total_size(content.data) != blocks * kBlockSize)) {
     valid = Error(ErrorCode::kInvalidArgument, "the content of a chunk needs data and CRCs for all present blocks");
   }
@@ -199,14 +268,14 @@ void Replica::fill_chunk(ChunkIndex chunk, ChunkContent content, StatusCallback 
     }
     for (std::size_t at = 0; at < part.size(); at += kBlockSize) {
       if (crc32c(part.bytes().subspan(at, kBlockSize)) != content.crc[index++]) {
-        valid = Error(ErrorCode::kCorrupt, "the content fetched for chunk " + std::to_string(chunk.value()) +
+        valid = Error(ErrorCode::kCorrupt, "the content fetched for chunk " + std::to_string(layer.chunk.value()) +
                                                " does not match its checksums");
         break;
       }
     }
   }
   if (!valid.ok()) return disk_.deferred().call(std::move(done), std::move(valid));
-  fills_[chunk].push_back({std::move(content), std::move(done)});
+  fills_[layer].push_back({std::move(content), std::move(done)});
   disk_.destager().note_work(true);
 }
 

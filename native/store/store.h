@@ -25,6 +25,7 @@
 #include "base/types.h"
 #include "io/env.h"
 #include "store/kv.h"
+#include "store/layer_tree.h"
 
 namespace holdfast::store {
 
@@ -82,18 +83,36 @@ struct ReadOutcome {
   SliceList data;  // each part a multiple of 4096 bytes
 };
 
+// Chunks are compared and copied by layer: what changed in a chunk between two snapshots. `layer` names a group of
+// layers that the same snapshots see (layer_tree.h); of equal trees the same layers have the same names.
+struct ChunkLayer {
+  ChunkIndex chunk;
+  LayerNumber layer = kFirstLayer;
+  auto operator<=>(const ChunkLayer&) const = default;
+};
+
 struct ChunkVersion {
   ChunkIndex chunk;
   LogPosition version;
   std::uint32_t digest = 0;  // 0: has entries not destaged yet
+  LayerNumber layer = kFirstLayer;
 };
 
 struct ChunkContent {
   LogPosition version;
   Seq source_last;                 // last of the source's log when it was read
   std::uint64_t present = 0;       // bit per block
+  std::uint64_t zero = 0;          // blocks that hide those of older layers
   std::vector<std::uint32_t> crc;  // of each present block
   SliceList data;                  // present blocks back to back
+};
+
+struct SnapshotInfo {
+  SnapshotId id;
+  SnapshotId parent;     // the next older one on its way to the root; 0: none
+  LogPosition position;  // of its entry
+  std::uint64_t size_blocks = 0;
+  std::uint64_t used_bytes = 0;  // held by what changed between the parent and it
 };
 
 struct JoinRequest {
@@ -135,26 +154,43 @@ class ReplicaStore {
   // Which blocks hold data, without reading them: present only. At most kMapBlocksMax blocks.
   virtual void map(BlockRange blocks, Callback<void(Result<ReadOutcome>)> done) = 0;
 
+  // As of every entry appended so far, oldest first.
+  virtual std::vector<SnapshotInfo> snapshots() const = 0;
+  // read() and map() of a snapshot. NOT_FOUND when there is none of this id.
+  virtual void read_snapshot(SnapshotId snapshot, BlockRange blocks, bool map_only,
+                             Callback<void(Result<ReadOutcome>)> done) = 0;
+
   // Entries [first, last] that are still in the journal; NOT_FOUND if one was forgotten already.
   virtual void read_log(Seq first, Seq last, Callback<void(Result<std::vector<Entry>>)> done) = 0;
 
   // ---- rebuild, source side ----
-  // Versions of chunks in [first, end) changed after `after`, ascending; at most `max` of them.
+  // The snapshots and layers, once every entry that changes them is applied.
+  virtual void layers(Callback<void(Result<LayerState>)> done) = 0;
+  // Of the last entry appended that changes snapshots; what is said of layers holds while this stays the same.
+  virtual LogPosition layers_revision() const = 0;
+  // Versions of chunks in [first, end) changed after `after`, ascending by chunk and layer; all layers of the last
+  // chunk are there, and at most about `max` of them.
   virtual void list_chunks(ChunkIndex first, ChunkIndex end, Seq after, std::size_t max,
                            Callback<void(Result<std::vector<ChunkVersion>>)> done) = 0;
-  // Content of a chunk as of every entry appended so far.
+  // What the volume holds in a chunk as of every entry appended so far.
   virtual void read_chunk(ChunkIndex chunk, Callback<void(Result<ChunkContent>)> done) = 0;
+  // What one layer of the chunk holds, as of every entry appended so far.
+  virtual void read_layer(ChunkLayer layer, Callback<void(Result<ChunkContent>)> done) = 0;
 
   // ---- rebuild, receiving side ----
   // Drops the log from base.next() on, becomes incomplete with this base, and expects entries from `first` on.
-  // Durable before `done`. Content changed after `base` (or all of it when base is 0) counts as unknown.
+  // Durable before `done`. Content changed after `base` (or all of it when base is 0) counts as unknown. Entries that
+  // change snapshots are refused while incomplete (FAILED_PRECONDITION).
   virtual void join(JoinRequest request, StatusCallback done) = 0;
-  // The next chunks, from `first` on and at most `max`, whose content is unknown given the source's versions `source`
-  // (every chunk of [first, end) the source lists): not equal in version and digest, or touched since the join.
+  // Makes snapshots and layers those of the volume as of before the first live entry, before that comes.
+  virtual void adopt_layers(LayerState layers, StatusCallback done) = 0;
+  // What is unknown in [first, end) given all the source's versions there: not equal in version and digest, or touched
+  // since the join.
   virtual void unknown_chunks(ChunkIndex first, ChunkIndex end, std::vector<ChunkVersion> source,
-                              Callback<void(Result<std::vector<ChunkIndex>>)> done) = 0;
-  // Stores content for the blocks of the chunk that no live entry has written since the join. CRCs are verified first.
-  virtual void fill_chunk(ChunkIndex chunk, ChunkContent content, StatusCallback done) = 0;
+                              Callback<void(Result<std::vector<ChunkLayer>>)> done) = 0;
+  // Makes this the content of the layer; in the head without the blocks that live entries have written since the join.
+  // CRCs are verified first.
+  virtual void fill_chunk(ChunkLayer layer, ChunkContent content, StatusCallback done) = 0;
   // All chunks are known: makes everything durable, becomes complete. `done` ok: info().complete.
   virtual void finish_rebuild(StatusCallback done) = 0;
 };

@@ -70,7 +70,7 @@ TEST_F(StoreTest, RefusesWhatDoesNotFollow) {
   Entry snapshot;
   snapshot.position = at(2, 2);
   snapshot.op = Op::kSnapshot;
-  EXPECT_EQ(append(std::move(snapshot)).error().code(), ErrorCode::kUnimplemented);
+  EXPECT_EQ(append(std::move(snapshot)).error().code(), ErrorCode::kInvalidArgument);
   EXPECT_EQ(append(resize_entry(at(2, 2), kBlocks - 1)).error().code(), ErrorCode::kInvalidArgument);
   EXPECT_TRUE(append(write_entry(machine.env(), at(2, 2), range(0, 1), 6)).ok());
   EXPECT_EQ(tags(range(0, 2)), (std::vector<std::uint64_t>{6, 0}));

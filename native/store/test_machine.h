@@ -150,6 +150,13 @@ inline Entry resize_entry(LogPosition position, std::uint64_t size_blocks) {
   entry.size_blocks = size_blocks;
   return entry;
 }
+inline Entry layer_entry(LogPosition position, Op op, SnapshotId snapshot) {
+  Entry entry;
+  entry.position = position;
+  entry.op = op;
+  entry.snapshot = snapshot;
+  return entry;
+}
 inline LogPosition at(std::uint64_t epoch, std::uint64_t seq) { return {Epoch(epoch), Seq(seq)}; }
 
 // Tags of all blocks of an answer; checks CRCs.

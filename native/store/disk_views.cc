@@ -1,0 +1,122 @@
+// What the head, or a snapshot, sees of a chunk: from memory, or worked out from the records of its layers.
+#include "store/disk.h"
+
+namespace holdfast::store {
+
+namespace {
+
+constexpr std::size_t kLayersPerPage = 64;
+
+// Whether the records found so far leave nothing open that an older layer could fill.
+bool covers_all(const ChunkStack& stack, const LayerTree& tree, LayerNumber viewpoint) {
+  std::uint64_t covered = 0;
+  for (const LayerRecord& layer : stack) {
+    if (tree.sees(viewpoint, layer.layer)) covered |= layer.record.data | layer.record.zero;
+  }
+  return covered == kAllBlocks;
+}
+
+}  // namespace
+
+// A snapshot makes the head's record one that others see too: views in memory follow when they are looked at.
+const ChunkView* Disk::view_if_cached(const Replica& replica, ChunkIndex chunk) {
+  const LayerTree& tree = replica.tree();
+  if (ChunkView* view = records_.find(replica.id(), chunk)) {
+    // Layers may have become the head's own since; the head's newest record is not concerned.
+    if ((view->below || !view->own) && view->generation != tree.generation()) return nullptr;
+    if (view->own && !tree.owned_by_head(view->own_layer)) {
+      view->below = put_over(view->below, *view->own);
+      view->own.reset();
+      view->generation = tree.generation();
+    }
+    return view;
+  }
+  if (tree.layered()) return nullptr;
+  std::optional<std::optional<std::string>> value = kv_->get_if_cached(chunk_key(replica.id(), kFirstLayer, chunk));
+  if (!value) return nullptr;
+  ChunkView view;
+  view.generation = tree.generation();
+  if (*value) {
+    Result<ChunkRecord> decoded = decode_chunk_record(**value);
+    if (!decoded.ok()) return nullptr;  // fetching it reports the error
+    view.own = std::move(decoded).value();
+    view.own_layer = kFirstLayer;
+  }
+  return records_.put(replica.id(), chunk, std::move(view));
+}
+
+void Disk::fetch_view(const Replica& replica, ChunkIndex chunk, StatusCallback done) {
+  spawn(run_fetch_view(replica, chunk, std::move(done)));
+}
+
+Task<void> Disk::run_fetch_view(const Replica& replica, ChunkIndex chunk, StatusCallback done) {
+  for (;;) {
+    std::uint64_t changes = record_changes_;
+    Result<ChunkStack> stack(ChunkStack{});
+    stack = co_await read_stack(replica, chunk, replica.tree().head());
+    if (!stack.ok()) {
+      done(std::move(stack).error());
+      co_return;
+    }
+    // What was read before the last change may be out of date.
+    if (changes != record_changes_) {
+      if (view_if_cached(replica, chunk)) break;
+      continue;
+    }
+    records_.put(replica.id(), chunk, view_of(*stack, replica.tree(), replica.tree().head(), true));
+    break;
+  }
+  done(Status());
+}
+
+void Disk::load_stack(const Replica& replica, ChunkIndex chunk, std::optional<LayerNumber> viewpoint,
+                      Callback<void(Result<ChunkStack>)> done) {
+  spawn(run_load_stack(replica, chunk, viewpoint, std::move(done)));
+}
+
+Task<void> Disk::run_load_stack(const Replica& replica, ChunkIndex chunk, std::optional<LayerNumber> viewpoint,
+                                Callback<void(Result<ChunkStack>)> done) {
+  Result<ChunkStack> stack(ChunkStack{});
+  for (;;) {
+    std::uint64_t changes = record_changes_;
+    stack = co_await read_stack(replica, chunk, viewpoint);
+    if (!stack.ok() || changes == record_changes_) break;
+  }
+  done(std::move(stack));
+}
+
+// The newest layer first. What is read while records change need not be of one moment.
+Task<Result<ChunkStack>> Disk::read_stack(const Replica& replica, ChunkIndex chunk,
+                                          std::optional<LayerNumber> viewpoint) {
+  ChunkStack stack;
+  Kv* kv = kv_.get();
+  const LayerTree* tree = &replica.tree();
+  std::string from = layered_key(replica.id(), chunk, ~LayerNumber{0});
+  std::string to = layered_key(replica.id(), chunk, LayerNumber{0});
+  for (bool more = tree->layered(); more;) {
+    Result<KvPairs> page = co_await suspend<Result<KvPairs>>([kv, &from, &to](Callback<void(Result<KvPairs>)> next) {
+      kv->range(from, to, kLayersPerPage, std::move(next));
+    });
+    if (!page.ok()) co_return std::move(page).error();
+    for (const auto& [key, value] : *page) {
+      Result<ChunkRecord> record = decode_chunk_record(value);
+      if (!record.ok()) co_return std::move(record).error();
+      stack.push_back({layer_of_layered_key(key), std::move(record).value()});
+    }
+    if (viewpoint && covers_all(stack, *tree, *viewpoint)) co_return stack;
+    more = page->size() == kLayersPerPage;
+    if (more) from = page->back().first + std::string(1, '\0');
+  }
+  std::string first = chunk_key(replica.id(), kFirstLayer, chunk);
+  Result<std::optional<std::string>> value = co_await suspend<Result<std::optional<std::string>>>(
+      [kv, &first](Callback<void(Result<std::optional<std::string>>)> next) { kv->get(first, std::move(next)); });
+  if (!value.ok()) co_return std::move(value).error();
+  if (*value) {
+    Result<ChunkRecord> record = decode_chunk_record(**value);
+    if (!record.ok()) co_return std::move(record).error();
+    stack.push_back({kFirstLayer, std::move(record).value()});
+  }
+  co_return stack;
+}
+
+}  // namespace holdfast::store

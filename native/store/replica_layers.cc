@@ -1,0 +1,391 @@
+// Snapshots of one replica: entries that change layers, from the log to the metadata; what the volume's layers were
+// when this replica joins. docs/consistency.md, "Snapshots".
+#include <algorithm>
+#include <bit>
+
+#include "store/disk.h"
+#include "store/replica.h"
+
+namespace holdfast::store {
+
+// ---- entries ----
+
+bool Replica::has_pending(Op op) const {
+  return std::any_of(pending_layer_ops_.begin(), pending_layer_ops_.end(),
+                     [op](const PendingLayerOp& pending) { return pending.op == op; });
+}
+
+bool Replica::knows_snapshot(SnapshotId id) const {
+  for (auto pending = pending_layer_ops_.rbegin(); pending != pending_layer_ops_.rend(); ++pending) {
+    if (pending->snapshot != id) continue;
+    if (pending->op == Op::kSnapshot) return true;
+    if (pending->op == Op::kDropSnapshot) return false;
+  }
+  return tree_.find(id) != nullptr;
+}
+
+Status Replica::check_layer_entry(const Entry& entry) const {
+  std::string name = "snapshot " + to_hex(entry.snapshot.value());
+  if (entry.snapshot == SnapshotId()) return Error(ErrorCode::kInvalidArgument, "a snapshot needs an id that is not 0");
+  if (!complete_) {
+    return Error(
+        ErrorCode::kFailedPrecondition,
+        "replica " + to_hex(id_.value()) + " is being rebuilt while snapshots change; its rebuild begins again");
+  }
+  if (entry.op == Op::kSnapshot && knows_snapshot(entry.snapshot)) {
+    return Error(ErrorCode::kAlreadyExists, name + " exists in replica " + to_hex(id_.value()));
+  }
+  if (entry.op == Op::kRevert && !knows_snapshot(entry.snapshot)) {
+    return Error(ErrorCode::kNotFound, "replica " + to_hex(id_.value()) + " has no " + name);
+  }
+  return Status();
+}
+
+void Replica::note_layer_op(const LogEntry& log) {
+  pending_layer_ops_.push_back({log.entry.position, log.entry.op, log.entry.snapshot, size_blocks_});
+  if (log.entry.op == Op::kSnapshot) segment_ = log.entry.position.seq;
+}
+
+LogPosition Replica::layers_revision() const {
+  return pending_layer_ops_.empty() ? tree_.revision() : pending_layer_ops_.back().position;
+}
+
+bool Replica::has_data_to_apply(const ChunkOverlay& overlay) const {
+  Seq end(UINT64_MAX);
+  for (const PendingLayerOp& pending : pending_layer_ops_) {
+    if (pending.op != Op::kSnapshot) continue;
+    end = pending.position.seq;
+    break;
+  }
+  return std::any_of(overlay.pieces.begin(), overlay.pieces.end(),
+                     [end](const Piece& piece) { return piece.kind == Piece::Kind::kData && piece.seq() < end; });
+}
+
+// ---- applying ----
+
+void Replica::put_layer_change(KvBatch& batch, const LogEntry& log) {
+  const Entry& entry = log.entry;
+  std::vector<LayerRange> work;
+  std::string state = tree_.encode_state_at(entry.position);
+  const SnapshotRecord* known = tree_.find(entry.snapshot);
+  if (entry.op == Op::kSnapshot && !known) {
+    SnapshotRecord record{entry.snapshot, tree_.head(), entry.position, pending_layer_ops_.front().size_blocks};
+    batch.put(layer_key(kSnapshotTable, id_, record.layer), encode_snapshot_record(record));
+    state = tree_.encode_state_after_snapshot(entry.position);
+  } else if (entry.op == Op::kDropSnapshot && known) {
+    batch.remove(layer_key(kSnapshotTable, id_, known->layer));
+    work = tree_.try_drop(entry.snapshot);
+  } else if (entry.op == Op::kRevert && known) {
+    work = tree_.try_revert(entry.snapshot);
+    state = tree_.encode_state_after_revert(entry.snapshot, entry.position);
+  }
+  batch.put(replica_key(kLayerStateTable, id_), std::move(state));
+  std::uint64_t number = next_merge_;
+  for (const LayerRange& layers : work) {
+    MergeJob job{number, layers, 0, ChunkIndex(0)};
+    batch.put(layer_key(kMergeTable, id_, number++), encode_merge_job(job));
+  }
+  if (!identity_.layered) {
+    identity_.layered = true;
+    batch.put(replica_key(kIdentityTable, id_), encode_identity(identity_));
+  }
+}
+
+void Replica::apply_layer_change(const LogEntry& log) {
+  const Entry& entry = log.entry;
+  CHECK(!pending_layer_ops_.empty() && pending_layer_ops_.front().position == entry.position);
+  std::vector<LayerRange> work;
+  if (entry.op == Op::kSnapshot) {
+    tree_.take_snapshot(entry.snapshot, entry.position, pending_layer_ops_.front().size_blocks);
+    applied_segment_ = entry.position.seq;
+  } else if (entry.op == Op::kDropSnapshot) {
+    work = tree_.drop_snapshot(entry.snapshot, entry.position);
+  } else if (tree_.find(entry.snapshot)) {
+    work = tree_.revert_to(entry.snapshot, entry.position);
+    disk_.records().forget(id_);
+  }
+  for (const LayerRange& layers : work) {
+    std::uint64_t number = next_merge_;
+    add_merge(number, {number, layers, 0, ChunkIndex(0)});
+  }
+  pending_layer_ops_.pop_front();
+  if (!pending_layer_ops_.empty()) return;
+  for (StatusCallback& waiter : std::exchange(layer_waiters_, {})) disk_.deferred().call(std::move(waiter), Status());
+}
+
+void Replica::add_merge(std::uint64_t number, MergeJob job) {
+  job.number = number;
+  next_merge_ = std::max(next_merge_, number + 1);
+  merges_.push_back(job);
+}
+
+void Replica::on_merges_done() {
+  for (StatusCallback& waiter : std::exchange(merge_waiters_, {})) disk_.deferred().call(std::move(waiter), Status());
+}
+
+// ---- looking ----
+
+std::uint64_t Replica::slots_of_group(LayerNumber group) const {
+  std::uint64_t slots = 0;
+  for (const LayerRange& layers : tree_.layers_of_group(group)) {
+    for (auto at = slots_in_layer_.lower_bound(layers.first); at != slots_in_layer_.end() && at->first <= layers.last;
+         ++at) {
+      slots += at->second;
+    }
+  }
+  return slots;
+}
+
+std::vector<SnapshotInfo> Replica::snapshots() const {
+  std::vector<SnapshotInfo> all;
+  auto id_of = [](const SnapshotRecord* record) { return record ? record->id : SnapshotId(); };
+  SnapshotId head = id_of(tree_.parent_of(tree_.head()));
+  for (const auto& [layer, snapshot] : tree_.snapshots()) {
+    all.push_back({snapshot.id, id_of(tree_.parent_of(layer)), snapshot.position, snapshot.size_blocks,
+                   slots_of_group(layer) * kChunkSize});
+  }
+  // What is not applied yet changes the list in the same way.
+  for (const PendingLayerOp& pending : pending_layer_ops_) {
+    auto known =
+        std::find_if(all.begin(), all.end(), [&](const SnapshotInfo& one) { return one.id == pending.snapshot; });
+    if (pending.op == Op::kSnapshot && known == all.end()) {
+      all.push_back({pending.snapshot, head, pending.position, pending.size_blocks, 0});
+      head = pending.snapshot;
+    } else if (pending.op == Op::kDropSnapshot && known != all.end()) {
+      SnapshotInfo gone = *known;
+      all.erase(known);
+      for (SnapshotInfo& one : all) {
+        if (one.parent == gone.id) one.parent = gone.parent;
+      }
+      if (head == gone.id) head = gone.parent;
+    }
+  }
+  return all;
+}
+
+Result<Replica::Viewpoint> Replica::viewpoint_of(std::optional<SnapshotId> snapshot) const {
+  if (!snapshot) {
+    for (const PendingLayerOp& pending : pending_layer_ops_) {
+      if (pending.op != Op::kRevert) continue;
+      return Viewpoint{tree_.find(pending.snapshot)->layer, std::nullopt};
+    }
+    return Viewpoint{};
+  }
+  if (!knows_snapshot(*snapshot)) {
+    return Error(ErrorCode::kNotFound,
+                 "replica " + to_hex(id_.value()) + " has no snapshot " + to_hex(snapshot->value()));
+  }
+  if (const SnapshotRecord* record = tree_.find(*snapshot)) return Viewpoint{record->layer, std::nullopt};
+  for (const PendingLayerOp& pending : pending_layer_ops_) {
+    if (pending.op == Op::kSnapshot && pending.snapshot == *snapshot) {
+      return Viewpoint{std::nullopt, pending.position.seq};
+    }
+  }
+  return Error(ErrorCode::kInternal, "a snapshot that is known is nowhere");
+}
+
+void Replica::layers(Callback<void(Result<LayerState>)> done) { spawn(run_layers(std::move(done))); }
+
+Task<void> Replica::run_layers(Callback<void(Result<LayerState>)> done) {
+  Status usable = check_usable();
+  if (usable.ok() && !complete_) {
+    usable = Error(ErrorCode::kReplicaIncomplete,
+                   "replica " + to_hex(id_.value()) + " is being rebuilt and cannot be copied from");
+  }
+  if (usable.ok() && !pending_layer_ops_.empty()) {
+    Replica* self = this;
+    usable = co_await suspend<Status>([self](StatusCallback next) {
+      self->layer_waiters_.push_back(std::move(next));
+      self->disk_.destager().note_work(true);
+    });
+  }
+  if (!usable.ok()) {
+    done(std::move(usable).error());
+  } else {
+    done(tree_.state());
+  }
+}
+
+// ---- copying ----
+
+void Replica::read_layer(ChunkLayer layer, Callback<void(Result<ChunkContent>)> done) {
+  spawn(run_read_layer(layer, std::move(done)));
+}
+
+namespace {
+
+struct LayerPiece {
+  const std::byte* memory = nullptr;
+  std::uint64_t slot = kNoSlot;
+  std::uint32_t crc = 0;
+};
+
+}  // namespace
+
+// What the records of the group hold; in the head, the entries that are not applied yet lie over it.
+Task<void> Replica::run_read_layer(ChunkLayer layer, Callback<void(Result<ChunkContent>)> done) {
+  Disk* disk = &disk_;
+  Replica* self = this;
+  Status usable = check_usable();
+  if (!usable.ok()) {
+    done(std::move(usable).error());
+    co_return;
+  }
+  std::uint64_t token = disk_.reads().begin();
+  ChunkIndex chunk = layer.chunk;
+  Result<ChunkStack> stack =
+      co_await suspend<Result<ChunkStack>>([disk, self, chunk](Callback<void(Result<ChunkStack>)> next) {
+        disk->load_stack(*self, chunk, std::nullopt, std::move(next));
+      });
+  if (!stack.ok()) {
+    disk_.reads().end(token);
+    done(std::move(stack).error());
+    co_return;
+  }
+  ChunkContent content;
+  std::vector<Slice> kept;  // entries' data, while it is copied
+  std::array<LayerPiece, kBlocksPerChunk> pieces;
+  for (GroupContent& group : groups_of(*stack, tree_)) {
+    if (group.group != layer.layer) continue;
+    content.version = group.version;
+    content.present = group.blocks.data;
+    content.zero = group.zero;
+    for (std::uint32_t block = 0; block < kBlocksPerChunk; ++block) {
+      pieces[block] = {nullptr, group.blocks.slot_of(block), group.blocks.crc[block]};
+    }
+  }
+  content.source_last = last_.seq;
+  ChunkOverlay* overlay = layer.layer == tree_.head() ? overlay_.find(chunk) : nullptr;
+  if (overlay && !overlay->pieces.empty()) {
+    content.version = overlay->pieces.back().log->entry.position;
+    for (const Piece& piece : overlay->pieces) {
+      bool zero = piece.kind == Piece::Kind::kZero;
+      content.present = zero ? content.present & ~piece.mask() : content.present | piece.mask();
+      content.zero = zero ? content.zero | piece.mask() : content.zero & ~piece.mask();
+      if (zero) continue;
+      if (piece.in_memory()) kept.push_back(piece.log->entry.data);
+      for (std::uint32_t block = piece.first; block < std::uint32_t{piece.first} + piece.count; ++block) {
+        const std::byte* memory = piece.in_memory() ? piece.log->entry.data.data() + piece.data_offset(block) : nullptr;
+        pieces[block] = {memory, piece.slot, piece.crc_of(block)};
+      }
+    }
+  }
+  Status outcome;
+  for (std::uint64_t left = content.present; left != 0 && outcome.ok(); left &= left - 1) {
+    const LayerPiece& piece = pieces[static_cast<std::size_t>(std::countr_zero(left))];
+    content.crc.push_back(piece.crc);
+  }
+  auto blocks = static_cast<std::size_t>(std::popcount(content.present));
+  Slice bytes = blocks > 0 ? disk_.env().buffers().allocate(blocks * kBlockSize) : Slice();
+  std::size_t at = 0;
+  for (std::uint64_t left = content.present; left != 0 && outcome.ok();) {
+    auto first = static_cast<std::uint32_t>(std::countr_zero(left));
+    std::span<std::byte> into = bytes.bytes().subspan(at * kBlockSize);
+    std::uint32_t count = 1;
+    if (pieces[first].memory) {
+      std::memcpy(into.data(), pieces[first].memory, kBlockSize);
+    } else {
+      while (first + count < kBlocksPerChunk && (left >> (first + count) & 1) && !pieces[first + count].memory &&
+             pieces[first + count].slot == pieces[first].slot) {
+        ++count;
+      }
+      into = into.first(std::size_t{count} * kBlockSize);
+      std::uint64_t offset = pieces[first].slot * kChunkSize + std::uint64_t{first} * kBlockSize;
+      outcome = co_await suspend<Status>(
+          [disk, offset, into](StatusCallback next) { disk->data().read(offset, into, std::move(next)); });
+    }
+    left &= ~block_mask(first, count);
+    at += count;
+  }
+  disk_.reads().end(token);
+  if (!outcome.ok()) {
+    done(Error(ErrorCode::kDiskIo, "reading replica " + to_hex(id_.value()) + " failed: " + outcome.error().message()));
+    co_return;
+  }
+  if (blocks > 0) content.data.push_back(std::move(bytes));
+  done(std::move(content));
+}
+
+// ---- joining ----
+
+// Whether what this replica has of the time up to base can be brought into the volume's layers: it has every snapshot
+// of that time, and has reverted no more often than the volume.
+bool Replica::is_base_sound(const LayerTree& volume) const {
+  if (tree_.forks().size() > volume.forks().size()) return false;
+  if (!std::equal(tree_.forks().begin(), tree_.forks().end(), volume.forks().begin())) return false;
+  return std::all_of(volume.snapshots().begin(), volume.snapshots().end(), [this](const auto& entry) {
+    const SnapshotRecord& snapshot = entry.second;
+    if (snapshot.position.seq > identity_.base) return true;
+    const SnapshotRecord* own = tree_.find(snapshot.id);
+    return own && *own == snapshot;
+  });
+}
+
+void Replica::adopt_layers(LayerState layers, StatusCallback done) {
+  Status valid = check_usable();
+  if (valid.ok() && (complete_ || joining_)) {
+    valid = Error(ErrorCode::kFailedPrecondition, "replica " + to_hex(id_.value()) + " is not being rebuilt");
+  }
+  Result<LayerTree> tree = LayerTree::from_state(layers);
+  if (valid.ok() && !tree.ok()) valid = tree.error();
+  if (valid.ok() && !log_.empty()) {
+    valid = Error(ErrorCode::kFailedPrecondition, "layers are adopted before the first entry");
+  }
+  if (!valid.ok()) return disk_.deferred().call(std::move(done), std::move(valid));
+  spawn(run_adopt(std::move(tree).value(), std::move(done)));
+}
+
+// Records in layers that the volume does not have are removed, and those of one group merged, before the first entry
+// can begin a layer with a number that was used here for something else.
+Task<void> Replica::run_adopt(LayerTree volume, StatusCallback done) {
+  Replica* self = this;
+  Status outcome;
+  std::uint64_t generation = identity_.log_generation;
+  bool sound = is_base_sound(volume);
+  if (!sound || !tree_.same_layers(volume)) outcome = co_await store_adopted(volume, sound);
+  if (outcome.ok() && !merges_.empty()) {
+    outcome = co_await suspend<Status>([self](StatusCallback next) {
+      self->merge_waiters_.push_back(std::move(next));
+      self->disk_.destager().note_work(true);
+    });
+  }
+  if (outcome.ok() && (joining_ || identity_.log_generation != generation)) {
+    outcome = Error(ErrorCode::kCancelled, "a new join began");
+  }
+  done(std::move(outcome));
+}
+
+Task<Status> Replica::store_adopted(const LayerTree& volume, bool sound) {
+  Disk* disk = &disk_;
+  (void)co_await suspend<bool>([disk](Callback<void(bool)> next) {
+    auto* waiting = new Callback<void(bool)>(std::move(next));
+    disk->destager().pause([waiting] {
+      std::unique_ptr<Callback<void(bool)>> owned(waiting);
+      (*owned)(true);
+    });
+  });
+  KvBatch batch;
+  batch.remove_range(layer_key(kSnapshotTable, id_, 0), layer_key(kSnapshotTable, id_, ~LayerNumber{0}));
+  for (const auto& [layer, snapshot] : volume.snapshots()) {
+    batch.put(layer_key(kSnapshotTable, id_, layer), encode_snapshot_record(snapshot));
+  }
+  batch.put(replica_key(kLayerStateTable, id_), volume.encode_state());
+  batch.remove_range(layer_key(kMergeTable, id_, 0), layer_key(kMergeTable, id_, ~LayerNumber{0}));
+  MergeJob everything{next_merge_, {0, 0}, 0, ChunkIndex(0)};
+  batch.put(layer_key(kMergeTable, id_, everything.number), encode_merge_job(everything));
+  identity_.layered = true;
+  if (!sound) identity_.base = Seq(0);
+  batch.put(replica_key(kIdentityTable, id_), encode_identity(identity_));
+  tree_.adopt(volume);
+  merges_.clear();
+  add_merge(everything.number, everything);
+  disk_.records().forget(id_);
+  disk_.note_records_changed();
+  Status stored = co_await suspend<Status>(
+      [disk, &batch](StatusCallback next) { disk->kv().write(std::move(batch), true, std::move(next)); });
+  if (!stored.ok()) disk_.fail(stored.error());
+  disk_.destager().resume();
+  co_return stored;
+}
+
+}  // namespace holdfast::store
