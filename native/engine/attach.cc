@@ -25,8 +25,8 @@ constexpr unsigned kRoundsMax = 16;
 // Passes entries of one replica's log on to another.
 class VolumeEngine::LogReader final : public rpc::CallHandler {
  public:
-  LogReader(VolumeEngine& engine, std::shared_ptr<rpc::Channel> channel, Member& to, Seq first)
-      : engine_(engine), channel_(std::move(channel)), to_(to), next_(first) {}
+  LogReader(VolumeEngine& engine, std::shared_ptr<rpc::Channel> channel, Member& to, Seq first, Seq committed)
+      : engine_(engine), channel_(std::move(channel)), to_(to), next_(first), committed_(committed) {}
 
   void start(replica::ReadLogRequest request) {
     call_ = channel_->start(replica::kReadLogPath, {}, std::nullopt, this);
@@ -40,6 +40,8 @@ class VolumeEngine::LogReader final : public rpc::CallHandler {
   void on_message(rpc::Message message) override {
     if (outcome_ || !to_.link) return;
     replica::AppendRequest request;
+    // Without the watermark a replica does not go past a REVERT.
+    request.committed = committed_;
     request.entry.emplace();
     Status status = replica::decode(message, engine_.env_.buffers(), *request.entry);
     if (status.ok() && request.entry->position.seq != next_) {
@@ -60,6 +62,7 @@ class VolumeEngine::LogReader final : public rpc::CallHandler {
   std::shared_ptr<rpc::Channel> channel_;
   Member& to_;
   Seq next_;
+  Seq committed_;
   std::optional<Status> outcome_;
   std::unique_ptr<rpc::ClientCall> call_;
 };
@@ -286,7 +289,7 @@ Task<Status> VolumeEngine::ship_tails(std::vector<Member*> members, Member* auth
 
 Task<Status> VolumeEngine::ship_tail(Member* from, Member* to) {
   Seq last = from->opened->last.seq;
-  LogReader reader(*this, channels_.get(from->config.address), *to, to->journalled.next());
+  LogReader reader(*this, channels_.get(from->config.address), *to, to->journalled.next(), from->opened->committed);
   reader.start({from->config.id, config_.epoch, to->journalled.next(), last});
   for (;;) {
     if (stop_reason_) co_return *stop_reason_;

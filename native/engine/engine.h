@@ -14,6 +14,7 @@
 #include "base/types.h"
 #include "io/env.h"
 #include "rpc/rpc.h"
+#include "store/store.h"
 
 namespace holdfast::engine {
 
@@ -104,6 +105,21 @@ class Engine : public BlockDevice {
   virtual void set_qos(const QosLimits& limits) = 0;
   // Appends RESIZE; only growth. on_resized subscribers are told.
   virtual void resize(std::uint64_t size_bytes, StatusCallback done) = 0;
+
+  // Snapshots, by ids that are never used again. ok: the entry is in the journal of every in-sync replica, and a flush
+  // is on its way. A snapshot that exists already, or one to drop that does not, is success.
+  virtual void snapshot(SnapshotId id, StatusCallback done) = 0;
+  virtual void drop_snapshot(SnapshotId id, StatusCallback done) = 0;
+  // The volume holds what the snapshot holds. Not while a front-end serves it. NOT_FOUND.
+  virtual void revert(SnapshotId id, StatusCallback done) = 0;
+  // As an in-sync replica has them, oldest first.
+  virtual void list_snapshots(Callback<void(Result<std::vector<store::SnapshotInfo>>)> done) = 0;
+  // Of a snapshot: the bytes of a range of whole 4 KiB blocks, at most 1 MiB; NOT_FOUND.
+  virtual void read_snapshot(SnapshotId id, BlockRange blocks, ReadCallback done) = 0;
+  // Which blocks of a snapshot hold data (bit i of byte i / 8); at most 64 MiB.
+  virtual void map_snapshot(SnapshotId id, BlockRange blocks,
+                            Callback<void(Result<std::vector<std::uint8_t>>)> done) = 0;
+
   // Finishes what is in flight, flushes, lets go of the replicas. I/O afterwards fails with CANCELLED.
   virtual void close(Callback<void()> done) = 0;
 };

@@ -86,11 +86,11 @@ inline Op* op_of(RangeLock::Request* request) { return static_cast<Op*>(request-
 
 // An entry of the log from its creation until it is committed.
 struct PendingEntry {
-  Op* op = nullptr;         // nullptr: a resize
+  Op* op = nullptr;         // nullptr: a resize, or about snapshots
   store::Entry entry;       // data: empty, see below; position set when it enters the window
   SliceList data;           // kWrite: whole blocks, in parts of any size
   std::uint64_t bytes = 0;  // of data
-  StatusCallback resized;   // kResize
+  StatusCallback done;      // of an entry without an operation
 };
 
 // A read of some blocks, retried over the replicas until every block was read with the right CRC.
@@ -101,6 +101,7 @@ struct BlockRead {
   std::uint64_t id = 0;
   BlockRange blocks;
   bool map_only = false;
+  SnapshotId snapshot;           // 0: the volume
   Member* at = nullptr;          // where it is outstanding
   std::vector<ReplicaId> tried;  // gave a wrong or no answer
   std::optional<ReplicaId> first_choice;
@@ -115,6 +116,7 @@ struct BlockRead {
 
   void clear() {
     map_only = found_bad = false;
+    snapshot = SnapshotId();
     at = nullptr;
     tried.clear();
     first_choice.reset();

@@ -116,14 +116,15 @@ void VolumeEngine::fail_waiting(const Error& error) {
     }
   }
   for (DoneCallback& done : flushes) done(error);
-  std::vector<StatusCallback> resizes;
-  window_.for_each_after(Seq(0), [&resizes](PendingEntry& entry) {
-    if (entry.resized) resizes.push_back(std::move(entry.resized));
+  std::vector<StatusCallback> others;
+  window_.for_each_after(Seq(0), [&others](PendingEntry& entry) {
+    if (entry.done) others.push_back(std::move(entry.done));
   });
   for (PendingEntry* entry : waiting_for_room_) {
-    if (entry->resized) resizes.push_back(std::move(entry->resized));
+    if (entry->done) others.push_back(std::move(entry->done));
   }
-  for (StatusCallback& done : resizes) done(error);
+  for (SnapshotRequest& request : std::exchange(snapshot_requests_, {})) others.push_back(std::move(request.done));
+  for (StatusCallback& done : others) done(error);
 }
 
 // ---- closing ----
@@ -216,7 +217,7 @@ void VolumeEngine::resize(std::uint64_t size_bytes, StatusCallback done) {
   size_blocks_numbered_ = size_bytes / kBlockSize;
   PendingEntry* entry = new_entry(nullptr, store::Op::kResize);
   entry->entry.size_blocks = size_blocks_numbered_;
-  entry->resized = std::move(done);
+  entry->done = std::move(done);
   submit(entry);
 }
 

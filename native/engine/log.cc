@@ -150,15 +150,16 @@ void VolumeEngine::advance_commit() {
 
 void VolumeEngine::complete(PendingEntry* entry) {
   Op* op = entry->op;
-  StatusCallback resized = std::move(entry->resized);
+  StatusCallback done = std::move(entry->done);
+  bool resize = entry->entry.op == store::Op::kResize;
   std::uint64_t size_blocks = entry->entry.size_blocks;
   entry->data.clear();
   entry->entry = store::Entry();
   entry_pool_.give_back(entry);
   if (op) return piece_done(op, Status());
   size_blocks_ = std::max(size_blocks_, size_blocks);
-  if (resized) resized(Status());
-  if (resized_) resized_();
+  if (done) done(Status());
+  if (resize && resized_) resized_();
   if (state_ == State::kClosing) close_when_idle();
 }
 

@@ -95,6 +95,7 @@ void VolumeEngine::route(BlockRead* read) {
   request.id = read->id;
   request.blocks = read->blocks;
   request.map_only = read->map_only;
+  request.snapshot = read->snapshot;
   member->link->read(request);
   watch_silence();
 }
@@ -217,7 +218,9 @@ void VolumeEngine::try_other_copy(BlockRead* read, Member& bad, Error error) {
 
 // Lets go of the read before its callback, which may start others.
 void VolumeEngine::finish_read(BlockRead* read, Result<SliceList> outcome) {
-  if (outcome.ok() && read->found_bad && read->bad_replica && !read->first_choice && read->bad_first < read->bad_end) {
+  bool of_volume = read->snapshot == SnapshotId();  // nothing can be written to a snapshot
+  if (outcome.ok() && of_volume && read->found_bad && read->bad_replica && !read->first_choice &&
+      read->bad_first < read->bad_end) {
     repair_later({BlockIndex(read->blocks.begin() + read->bad_first), read->bad_end - read->bad_first},
                  *read->bad_replica);
   }

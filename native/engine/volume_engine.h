@@ -7,6 +7,7 @@
 //   read_path.cc   routing, CRC checks, other copies, repair, the lease
 //   members.cc     replicas that fail and come back; the stored in-sync set
 //   rebuild.cc     joining and promoting replicas
+//   snapshots.cc   entries about snapshots, listing and reading them
 //
 // docs/consistency.md is the specification; I1..I5 below refer to it. Thread: the reactor of the Env.
 //
@@ -20,6 +21,7 @@
 
 #include <deque>
 #include <memory>
+#include <unordered_set>
 #include <vector>
 
 #include "engine/engine.h"
@@ -108,6 +110,12 @@ class VolumeEngine final : public Engine, private LinkEvents {
   void set_rebuild_rate(std::uint64_t bytes_per_second) override;
   void set_qos(const QosLimits& limits) override;
   void resize(std::uint64_t size_bytes, StatusCallback done) override;
+  void snapshot(SnapshotId id, StatusCallback done) override;
+  void drop_snapshot(SnapshotId id, StatusCallback done) override;
+  void revert(SnapshotId id, StatusCallback done) override;
+  void list_snapshots(Callback<void(Result<std::vector<store::SnapshotInfo>>)> done) override;
+  void read_snapshot(SnapshotId id, BlockRange blocks, ReadCallback done) override;
+  void map_snapshot(SnapshotId id, BlockRange blocks, Callback<void(Result<std::vector<std::uint8_t>>)> done) override;
   void close(Callback<void()> done) override;
 
  private:
@@ -117,7 +125,13 @@ class VolumeEngine final : public Engine, private LinkEvents {
     DoneCallback done;
     Nanos began{};
   };
+  struct SnapshotRequest {
+    store::Op op;
+    SnapshotId id;
+    StatusCallback done;
+  };
   class LogReader;
+  class SnapshotLister;
 
   // ---- attach.cc ----
   Task<Status> recover_round(bool* again);
@@ -232,6 +246,12 @@ class VolumeEngine final : public Engine, private LinkEvents {
   void check_silence();
   bool work_outstanding(const Member& member) const;
 
+  // ---- snapshots.cc ----
+  void change_snapshots(store::Op op, SnapshotId id, StatusCallback done);
+  void learn_snapshots();
+  void run_snapshot_requests();
+  std::optional<Error> check_blocks(BlockRange blocks, std::uint32_t max) const;
+
   // ---- rebuild.cc ----
   void join(Member& member, const store::ReplicaInfo& info);
   Member* choose_source(const Member& joiner);
@@ -306,6 +326,11 @@ class VolumeEngine final : public Engine, private LinkEvents {
   Timer gather_timer_;  // after all had failed and one came back: waits a little for the others
   Timer unavailable_timer_;
   bool failing_io_ = false;
+
+  // Snapshots. What exists is asked of a replica before the first change, and followed from then on.
+  std::optional<std::unordered_set<SnapshotId>> known_snapshots_;
+  std::deque<SnapshotRequest> snapshot_requests_;  // while it is not known
+  bool learning_snapshots_ = false;
 
   Callback<void()> resized_;
   Callback<void()> closed_;

@@ -368,7 +368,7 @@ void Round::note_record(const Change& change) {
   bool had_slot = change.old.own && change.old.own->slot != kNoSlot;
   bool has_slot = !change.plan.remove && change.plan.next.slot != kNoSlot;
   if (had_slot != has_slot) replica.note_layer_slots(change.layer(), has_slot ? 1 : -1);
-  if (!in_head(change)) return disk_.records().forget(replica.id(), change.place.chunk);
+  if (!in_head(change)) return;
   ChunkView view = change.old;
   view.own.reset();
   if (!change.plan.remove) view.own = change.plan.next;
@@ -379,6 +379,10 @@ void Round::note_record(const Change& change) {
 void Round::commit() {
   disk_.note_records_changed();
   for (Change& change : changes_) note_record(change);
+  // What lies below the head has changed.
+  for (Change& change : changes_) {
+    if (!in_head(change)) disk_.records().forget(parts_[change.part].replica->id(), change.place.chunk);
+  }
   for (Part& part : parts_) part.replica->on_applied(part.applied);
   for (Change& change : changes_) {
     // Entries that came meanwhile must find a slot if this chunk has none any more.
