@@ -4,6 +4,8 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import { HoldfastError } from '../errors/holdfast-error.js';
 import { readJson, writeJsonAtomic } from '../os/atomic-file.js';
+import { diskConfigSchema } from './config.js';
+import type { DiskConfig } from './config.js';
 import { findFreePorts, tryBind } from '../os/addresses.js';
 
 const memorySchema = z.object({
@@ -12,6 +14,8 @@ const memorySchema = z.object({
   ports: z.record(z.string(), z.number()),
   /** By name of the disk. */
   diskIds: z.record(z.string(), z.string()),
+  /** Disks that the manager had this node take in, besides those of its configuration. */
+  orderedDisks: z.array(diskConfigSchema).default([]),
 });
 type Memory = z.infer<typeof memorySchema>;
 
@@ -37,6 +41,14 @@ export class AgentMemory {
   rememberDiskId(disk: string, id: string): void {
     if (this.#memory.diskIds[disk] === id) return;
     this.#store({ ...this.#memory, diskIds: { ...this.#memory.diskIds, [disk]: id } });
+  }
+
+  get orderedDisks(): readonly DiskConfig[] {
+    return this.#memory.orderedDisks;
+  }
+
+  rememberDisks(disks: readonly DiskConfig[]): void {
+    this.#store({ ...this.#memory, orderedDisks: [...disks] });
   }
 
   /** The port of a process; chosen when it has none. */

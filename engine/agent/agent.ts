@@ -1,9 +1,11 @@
 // The agent of a node: supervises its target process and one replica process per disk, and tells the manager about them.
+import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { z } from 'zod';
 import { formatHostPort } from '../os/addresses.js';
-import type { AgentReport, ProcessReport } from '../generated/holdfast/v1/manager.js';
+import type { AgentReport, DiskOrder, ProcessReport } from '../generated/holdfast/v1/manager.js';
 import type { Logger } from '../log/logger.js';
+import { diskClassOf } from '../os/disk-class.js';
 import { dataPlaneNodeFlags } from '../process/node-flags.js';
 import { AgentMemory } from './agent-memory.js';
 import type { AgentConfig, DiskConfig } from './config.js';
@@ -39,30 +41,79 @@ const replicaStateSchema = z.object({ startTime: z.string(), listen: z.array(z.s
 export async function runAgent(options: AgentOptions, signal: AbortSignal): Promise<void> {
   const { config, logger } = options;
   const memory = new AgentMemory(options.runDir, config.host);
-  const registry = new RegistryClient(config.managers, logger);
   const reports = new Map<string, ProcessReport>();
-  const publish = (key: string, report: ProcessReport) => {
-    reports.set(key, report);
+  const disks = new Map<string, { readonly remove: AbortController; readonly running: Promise<void> }>();
+  const publish = () => {
     const whole: AgentReport = { node: config.node, pid: process.pid, processes: [...reports.values()] };
     registry.publish(whole);
   };
+  const registry = new RegistryClient(config.managers, logger, (orders) => {
+    takeOrders(orders);
+  });
+  const start = (supervision: Supervision, stop: AbortSignal): Promise<void> => {
+    supervision.onState({ kind: 'starting', pid: null, failure: null });
+    return supervise(options.host, supervision, logger.child({ process: supervision.name }), stop);
+  };
+  const startDisk = (disk: DiskConfig) => {
+    const key = `replica ${disk.name}`;
+    const remove = new AbortController();
+    const supervision = replicaSupervision(options, memory, disk, (report) => {
+      if (remove.signal.aborted) return;
+      reports.set(key, report);
+      publish();
+    });
+    disks.set(disk.name, { remove, running: start(supervision, AbortSignal.any([signal, remove.signal])) });
+  };
+  const stopDisk = async (disk: DiskConfig) => {
+    const supervised = disks.get(disk.name);
+    if (supervised === undefined) return;
+    supervised.remove.abort();
+    disks.delete(disk.name);
+    reports.delete(`replica ${disk.name}`);
+    publish();
+    await supervised.running;
+    const process = options.host.find(disk.runDir);
+    if (process !== null) await options.host.stop(process);
+    logger.info('a disk was taken out', { disk: disk.name });
+  };
+  // What the manager wants, all of it; what it says nothing of stays.
+  const takeOrders = (orders: readonly DiskOrder[]) => {
+    const fixed = new Set(config.disks.map(({ name }) => name));
+    const wanted = orders
+      .filter(({ name, removed }) => !removed && !fixed.has(name))
+      .map((order) => diskOf(order, config));
+    const gone = memory.orderedDisks.filter(({ name }) => orders.some((order) => order.removed && order.name === name));
+    const kept = memory.orderedDisks.filter(
+      (disk) => !gone.includes(disk) && !wanted.some(({ name }) => name === disk.name),
+    );
+    memory.rememberDisks([...kept, ...wanted]);
+    for (const disk of gone) void stopDisk(disk);
+    for (const disk of wanted) if (!disks.has(disk.name)) startDisk(disk);
+  };
 
-  const supervisions = [
-    targetSupervision(options, memory, (report) => {
-      publish('target', report);
-    }),
-    ...config.disks.map((disk) =>
-      replicaSupervision(options, memory, disk, (report) => {
-        publish(`replica ${disk.name}`, report);
-      }),
-    ),
-  ];
   // Everything this node has is in the first report, so that nobody takes an incomplete one for the whole.
-  for (const { onState } of supervisions) onState({ kind: 'starting', pid: null, failure: null });
-  await Promise.all([
-    registry.run(signal),
-    ...supervisions.map((each) => supervise(options.host, each, logger.child({ process: each.name }), signal)),
-  ]);
+  const target = targetSupervision(options, memory, (report) => {
+    reports.set('target', report);
+    publish();
+  });
+  const targetRuns = start(target, signal);
+  for (const disk of [...config.disks, ...memory.orderedDisks]) startDisk(disk);
+  await registry.run(signal);
+  await Promise.all([targetRuns, ...[...disks.values()].map(({ running }) => running)]);
+}
+
+const orderedDefaults = { journalBytes: 256 * 2 ** 20, cacheBytes: 64 * 2 ** 20 };
+
+function diskOf(order: DiskOrder, { target }: AgentConfig): DiskConfig {
+  return {
+    name: order.name,
+    runDir: join(dirname(target.runDir), order.name),
+    directory: order.directory,
+    journalPath: order.journalPath === '' ? null : order.journalPath,
+    journalBytes: Number(order.journalBytes) || orderedDefaults.journalBytes,
+    cacheBytes: Number(order.cacheBytes) || orderedDefaults.cacheBytes,
+    capacityBytes: Number(order.capacityBytes),
+  };
 }
 
 type Publish = (report: ProcessReport) => void;
@@ -121,7 +172,12 @@ function replicaSupervision(
     stillRight: (present, wanted) => sameConfig(present, wanted),
     onStartFailure: () => memory.recheckPort(disk.name),
     onState: (supervised) => {
-      const report = { ...baseReport('replica', supervised), disk: disk.name, directory: disk.directory };
+      const report = {
+        ...baseReport('replica', supervised),
+        disk: disk.name,
+        directory: disk.directory,
+        diskClass: diskClassOf(disk.directory) ?? '',
+      };
       if (supervised.kind !== 'running') {
         publish({ ...report, diskId: memory.diskId(disk.name) ?? '' });
         return;
@@ -154,5 +210,6 @@ function baseReport(role: 'target' | 'replica', supervised: SupervisedState): Pr
     portal: '',
     directory: '',
     diskId: '',
+    diskClass: '',
   };
 }

@@ -4,7 +4,7 @@ import { credentials } from '@grpc/grpc-js';
 import type { ClientDuplexStream } from '@grpc/grpc-js';
 import { backoffMs, sleep } from '../async/wait.js';
 import { AgentRegistryClient } from '../generated/holdfast/v1/manager.js';
-import type { AgentReport, ManagerOrder } from '../generated/holdfast/v1/manager.js';
+import type { AgentReport, DiskOrder, ManagerOrder } from '../generated/holdfast/v1/manager.js';
 import type { Logger } from '../log/logger.js';
 
 const channelOptions = {
@@ -17,10 +17,12 @@ const channelOptions = {
 export class RegistryClient {
   readonly #managers: readonly string[];
   readonly #logger: Logger;
+  readonly #onDisks: (orders: readonly DiskOrder[]) => void;
   #report: AgentReport | null = null;
   #stream: ClientDuplexStream<AgentReport, ManagerOrder> | null = null;
 
-  constructor(managers: readonly string[], logger: Logger) {
+  constructor(managers: readonly string[], logger: Logger, onDisks: (orders: readonly DiskOrder[]) => void) {
+    this.#onDisks = onDisks;
     this.#managers = managers;
     this.#logger = logger;
   }
@@ -51,7 +53,8 @@ export class RegistryClient {
     let taken = false;
     try {
       await new Promise<void>((resolve) => {
-        stream.on('data', () => {
+        stream.on('data', ({ disks }: ManagerOrder) => {
+          if (disks !== undefined) this.#onDisks(disks.disks);
           if (!taken) this.#logger.info('the manager knows this node', { manager });
           taken = true;
         });

@@ -77,6 +77,13 @@ describe('help', () => {
   const commands = [
     ['up'],
     ['status'],
+    ...['cordon', 'uncordon', 'drain', 'set'].map((name) => ['node', name]),
+    ...['add', 'rm', 'cordon', 'uncordon', 'evict', 'tag'].map((name) => ['disk', name]),
+    ...['ls', 'restore', 'purge'].map((name) => ['trash', name]),
+    ...['ls', 'set', 'rm'].map((name) => ['policy', name]),
+    ...['show', 'set'].map((name) => ['settings', name]),
+    ['volume', 'set'],
+    ['volume', 'explain'],
     ['event', 'ls'],
     ['event', 'watch'],
     ['support', 'bundle'],
@@ -171,7 +178,7 @@ describe('with a manager', () => {
     expect(await json('volume', 'detach', 'db')).toMatchObject({ state: 'detached' });
     expect(await json('volume', 'detach', 'db')).toMatchObject({ state: 'detached' });
     expect(await json('volume', 'ls')).toHaveLength(1);
-    expect(await json('volume', 'delete', 'db')).toEqual({ volume: 'db', pendingReplicas: [] });
+    expect(await json('volume', 'delete', 'db')).toMatchObject({ volume: 'db', pendingReplicas: [] });
     expect(await json('volume', 'ls')).toEqual([]);
   });
 

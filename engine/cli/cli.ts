@@ -5,6 +5,7 @@ import { addClusterCommands } from './cluster-commands.js';
 import { addDeviceCommands } from './device-commands.js';
 import { exitCodes, printError, UsageError, withCommonOptions } from './run.js';
 import type { Streams } from './run.js';
+import { addAdminCommands } from './admin-commands.js';
 import { addCompletionCommand } from './completion.js';
 import { addStatusCommands } from './status-commands.js';
 import { addSupportCommand } from './support-command.js';
@@ -44,6 +45,7 @@ function buildProgram(streams: Streams, version: string): Command {
   addVolumeCommands(program, streams);
   addDeviceCommands(program, streams);
   addClusterCommands(program, streams);
+  addAdminCommands(program, streams);
   addStatusCommands(program, streams);
   addStoreCommands(program, streams);
   addSupportCommand(program, streams, version);

@@ -1,5 +1,6 @@
 // What commands print: tables and key-value lists for people, JSON for scripts.
 import { formatSize } from '../config/volume-input.js';
+import type { ExplanationView } from '../manager/admin-api.js';
 import type { AttachmentView, DiskView, NodeView, ProcessView, ReplicaView, VolumeView } from '../manager/views.js';
 
 /** Columns as wide as their content, two spaces apart; the head in capitals. */
@@ -132,6 +133,25 @@ export function diskTable(disks: readonly DiskView[]): string {
       text(disk.reason),
     ]),
   );
+}
+
+export function explanationTable({ volume, wants, disks }: ExplanationView): string {
+  const asks = [
+    `${wants.replicas} replicas`,
+    wants.class === null ? null : `on ${wants.class}`,
+    wants.tags.length === 0 ? null : `with the tags ${wants.tags.join(', ')}`,
+    wants.zonesRequired ? 'in different zones' : null,
+    wants.local ? 'one where it is attached' : null,
+  ].filter((part) => part !== null);
+  const rows = disks.map(({ node, disk, zone, holds, accepted, reason, promisedShare }) => [
+    node,
+    disk,
+    text(zone),
+    holds ? 'holds a replica' : accepted ? 'could take one' : 'no',
+    promisedShare === null ? '-' : `${Math.round(100 * promisedShare)} %`,
+    holds ? '-' : text(reason),
+  ]);
+  return `Volume ${volume} wants ${asks.join(', ')}.\n\n${table(['node', 'disk', 'zone', 'replica', 'promised', 'reason'], rows)}`;
 }
 
 export function processTable(processes: readonly ProcessView[]): string {

@@ -10,21 +10,32 @@ import {
 import type { DeletionView } from '../manager/api.js';
 import type { AttachmentView, ReplicaView, VolumeView } from '../manager/views.js';
 import { growHere } from './local-devices.js';
-import { attachmentDetails, replicaTable, volumeDetails, volumeTable } from './output.js';
+import type { ExplanationView } from '../manager/admin-api.js';
+import { accessOf, constraintsOf, qosOf, withAccessOptions, withPlacementOptions } from './volume-options.js';
+import type { AccessOptions, PlacementOptions } from './volume-options.js';
+import { explanationTable, attachmentDetails, replicaTable, volumeDetails, volumeTable } from './output.js';
 import { checkUsage, openSession, printResult, withCommonOptions, withProgress } from './run.js';
 import type { CommonOptions, Session, Streams } from './run.js';
 
 const sizeHelp = 'such as 10Gi, 500Mi or 1Ti; a multiple of 4096 bytes';
 
-type CreateOptions = CommonOptions & { readonly size: string; readonly replicas: string; readonly blockSize: string };
+type CreateOptions = CommonOptions &
+  PlacementOptions &
+  AccessOptions & {
+    readonly size: string;
+    readonly replicas?: string;
+    readonly blockSize: string;
+    readonly policy?: string;
+  };
 
 export function addVolumeCommands(program: Command, streams: Streams): void {
   const volume = program.command('volume').description('make, attach, show and delete volumes').helpCommand(false);
 
-  withCommonOptions(volume.command('create'))
+  withAccessOptions(withPlacementOptions(withCommonOptions(volume.command('create'))))
     .argument('<name>', 'lower-case letters, digits and "-"')
     .requiredOption('--size <size>', sizeHelp)
-    .option('--replicas <count>', 'copies, each on another node', '3')
+    .option('--replicas <count>', 'copies, each on another node (default: 3, or as the policy says)')
+    .option('--policy <name>', 'take what is not given from this policy')
     .option('--block-size <bytes>', 'logical blocks as hosts see them: 512 or 4096', '512')
     .description('make a volume')
     .addHelpText(
@@ -36,7 +47,13 @@ export function addVolumeCommands(program: Command, streams: Streams): void {
       const body = checkUsage(() => ({
         name: validateVolumeName(name),
         size: parseSize(options.size),
-        replicas: validateReplicaCount(parseCount(options.replicas, '--replicas')),
+        ...(options.replicas === undefined
+          ? {}
+          : { replicas: validateReplicaCount(parseCount(options.replicas, '--replicas')) }),
+        policy: options.policy,
+        constraints: constraintsOf(options),
+        qos: qosOf(options),
+        access: accessOf(options),
         blockSize: validateBlockSize(parseCount(options.blockSize, '--block-size')),
       }));
       const session = openSession(options, process.env);
@@ -88,12 +105,43 @@ export function addVolumeCommands(program: Command, streams: Streams): void {
       printResult(streams, options.json === true, resized, volumeDetails);
     });
 
-  named(volume, 'delete', 'delete a volume and its data; it must be detached')
-    .addHelpText('after', examples('holdfast volume delete scratch'))
+  named(volume, 'delete', 'move a volume to the trash; it must be detached')
+    .option('--purge', 'delete it for good, at once')
+    .addHelpText('after', examples('holdfast volume delete scratch', 'holdfast volume delete scratch --purge'))
+    .action(async (name: string, _: unknown, command: Command) => {
+      const options = command.optsWithGlobals<CommonOptions & { readonly purge?: boolean }>();
+      const query = options.purge === true ? '?purge=true' : '';
+      const deleted = await openSession(options, process.env).call<DeletionView>('DELETE', path(name, query));
+      printResult(streams, options.json === true, deleted, describeDeletion);
+    });
+
+  withAccessOptions(withPlacementOptions(named(volume, 'set', 'change a volume while it is used')))
+    .option('--replicas <count>', 'how many copies there are to be')
+    .addHelpText(
+      'after',
+      '\nWho may log in is changed for the next attach on.\n' +
+        examples('holdfast volume set db --replicas 2', 'holdfast volume set db --iops 1000 --bandwidth 50Mi'),
+    )
+    .action(async (name: string, _: unknown, command: Command) => {
+      const options = command.optsWithGlobals<CreateOptions>();
+      const body = checkUsage(() => ({
+        ...(options.replicas === undefined
+          ? {}
+          : { replicas: validateReplicaCount(parseCount(options.replicas, '--replicas')) }),
+        constraints: constraintsOf(options),
+        qos: qosOf(options),
+        access: accessOf(options),
+      }));
+      const changed = await openSession(options, process.env).call<VolumeView>('PATCH', path(name), body);
+      printResult(streams, options.json === true, changed, volumeDetails);
+    });
+
+  named(volume, 'explain', 'show for every disk whether it could take a replica of the volume, or why not')
+    .addHelpText('after', examples('holdfast volume explain db'))
     .action(async (name: string, _: unknown, command: Command) => {
       const options = command.optsWithGlobals<CommonOptions>();
-      const deleted = await openSession(options, process.env).call<DeletionView>('DELETE', path(name));
-      printResult(streams, options.json === true, deleted, describeDeletion);
+      const explained = await openSession(options, process.env).call<ExplanationView>('GET', path(name, '/explain'));
+      printResult(streams, options.json === true, explained, explanationTable);
     });
 
   withCommonOptions(volume.command('ls'))
@@ -139,7 +187,9 @@ function progressOf(session: Session, name: string, what: string): () => Promise
   };
 }
 
-function describeDeletion({ volume, pendingReplicas }: DeletionView): string {
+function describeDeletion({ volume, pendingReplicas, restorableUntil }: DeletionView): string {
+  if (restorableUntil !== null)
+    return `Volume ${volume} is in the trash until ${restorableUntil} ("holdfast trash restore ${volume}").`;
   if (pendingReplicas.length === 0) return `Volume ${volume} is deleted.`;
   return `Volume ${volume} is deleted; ${pendingReplicas.length} of its replicas follow when their disks can be reached.`;
 }

@@ -2,13 +2,53 @@
 // observed state.
 import { errorFields } from '../log/logger.js';
 import type { Logger } from '../log/logger.js';
+import type { DiskOrder } from '../generated/holdfast/v1/manager.js';
 import type { AgentSink } from './grpc-services.js';
 import type { AgentReport, Observed, ObservedProcess } from './observed.js';
 import { recordVersion } from './records.js';
 import type { DiskRecord, NodeRecord } from './records.js';
 import type { Repository } from './repository.js';
 
-export function createAgentSink(repository: Repository, observed: Observed, logger: Logger): AgentSink {
+/** Says that records of disks have changed. */
+export class DiskChanges {
+  readonly #listeners = new Set<() => void>();
+
+  subscribe(listener: () => void): () => void {
+    this.#listeners.add(listener);
+    return () => {
+      this.#listeners.delete(listener);
+    };
+  }
+
+  announce(): void {
+    for (const listener of this.#listeners) listener();
+  }
+}
+
+async function ordersFor(repository: Repository, node: string): Promise<readonly DiskOrder[]> {
+  const disks = await repository.listDisks();
+  return disks.flatMap(({ node: at, name, order }) => {
+    if (at !== node || order === null) return [];
+    return [
+      {
+        name,
+        directory: order.directory,
+        journalPath: order.journalPath ?? '',
+        journalBytes: BigInt(order.journalBytes),
+        cacheBytes: BigInt(order.cacheBytes),
+        capacityBytes: BigInt(order.capacityBytes),
+        removed: order.removed,
+      },
+    ];
+  });
+}
+
+export function createAgentSink(
+  repository: Repository,
+  observed: Observed,
+  diskChanges: DiskChanges,
+  logger: Logger,
+): AgentSink {
   return {
     report: async (connection, report) => {
       const processes = await Promise.all(
@@ -16,6 +56,7 @@ export function createAgentSink(repository: Repository, observed: Observed, logg
           process.role === 'replica' ? await recordDisk(repository, report.node, process) : process,
         ),
       );
+      await forgetRemoved(repository, report);
       await recordNode(repository, report).catch((error: unknown) => {
         logger.error('cannot record a node', { node: report.node, ...errorFields(error) });
         throw error;
@@ -25,19 +66,47 @@ export function createAgentSink(repository: Repository, observed: Observed, logg
     disconnected: (connection, node) => {
       observed.disconnected(connection, node);
     },
+    followOrders: (node, send) => {
+      let last = '';
+      const look = () => {
+        void ordersFor(repository, node).then(
+          (orders) => {
+            const text = JSON.stringify(orders, (_, value: unknown) =>
+              typeof value === 'bigint' ? String(value) : value,
+            );
+            if (text !== last && orders.length > 0) send(orders);
+            last = text;
+          },
+          (error: unknown) => {
+            logger.warn('cannot look up the disks of a node', { node, ...errorFields(error) });
+          },
+        );
+      };
+      look();
+      return diskChanges.subscribe(look);
+    },
   };
+}
+
+// The agent does not report it any more: it has been stopped.
+async function forgetRemoved(repository: Repository, report: AgentReport): Promise<void> {
+  for (const { node, name, order } of await repository.listDisks()) {
+    if (node !== report.node || order?.removed !== true) continue;
+    if (!report.processes.some(({ disk }) => disk === name)) await repository.removeDisk(node, name);
+  }
 }
 
 async function recordNode(repository: Repository, report: AgentReport): Promise<void> {
   const portal = report.processes.find(({ role }) => role === 'target')?.portal ?? null;
-  const former = (await repository.listNodes()).find(({ name }) => name === report.node);
-  const record: NodeRecord = {
-    ...(former ?? { zone: null, cordoned: false, draining: false }),
-    version: recordVersion,
-    name: report.node,
-    portal: portal ?? former?.portal ?? null,
-  };
-  if (former?.portal !== record.portal) await repository.putNode(record);
+  await repository.updateNode(report.node, (former) => {
+    const record: NodeRecord = {
+      ...(former ?? { zone: null, cordoned: false, draining: false }),
+      version: recordVersion,
+      name: report.node,
+      portal: portal ?? former?.portal ?? null,
+    };
+    return former?.portal === record.portal ? null : record;
+  });
 }
 
 // Another disk at the place of a known one must not be used: its replicas are not those of the records.
@@ -49,17 +118,23 @@ async function recordDisk(repository: Repository, node: string, process: Observe
     const message = `${process.directory ?? 'its folder'} holds disk ${process.diskId}, but ${name} of ${node} is disk ${known}: put the right disk in its place`;
     return { ...process, state: 'failed', failure: { code: 'WRONG_DISK', message } };
   }
-  const record: DiskRecord = {
-    ...(former ?? { tags: [], class: null, cordoned: false, evicting: false }),
-    version: recordVersion,
-    node,
-    name,
-    diskId: process.diskId ?? known,
-    directory: process.directory ?? former?.directory ?? '',
-    address: process.address ?? former?.address ?? null,
-  };
-  const unchanged =
-    former?.diskId === record.diskId && former.directory === record.directory && former.address === record.address;
-  if (!unchanged) await repository.putDisk(record);
+  await repository.updateDisk(node, name, (present) => {
+    const record: DiskRecord = {
+      ...(present ?? { tags: [], class: null, cordoned: false, evicting: false, order: null }),
+      version: recordVersion,
+      node,
+      name,
+      diskId: process.diskId ?? known,
+      directory: process.directory ?? present?.directory ?? '',
+      address: process.address ?? present?.address ?? null,
+      class: present?.class ?? process.diskClass,
+    };
+    const unchanged =
+      present?.diskId === record.diskId &&
+      present.class === record.class &&
+      present.directory === record.directory &&
+      present.address === record.address;
+    return unchanged ? null : record;
+  });
   return process;
 }

@@ -1,6 +1,9 @@
 // The manager's API: one function per method, plain records in and out. gRPC (grpc-services.ts) and REST (http/routes.ts) are
 // two ways to call it.
 import { HoldfastError } from '../errors/holdfast-error.js';
+import { createAdminApi } from './admin-api.js';
+import type { AdminApi } from './admin-api.js';
+import { scheduledByDisk } from './candidates.js';
 import type { ManagerContext } from './context.js';
 import type { DiskStatus, VolumeStatus } from './data-plane.js';
 import { mapVolume, unmapVolume } from './device-operations.js';
@@ -10,13 +13,13 @@ import { lastAddressesOf } from './reconcile.js';
 import type { VolumeRecord } from './records.js';
 import {
   attachVolume,
+  changeVolume,
   createVolume,
   deleteVolume,
   detachVolume,
   resizeVolume,
-  scheduledOn,
 } from './volume-operations.js';
-import type { CreateInput } from './volume-operations.js';
+import type { CreateInput, VolumeChange } from './volume-operations.js';
 import { diskView, iscsiView, nodeView, processViews, volumeView } from './views.js';
 import type { ClusterEvent } from './events.js';
 import { expose } from './exposition.js';
@@ -33,14 +36,20 @@ export type ClusterView = {
   readonly volumes: number;
 };
 
-export type DeletionView = { readonly volume: string; readonly pendingReplicas: readonly string[] };
+export type DeletionView = {
+  readonly volume: string;
+  readonly pendingReplicas: readonly string[];
+  /** Until when it can be restored from the trash; null: it is gone for good. */
+  readonly restorableUntil: string | null;
+};
 
-export type ManagerApi = {
+export type ManagerApi = AdminApi & {
   readonly getCluster: () => Promise<ClusterView>;
   readonly createVolume: (input: CreateInput) => Promise<VolumeView>;
   readonly getVolume: (name: string) => Promise<VolumeView>;
   readonly listVolumes: () => Promise<readonly VolumeView[]>;
-  readonly deleteVolume: (name: string) => Promise<DeletionView>;
+  readonly deleteVolume: (name: string, forGood: boolean) => Promise<DeletionView>;
+  readonly changeVolume: (name: string, change: VolumeChange) => Promise<VolumeView>;
   /** `node` null: the manager chooses. */
   readonly attachVolume: (name: string, node: string | null) => Promise<AttachmentView>;
   readonly detachVolume: (name: string, force: boolean) => Promise<VolumeView>;
@@ -63,6 +72,7 @@ export type ApiOptions = {
   readonly pid: number;
   /** Changed desired state: let the reconciler look. */
   readonly kick: () => void;
+  readonly diskChanges: { readonly announce: () => void };
   readonly statistics: Statistics;
   /** What the manager tries again and again. */
   readonly failing: () => StatusInput['failing'];
@@ -87,6 +97,7 @@ export function createApi(context: ManagerContext, options: ApiOptions): Manager
   };
 
   return {
+    ...createAdminApi(context, change, options.diskChanges),
     getCluster: async () => {
       const [nodes, volumes] = await Promise.all([repository.listNodes(), repository.listVolumes()]);
       return { id: context.cluster.id, version: options.version, nodes: nodes.length, volumes: volumes.length };
@@ -94,7 +105,12 @@ export function createApi(context: ManagerContext, options: ApiOptions): Manager
     createVolume: (input) => change(async () => view(await createVolume(context, input))),
     getVolume: async (name) => await view((await repository.volume(name)).record),
     listVolumes: async () => await volumeViews(context, await repository.listVolumes()),
-    deleteVolume: (name) => change(async () => ({ volume: name, pendingReplicas: await deleteVolume(context, name) })),
+    deleteVolume: (name, forGood) =>
+      change(async () => {
+        const { pendingReplicas, purgeAt } = await deleteVolume(context, name, forGood);
+        return { volume: name, pendingReplicas, restorableUntil: purgeAt };
+      }),
+    changeVolume: (name, edit) => change(async () => view(await changeVolume(context, name, edit))),
     attachVolume: (name, node) =>
       change(async () => {
         const engine = await attachVolume(context, name, node);
@@ -223,12 +239,17 @@ async function usageOf(
 }
 
 async function diskViews({ repository, observed, dataPlane }: ManagerContext): Promise<DiskView[]> {
-  const [disks, volumes] = await Promise.all([repository.listDisks(), repository.listVolumes()]);
+  const [disks, volumes, trash] = await Promise.all([
+    repository.listDisks(),
+    repository.listVolumes(),
+    repository.listTrash(),
+  ]);
+  const scheduled = scheduledByDisk(volumes, trash);
   return await Promise.all(
     disks.map(async (disk) => {
       const address = replicaAddress(observed.node(disk.node), disk.name);
       const status: DiskStatus | null = address === null ? null : await dataPlane.disk(address).catch(() => null);
-      return diskView(disk, observed.nodes, volumes, status, scheduledOn(volumes, disk.node, disk.name));
+      return diskView(disk, observed.nodes, volumes, status, scheduled.get(`${disk.node}/${disk.name}`) ?? 0);
     }),
   );
 }

@@ -87,7 +87,13 @@ export type DiskStatus = {
   readonly failure: string;
 };
 
-export type NewReplica = { readonly replicaId: string; readonly volumeId: string; readonly sizeBytes: number };
+export type NewReplica = {
+  readonly replicaId: string;
+  readonly volumeId: string;
+  readonly sizeBytes: number;
+  /** False: a rebuild is to fill it. */
+  readonly complete: boolean;
+};
 
 export type DataPlane = {
   readonly attach: (control: string, request: AttachRequest) => Promise<{ portal: string; sizeBytes: number }>;

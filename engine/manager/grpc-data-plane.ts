@@ -175,12 +175,12 @@ function targetCalls(pool: ClientPool<TargetClient>): TargetCalls {
 
 function replicaCalls(pool: ClientPool<ReplicaClient>): ReplicaCalls {
   return {
-    createReplica: async (address, { replicaId, volumeId, sizeBytes }) => {
+    createReplica: async (address, { replicaId, volumeId, sizeBytes, complete }) => {
       const message = {
         replicaId: idToBigint(replicaId),
         volumeId: idToBigint(volumeId),
         sizeBlocks: BigInt(sizeBytes) / blockBytes,
-        complete: true,
+        complete,
       };
       await pool.call(address, deadlineMs.create, (client, metadata, options, done) =>
         client.createReplica(message, metadata, options, done),

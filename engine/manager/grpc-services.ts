@@ -19,6 +19,7 @@ import {
 import type {
   AgentRegistryServer,
   AgentReport as AgentReportMessage,
+  DiskOrder,
   ManagerServer,
   ProcessReport,
 } from '../generated/holdfast/v1/manager.js';
@@ -27,6 +28,7 @@ import type { MembershipServer } from '../generated/holdfast/v1/target.js';
 import type { Logger } from '../log/logger.js';
 import type { ManagerApi } from './api.js';
 import { idFromBigint, toNumber } from './ids.js';
+import { diskClassSchema } from './records.js';
 import { changeInSyncSet } from './membership.js';
 import type { AgentReport, ObservedProcess } from './observed.js';
 import type { ManagerContext } from './context.js';
@@ -34,6 +36,8 @@ import type { ManagerContext } from './context.js';
 export type AgentSink = {
   readonly report: (connection: symbol, report: AgentReport) => Promise<void>;
   readonly disconnected: (connection: symbol, node: string) => void;
+  /** Calls `send` with the disks that the node is to have, now and after every change; returns what ends that. */
+  readonly followOrders: (node: string, send: (orders: readonly DiskOrder[]) => void) => () => void;
 };
 
 export function addServices(
@@ -76,7 +80,7 @@ function managerService(api: ManagerApi): ManagerServer {
     }),
     getVolume: unary(async ({ name }) => Volume.fromJSON(await api.getVolume(name))),
     listVolumes: unary(async () => ListVolumesResponse.fromJSON({ volumes: await api.listVolumes() })),
-    deleteVolume: unary(async ({ name }) => DeleteVolumeResponse.fromJSON(await api.deleteVolume(name))),
+    deleteVolume: unary(async ({ name }) => DeleteVolumeResponse.fromJSON(await api.deleteVolume(name, false))),
     attachVolume: unary(async ({ name, node }) =>
       Attachment.fromJSON(await api.attachVolume(name, node === '' ? null : node)),
     ),
@@ -134,6 +138,7 @@ function agentRegistryService(agents: AgentSink, logger: Logger): AgentRegistryS
       const connection = Symbol('agent');
       let node: string | null = null;
       let reports = 0n;
+      let stopOrders: () => void = () => undefined;
       let taken = Promise.resolve();
       call.on('data', (message: AgentReportMessage) => {
         if (node === null) logger.info('agent connected', { node: message.node, pid: message.pid });
@@ -143,7 +148,13 @@ function agentRegistryService(agents: AgentSink, logger: Logger): AgentRegistryS
         taken = taken.then(async () => {
           try {
             await agents.report(connection, toReport(message));
-            call.write({ accepted });
+            call.write({ accepted, disks: undefined });
+            if (accepted === 1n) {
+              const sendOrders = (orders: readonly DiskOrder[]) => {
+                call.write({ accepted, disks: { disks: [...orders] } });
+              };
+              stopOrders = agents.followOrders(message.node, sendOrders);
+            }
           } catch (error) {
             call.emit('error', toGrpcStatus(error));
           }
@@ -153,6 +164,7 @@ function agentRegistryService(agents: AgentSink, logger: Logger): AgentRegistryS
         if (node === null) return;
         const name = node;
         node = null;
+        stopOrders();
         logger.info('agent disconnected', { node: name });
         // After the reports that are still being taken in, or one of them would bring the agent back.
         taken = taken.then(() => {
@@ -187,5 +199,6 @@ function toProcess(message: ProcessReport): ObservedProcess {
     portal: orNull(message.portal),
     directory: orNull(message.directory),
     diskId: orNull(message.diskId),
+    diskClass: diskClassSchema.safeParse(message.diskClass).data ?? null,
   };
 }

@@ -63,6 +63,15 @@ function describeAction(action: Action): { readonly object: string; readonly mes
         object: `volume ${action.replica.volume}`,
         message: `its replica on ${action.replica.disk} of ${action.replica.node} was deleted`,
       };
+    case 'add-replica':
+      return { object: `volume ${action.volumeId}`, message: `it gets a replica: ${action.reason}` };
+    case 'remove-replica':
+      return { object: `volume ${action.volumeId}`, message: `a replica was given up: ${action.reason}` };
+    case 'move-attachment':
+      return {
+        object: `volume ${action.volumeId}`,
+        message: `it is served elsewhere now: ${action.from} is ${action.reason === 'lost' ? 'lost' : 'being drained'}`,
+      };
     case 'abandon-creation':
       return { object: `volume ${action.volumeId}`, message: 'its creation was cut short and has been undone' };
     case 'observe-target':

@@ -17,6 +17,8 @@ import { silentLogger } from '../log/logger.js';
 import { openLmdbMetastore } from '../metastore/lmdb-metastore.js';
 import { createGrpcDataPlane } from './grpc-data-plane.js';
 import { idToBigint } from './ids.js';
+import { changeInSyncSet } from './membership.js';
+import { Repository } from './repository.js';
 import { startManager } from './manager.js';
 import type { Manager } from './manager.js';
 import { FakeNode } from './testing/fake-data-plane.js';
@@ -36,6 +38,7 @@ async function start(listen = '127.0.0.1:0'): Promise<void> {
     version: '1.2.3',
     settleMs: 2_000,
     patienceMs: 500,
+    choresEveryMs: 100,
   });
 }
 
@@ -255,13 +258,139 @@ describe('resize', () => {
   });
 });
 
+describe('the trash', () => {
+  test('a deleted volume keeps its replicas, frees its name, and comes back whole', async () => {
+    const volume = await create();
+    const deleted = await manager.api.deleteVolume('db', false);
+    expect(deleted.restorableUntil).not.toBeNull();
+    expect(replicasEverywhere()).toBe(3);
+    const other = await create();
+    expect(other.id).not.toBe(volume.id);
+    await expect(manager.api.restoreVolume('db', null)).rejects.toThrow(rejection('ALREADY_EXISTS'));
+    expect(await manager.api.restoreVolume(volume.id, 'db-old')).toBe('db-old');
+    expect(await manager.api.getVolume('db-old')).toMatchObject({ id: volume.id, inSync: volume.inSync });
+    expect(await manager.api.listTrash()).toEqual([]);
+    await manager.api.attachVolume('db-old', null);
+    await expect(manager.api.purgeVolume('db-old')).rejects.toThrow(rejection('NOT_FOUND'));
+  });
+
+  test('purged by hand, or when its time is over', async () => {
+    await create();
+    await manager.api.deleteVolume('db', false);
+    await create();
+    await manager.api.deleteVolume('db', false);
+    await expect(manager.api.purgeVolume('db')).rejects.toThrow(rejection('INVALID_ARGUMENT'));
+    const [first, second] = await manager.api.listTrash();
+    await manager.api.purgeVolume(first?.id ?? '');
+    expect(replicasEverywhere()).toBe(3);
+    expect(await manager.api.listTrash()).toEqual([second]);
+    await manager.api.changeSettings({ trashSeconds: 1 });
+    await create();
+    await manager.api.deleteVolume('db', false);
+    await expect.poll(async () => (await manager.api.listTrash()).length, { timeout: 20_000 }).toBe(1);
+    expect(replicasEverywhere()).toBe(3);
+  });
+});
+
+describe('replicas that move', () => {
+  test('a disk that is evicted keeps its replica until another one is in-sync', async () => {
+    const extra = new FakeNode(4);
+    nodes.push(extra);
+    await extra.start();
+    await extra.connect(manager.address);
+    const volume = await create();
+    const attached = await manager.api.attachVolume('db', null);
+    const [, place] = volume.replicas;
+    expect(await manager.api.getEmptying(place?.node ?? '', null)).toMatchObject({ replicas: ['db'], blocked: [] });
+    await manager.api.changeDisk(place?.node ?? '', 'disk1', { evicting: true });
+    await manager.settle();
+    const moving = await manager.api.getVolume('db');
+    expect(moving.replicas).toHaveLength(4);
+    expect(moving.inSync).toEqual(volume.inSync);
+    const added = moving.replicas.find(({ id }) => !volume.inSync.includes(id));
+    // What the engine says when the rebuild is done.
+    await changeInSyncSet(new Repository(manager.store), {
+      volumeId: volume.id,
+      epoch: attached.epoch,
+      inSync: [...volume.inSync, added?.id ?? ''],
+      reason: 'rebuilt',
+      sequence: 1,
+    });
+    manager.kick();
+    await manager.settle();
+    await expect.poll(async () => (await manager.api.getVolume('db')).replicas.length).toBe(3);
+    expect((await manager.api.getVolume('db')).inSync).toContain(added?.id);
+    await expect.poll(replicasEverywhere).toBe(3);
+    expect(await manager.api.getEmptying(place?.node ?? '', 'disk1')).toMatchObject({ done: true });
+    await manager.api.removeDisk(place?.node ?? '', 'disk1', true);
+  });
+
+  test('what cannot move stays, and says why; a disk that holds replicas is not removed', async () => {
+    const volume = await create();
+    const node = volume.replicas[0]?.node ?? '';
+    await manager.api.changeNode(node, { draining: true });
+    await manager.settle();
+    const view = await manager.api.getEmptying(node, null);
+    expect(view).toMatchObject({
+      done: false,
+      replicas: ['db'],
+      blocked: [{ volume: 'db', reason: expect.stringMatching(/no other disk/) as string }],
+    });
+    expect((await manager.api.getVolume('db')).replicas).toHaveLength(3);
+    await expect(manager.api.removeDisk(node, 'disk1', true)).rejects.toThrow(rejection('FAILED_PRECONDITION'));
+    const explained = await manager.api.explainVolume('db');
+    expect(explained.disks.find((disk) => disk.node === node)).toMatchObject({ holds: true, accepted: false });
+  });
+
+  test('a node that is drained gives its volumes to another one', async () => {
+    await create();
+    const { node } = await manager.api.attachVolume('db', null);
+    await manager.api.changeNode(node, { draining: true });
+    await expect.poll(async () => (await manager.api.getVolume('db')).node).not.toBe(node);
+    const moved = await manager.api.getVolume('db');
+    expect(moved.epoch).toBeGreaterThan(1);
+    await expect(manager.api.changeNode('node9', { cordoned: true })).rejects.toThrow(rejection('NOT_FOUND'));
+  });
+});
+
+describe('policies and settings', () => {
+  test('a policy gives what was not asked for; one that is used stays', async () => {
+    await manager.api.putPolicy({
+      name: 'small',
+      replicas: 2,
+      qos: { operationsPerSecond: 5, bytesPerSecond: 0, burstSeconds: 1 },
+    });
+    const made = await manager.api.createVolume({
+      name: 'p',
+      size: 2 ** 20,
+      replicas: null,
+      blockSize: 512,
+      policy: 'small',
+    });
+    expect(made.replicas).toHaveLength(2);
+    await expect(manager.api.removePolicy('small')).rejects.toThrow(rejection('IN_USE'));
+    await expect(
+      manager.api.createVolume({ name: 'q', size: 2 ** 20, replicas: null, blockSize: 512, policy: 'no' }),
+    ).rejects.toThrow(rejection('NOT_FOUND'));
+    await expect(manager.api.changeVolume('p', { replicas: 5 })).rejects.toThrow(rejection('NOT_ENOUGH_DISKS'));
+    const chap = { user: 'u', secret: 'short' };
+    await expect(manager.api.changeVolume('p', { access: { chap, mutualChap: null, initiators: [] } })).rejects.toThrow(
+      rejection('INVALID_ARGUMENT'),
+    );
+  });
+});
+
 describe('delete', () => {
   test('refused while attached, complete when detached', async () => {
     await create();
     await manager.api.attachVolume('db', null);
-    await expect(manager.api.deleteVolume('db')).rejects.toThrow(rejection('VOLUME_ATTACHED'));
+    await expect(manager.api.deleteVolume('db', true)).rejects.toThrow(rejection('VOLUME_ATTACHED'));
     await manager.api.detachVolume('db', false);
-    expect(await manager.api.deleteVolume('db')).toEqual({ volume: 'db', pendingReplicas: [] });
+    expect(await manager.api.deleteVolume('db', true)).toEqual({
+      volume: 'db',
+      pendingReplicas: [],
+      restorableUntil: null,
+    });
     expect(replicasEverywhere()).toBe(0);
     await create();
   });
@@ -271,7 +400,7 @@ describe('delete', () => {
     node(3).replica.kill();
     node(3).replicaRuns = false;
     await node(3).report();
-    expect((await manager.api.deleteVolume('db')).pendingReplicas).toEqual([volume.replicas[2]!.id]);
+    expect((await manager.api.deleteVolume('db', true)).pendingReplicas).toEqual([volume.replicas[2]!.id]);
     await restartManager();
     expect(replicasEverywhere()).toBe(1);
     await node(3).replica.start();

@@ -4,7 +4,8 @@ import { Server } from '@grpc/grpc-js';
 import { KeyedMutex } from '../async/keyed-mutex.js';
 import type { Logger } from '../log/logger.js';
 import type { Metastore } from '../metastore/metastore.js';
-import { createAgentSink } from './agents.js';
+import { startChores } from './chores.js';
+import { createAgentSink, DiskChanges } from './agents.js';
 import { createApi } from './api.js';
 import type { ManagerApi } from './api.js';
 import type { ManagerContext } from './context.js';
@@ -34,12 +35,19 @@ export type ManagerOptions = {
   readonly settleMs?: number;
   /** How long an operation waits for a process that is being started, ms. */
   readonly patienceMs?: number;
+  /** How often it is looked for what only time brings up: things that were away for too long, the trash. */
+  readonly choresEveryMs?: number;
+  /** How often disks are compared. */
+  readonly balanceEveryMs?: number;
 };
 
 export type Manager = {
   readonly address: string;
   readonly api: ManagerApi;
   readonly events: EventLog;
+  readonly store: Metastore;
+  /** Something outside changed the store. */
+  readonly kick: () => void;
   /** For tests: until the reconciler has nothing left to do. */
   readonly settle: () => Promise<void>;
   /** Closes everything that the manager made, and the data plane and store it was given. */
@@ -75,9 +83,11 @@ export async function startManager(options: ManagerOptions): Promise<Manager> {
     patienceMs: options.patienceMs ?? 10_000,
     ready: agentsReported(repository, observed, options.settleMs ?? 3_000),
   };
+  const diskChanges = new DiskChanges();
   const statistics = new Statistics();
   const runner = new Runner({
-    plan: async () => reconcile(await readDesired(context), observed.nodes),
+    plan: async () =>
+      reconcile(await readDesired(context), observed.nodes, { now: observed.now(), startedAt: observed.startedAt }),
     perform: (action) => perform(context, action),
     onPass: (seconds) => {
       statistics.pass(seconds);
@@ -97,23 +107,31 @@ export async function startManager(options: ManagerOptions): Promise<Manager> {
     version: options.version,
     pid: process.pid,
     kick,
+    diskChanges,
     statistics,
     failing: () => failingActions(runner.failing),
   });
   const grpc = new Server(serverOptions);
-  addServices(grpc, api, context, createAgentSink(repository, observed, logger), logger);
+  addServices(grpc, api, context, createAgentSink(repository, observed, diskChanges, logger), logger);
   const { listen } = options;
   const door = typeof listen === 'string' ? await openFrontDoor(listen) : listen;
   door.receive({ kind: 'serve', grpc, http: createHttpHandler({ api, version: options.version, logger }) });
+  const stopChores = startChores(context, kick, {
+    everyMs: options.choresEveryMs ?? 5_000,
+    balanceEveryMs: options.balanceEveryMs ?? 60_000,
+  });
   kick();
   return {
     address: door.address,
     api,
     events: context.events,
+    store,
+    kick,
     settle: () => runner.settle(),
     close: async () => {
       if (typeof listen === 'string') await door.close();
       else door.receive({ kind: 'refuse' });
+      await stopChores();
       await runner.stop();
       dataPlane.close();
       await store.close();

@@ -14,15 +14,12 @@ export type InSyncChange = {
   readonly sequence: number;
 };
 
-/** The record after the change; throws EPOCH_SUPERSEDED, CONFLICT (delayed duplicate) or INVALID_ARGUMENT. */
+/** The record after the change; throws EPOCH_SUPERSEDED, CONFLICT (delayed duplicate) or INVALID_ARGUMENT (nothing is left). */
 export function applyInSyncChange(record: VolumeRecord, change: InSyncChange): VolumeRecord {
   requireEpoch(record, change.volumeId, change.epoch);
   const known = new Set(record.replicas.map(({ id }) => id));
-  const inSync = [...new Set(change.inSync)];
-  const stranger = inSync.find((id) => !known.has(id));
-  if (stranger !== undefined) {
-    throw new HoldfastError('INVALID_ARGUMENT', `replica ${stranger} does not belong to volume "${record.name}"`);
-  }
+  // A replica that was taken out of the volume a moment ago is still in the engine's set until it has been told.
+  const inSync = [...new Set(change.inSync)].filter((id) => known.has(id));
   if (inSync.length === 0) {
     throw new HoldfastError('INVALID_ARGUMENT', `the in-sync set of volume "${record.name}" must not become empty`);
   }

@@ -27,6 +27,7 @@ test('records of version 1 are read, with what they had and the defaults of what
     ...volume,
     version: recordVersion,
     copies: 2,
+    retiring: [],
     constraints: { tags: [], class: null, zonesRequired: false, local: false },
     qos: null,
     access: { chap: null, mutualChap: null, initiators: [] },

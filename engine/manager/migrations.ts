@@ -8,11 +8,13 @@ const steps: Readonly<Record<number, Step>> = {
   // Disks and nodes can be cordoned; volumes have a wanted number of replicas, constraints, QoS and access control.
   1: (key, record) => {
     if (key.startsWith('/nodes/')) return { ...record, zone: null, cordoned: false, draining: false };
-    if (key.startsWith('/disks/')) return { ...record, tags: [], class: null, cordoned: false, evicting: false };
+    if (key.startsWith('/disks/'))
+      return { ...record, tags: [], class: null, cordoned: false, evicting: false, order: null };
     if (!key.startsWith('/volumes/')) return record;
     const { replicas } = record;
     return {
       ...record,
+      retiring: [],
       copies: Array.isArray(replicas) ? replicas.length : 1,
       constraints: { tags: [], class: null, zonesRequired: false, local: false },
       qos: null,

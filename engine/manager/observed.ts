@@ -2,6 +2,7 @@
 // moments after a restart, because every agent reconnects and reports everything.
 //
 // An agent that disconnects says nothing about the processes it supervised: they outlive it, so what they last were stays.
+import type { DiskClass } from './records.js';
 import type { ErrorCode } from '../errors/error-codes.js';
 
 export type Failure = { readonly code: ErrorCode; readonly message: string };
@@ -18,6 +19,7 @@ export type ObservedProcess = {
   readonly portal: string | null;
   readonly directory: string | null;
   readonly diskId: string | null;
+  readonly diskClass: DiskClass | null;
 };
 
 export type AgentReport = {
@@ -47,6 +49,10 @@ export type ObservedNode = {
   readonly servedBy: string | null;
   /** The redirect table that this target instance was last given; null: none yet. */
   readonly redirectsKey: string | null;
+  /** Since when its agent is not connected (ms of the manager's clock); null while it is. */
+  readonly agentAwaySince: number | null;
+  /** By disk: since when its replica process does not run. */
+  readonly disksAwaySince: ReadonlyMap<string, number>;
 };
 
 export type RunningTarget = { readonly instanceId: string; readonly control: string; readonly portal: string };
@@ -68,11 +74,31 @@ export function replicaAddress(node: ObservedNode | undefined, disk: string): st
   return process?.state === 'running' ? process.address : null;
 }
 
+function awaySince(
+  former: ObservedNode | undefined,
+  processes: readonly ObservedProcess[],
+  now: number,
+): ReadonlyMap<string, number> {
+  const away = processes.flatMap(({ role, disk, state }) =>
+    role === 'replica' && disk !== null && state !== 'running' ? [disk] : [],
+  );
+  return new Map(away.map((disk) => [disk, former?.disksAwaySince.get(disk) ?? now]));
+}
+
 export class Observed {
+  /** Milliseconds, monotonic. */
+  readonly now: () => number;
+  /** Nodes that have not reported since then are away. */
+  readonly startedAt: number;
   readonly #nodes = new Map<string, ObservedNode>();
   // Which connection spoke last for a node: the end of an older one must not declare a newer one gone.
   readonly #connections = new Map<string, symbol>();
   readonly #listeners = new Set<() => void>();
+
+  constructor(now: () => number = () => performance.now()) {
+    this.now = now;
+    this.startedAt = now();
+  }
 
   get nodes(): ReadonlyMap<string, ObservedNode> {
     return this.#nodes;
@@ -96,6 +122,8 @@ export class Observed {
       served: former?.served ?? null,
       servedBy: former?.servedBy ?? null,
       redirectsKey: former?.redirectsKey ?? null,
+      agentAwaySince: null,
+      disksAwaySince: awaySince(former, report.processes, this.now()),
     };
     const instance = runningTarget(next)?.instanceId ?? null;
     const sameInstance = instance !== null && instance === next.servedBy;
@@ -104,7 +132,11 @@ export class Observed {
 
   disconnected(connection: symbol, node: string): void {
     if (this.#connections.get(node) !== connection) return;
-    this.#edit(node, (former) => ({ ...former, agentPid: null }));
+    this.#edit(node, (former) => ({
+      ...former,
+      agentPid: null,
+      agentAwaySince: former.agentAwaySince ?? this.now(),
+    }));
   }
 
   /** What `instanceId` answered to GetStatus. Ignored when another instance runs by now. */

@@ -1,18 +1,21 @@
 // Performs the reconciler's actions. Each looks at the records again under the volume's lock: what was planned may have been
 // overtaken by somebody's request.
 import type { ManagerContext } from './context.js';
-import { configurationKey, redirectsKey } from './data-plane.js';
+import { configurationKey } from './data-plane.js';
 import { ensureAttached } from './attachment.js';
 import { runningTarget } from './observed.js';
 import type { Action, Desired } from './reconcile.js';
+import { addReplica, moveAttachment, removeReplica } from './replica-operations.js';
 
 export async function readDesired({ repository }: ManagerContext): Promise<Desired> {
-  const [volumes, disks, doomed] = await Promise.all([
+  const [volumes, disks, doomed, nodes, settings] = await Promise.all([
     repository.listVolumes(),
     repository.listDisks(),
     repository.listDoomedReplicas(),
+    repository.listNodes(),
+    repository.settings(),
   ]);
-  return { volumes, disks, doomed };
+  return { volumes, disks, doomed, nodes, settings };
 }
 
 export async function perform(context: ManagerContext, action: Action): Promise<void> {
@@ -43,11 +46,25 @@ export async function perform(context: ManagerContext, action: Action): Promise<
       return;
     case 'set-redirects':
       await dataPlane.setRedirects(action.control, action.redirects);
-      observed.setRedirectsKey(action.node, action.instanceId, redirectsKey(action.redirects));
+      observed.setRedirectsKey(action.node, action.instanceId, action.key);
       return;
     case 'delete-replica':
-      await dataPlane.deleteReplica(action.address, action.replica.id);
-      await repository.removeDoomedReplica(action.replica.id);
+      await locks.run(`replica ${action.replica.id}`, async () => {
+        // One that is just being added is doomed until the volume has it.
+        if ((await repository.doomedReplica(action.replica.id)) === null) return;
+        await dataPlane.deleteReplica(action.address, action.replica.id);
+        await repository.removeDoomedReplica(action.replica.id);
+      });
+      return;
+    case 'add-replica':
+      await locks.run(action.volumeId, () => addReplica(context, action.volumeId));
+      return;
+    case 'remove-replica':
+      await locks.run(action.volumeId, () => removeReplica(context, action.volumeId, action.replicaId));
+      return;
+    case 'move-attachment':
+      await context.ready;
+      await locks.run(action.volumeId, () => moveAttachment(context, action.volumeId, action.from, action.reason));
       return;
     case 'abandon-creation':
       // The lock "create" is held while a volume is being created: whoever gets here meets only what a crash left.

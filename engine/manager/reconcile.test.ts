@@ -1,18 +1,19 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { configurationKey, redirectsKey } from './data-plane.js';
+import { configurationKey } from './data-plane.js';
 import { runningTarget } from './observed.js';
 import type { ObservedNode } from './observed.js';
 import { actionKey, endpointsOf, lastAddressesOf, reconcile } from './reconcile.js';
 import type { Action, Desired } from './reconcile.js';
-import { recordVersion } from './records.js';
+import { defaultSettings, recordVersion } from './records.js';
 import type { DoomedReplicaRecord, VolumeRecord } from './records.js';
 import { nodeMap, nodeNames, sampleDisks, sampleNode, sampleVolume, withoutTarget } from './testing/samples.js';
 
 const disks = sampleDisks();
+const moment = { now: 0, startedAt: 0 };
 
 function desire(...volumes: VolumeRecord[]): Desired {
-  return { volumes, disks, doomed: [] };
+  return { volumes, disks, doomed: [], nodes: [], settings: defaultSettings };
 }
 
 function served(volume: VolumeRecord, node: string, nodes: readonly ObservedNode[], epoch = volume.epoch) {
@@ -27,12 +28,12 @@ describe('reconcile', () => {
   const nodes = nodeNames.map((name) => sampleNode(name));
 
   test('has nothing to do in a world that is as wanted', () => {
-    expect(reconcile(desire(sampleVolume(1)), nodeMap(nodes))).toEqual([]);
+    expect(reconcile(desire(sampleVolume(1)), nodeMap(nodes), moment)).toEqual([]);
   });
 
   test('asks a target that just started what it serves, before anything else about it', () => {
     const fresh = sampleNode('node1', { served: null, servedBy: null, redirectsKey: null });
-    const actions = reconcile(desire(attachedOn('node1')), nodeMap([fresh]));
+    const actions = reconcile(desire(attachedOn('node1')), nodeMap([fresh]), moment);
     expect(actions).toEqual([
       { kind: 'observe-target', node: 'node1', instanceId: 'node1-1', control: '127.0.0.1:22001' },
     ]);
@@ -43,22 +44,26 @@ describe('reconcile', () => {
     const older = { ...served(volume, 'node1', nodes), epoch: 4 };
     const fenced = { ...served(volume, 'node1', nodes), state: 'fenced' };
     for (const engines of [[], [older], [fenced]]) {
-      const actions = reconcile(desire(volume), nodeMap([sampleNode('node1', { served: engines })]));
-      expect(kinds(actions)).toEqual(['attach']);
+      const actions = reconcile(desire(volume), nodeMap([sampleNode('node1', { served: engines })]), moment);
+      expect(kinds(actions)).toEqual(['attach', 'set-redirects']);
     }
   });
 
   test('leaves a failed engine alone: starting over it could serve old data', () => {
     const volume = attachedOn('node1');
     const failed = { ...served(volume, 'node1', nodes), state: 'failed' };
-    const actions = reconcile(desire(volume), nodeMap([sampleNode('node1', { served: [failed] }), ...nodes.slice(1)]));
+    const actions = reconcile(
+      desire(volume),
+      nodeMap([sampleNode('node1', { served: [failed] }), ...nodes.slice(1)]),
+      moment,
+    );
     expect(kinds(actions)).not.toContain('attach');
   });
 
   test('detaches an engine that nobody wants there', () => {
     const volume = attachedOn('node2');
     const elsewhere = sampleNode('node1', { served: [served(volume, 'node1', nodes)] });
-    const actions = reconcile(desire(volume), nodeMap([elsewhere]));
+    const actions = reconcile(desire(volume), nodeMap([elsewhere]), moment);
     expect(actions).toContainEqual({
       kind: 'detach',
       volumeId: volume.id,
@@ -69,7 +74,7 @@ describe('reconcile', () => {
   });
 
   test('does nothing about a target that does not run', () => {
-    expect(reconcile(desire(attachedOn('node1')), nodeMap([withoutTarget(sampleNode('node1'))]))).toEqual([]);
+    expect(reconcile(desire(attachedOn('node1')), nodeMap([withoutTarget(sampleNode('node1'))]), moment)).toEqual([]);
   });
 
   test('tells an engine when a replica process has another address', () => {
@@ -79,7 +84,7 @@ describe('reconcile', () => {
     const processes = moved.processes.map((each) =>
       each.role === 'replica' ? { ...each, address: '127.0.0.1:29999' } : each,
     );
-    const actions = reconcile(desire(volume), nodeMap([node1, { ...moved, processes }, nodes[2]!]));
+    const actions = reconcile(desire(volume), nodeMap([node1, { ...moved, processes }, nodes[2]!]), moment);
     const configure = actions.find((action) => action.kind === 'configure');
     expect(configure?.endpoints.map(({ address }) => address)).toContain('127.0.0.1:29999');
   });
@@ -93,8 +98,9 @@ describe('reconcile', () => {
   test('sends initiators of other portals to the right one', () => {
     const volume = attachedOn('node1');
     const node1 = sampleNode('node1', { served: [served(volume, 'node1', nodes)] });
-    const actions = reconcile(desire(volume), nodeMap([node1, nodes[1]!, nodes[2]!]));
+    const actions = reconcile(desire(volume), nodeMap([node1, nodes[1]!, nodes[2]!]), moment);
     expect(actions.map((action) => (action.kind === 'set-redirects' ? action : null))).toEqual([
+      expect.objectContaining({ node: 'node1', redirects: [] }),
       expect.objectContaining({
         node: 'node2',
         redirects: [{ iqn: 'iqn.2026-11.io.holdfast:v1', portal: '127.0.0.1:3260' }],
@@ -111,21 +117,21 @@ describe('reconcile', () => {
       disk: 'disk1',
       volume: 'gone',
     };
-    const desired = { volumes: [], disks, doomed: [doomed] };
-    expect(reconcile(desired, nodeMap([]))).toEqual([]);
-    expect(reconcile(desired, nodeMap(nodes))).toEqual([
+    const desired = { ...desire(), doomed: [doomed] };
+    expect(reconcile(desired, nodeMap([]), moment)).toEqual([]);
+    expect(reconcile(desired, nodeMap(nodes), moment)).toEqual([
       { kind: 'delete-replica', replica: doomed, address: '127.0.0.1:21000' },
     ]);
   });
 
   test('abandons what a crash left half made', () => {
     const half = sampleVolume(1, { phase: 'creating' });
-    expect(reconcile(desire(half), nodeMap(nodes))).toEqual([{ kind: 'abandon-creation', volumeId: half.id }]);
+    expect(reconcile(desire(half), nodeMap(nodes), moment)).toEqual([{ kind: 'abandon-creation', volumeId: half.id }]);
   });
 
   test('every action has a key of its own', () => {
     const volumes = [1, 2].map((number) => sampleVolume(number, { attachment: { node: 'node1' } }));
-    const actions = reconcile(desire(...volumes), nodeMap(nodes));
+    const actions = reconcile(desire(...volumes), nodeMap(nodes), moment);
     expect(new Set(actions.map(actionKey)).size).toBe(actions.length);
   });
 });
@@ -171,9 +177,9 @@ describe('convergence', () => {
         (volumes, observed) => {
           const world = { volumes: [...volumes], nodes: new Map(observed.map((node) => [node.name, node])) };
           for (let round = 0; round < 5; round++) {
-            for (const action of reconcile(desire(...world.volumes), world.nodes)) act(world, action);
+            for (const action of reconcile(desire(...world.volumes), world.nodes, moment)) act(world, action);
           }
-          expect(reconcile(desire(...world.volumes), world.nodes)).toEqual([]);
+          expect(reconcile(desire(...world.volumes), world.nodes, moment)).toEqual([]);
           for (const node of world.nodes.values()) {
             if (runningTarget(node) === null) continue;
             const wanted = world.volumes.filter(({ attachment }) => attachment?.node === node.name);
@@ -222,9 +228,12 @@ describe('convergence', () => {
         }));
         return;
       case 'set-redirects':
-        edit(action.node, () => ({ redirectsKey: redirectsKey(action.redirects) }));
+        edit(action.node, () => ({ redirectsKey: action.key }));
         return;
       case 'delete-replica':
+      case 'add-replica':
+      case 'remove-replica':
+      case 'move-attachment':
       case 'abandon-creation':
         throw new Error(`unexpected ${action.kind}`);
     }

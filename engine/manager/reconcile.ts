@@ -5,13 +5,21 @@ import { configurationKey, redirectsKey } from './data-plane.js';
 import type { EngineSettings, Endpoint, Redirect } from './data-plane.js';
 import { replicaAddress, runningTarget } from './observed.js';
 import type { ObservedNode, ServedVolume } from './observed.js';
-import type { DiskRecord, DoomedReplicaRecord, VolumeRecord } from './records.js';
+import { outlooks, planAttachment } from './outlook.js';
+import type { DiskRecord, DoomedReplicaRecord, NodeRecord, SettingsRecord, VolumeRecord } from './records.js';
+import { planReplicas } from './replica-plan.js';
+import type { ReplicaStep } from './replica-plan.js';
 
 export type Desired = {
   readonly volumes: readonly VolumeRecord[];
   readonly disks: readonly DiskRecord[];
   readonly doomed: readonly DoomedReplicaRecord[];
+  readonly nodes: readonly NodeRecord[];
+  readonly settings: SettingsRecord;
 };
+
+/** When it is now, and since when the manager looks, ms. */
+export type Moment = { readonly now: number; readonly startedAt: number };
 
 export type Action =
   /** Ask a target process what it serves. */
@@ -42,26 +50,46 @@ export type Action =
       readonly control: string;
       readonly instanceId: string;
       readonly redirects: readonly Redirect[];
+      /** Of the whole table. */
+      readonly key: string;
     }
   | { readonly kind: 'delete-replica'; readonly replica: DoomedReplicaRecord; readonly address: string }
+  | ReplicaStep
+  /** Serve a volume elsewhere: its node is lost, or is being drained. */
+  | {
+      readonly kind: 'move-attachment';
+      readonly volumeId: string;
+      readonly from: string;
+      readonly reason: 'lost' | 'drained';
+    }
   /** Undo a creation that a crash interrupted. */
   | { readonly kind: 'abandon-creation'; readonly volumeId: string };
 
 export type Nodes = ReadonlyMap<string, ObservedNode>;
 
-export function reconcile(desired: Desired, nodes: Nodes): readonly Action[] {
+export function reconcile(desired: Desired, nodes: Nodes, moment: Moment): readonly Action[] {
   const actions: Action[] = [];
   const addresses = lastAddressesOf(desired.disks);
+  const outlook = outlooks(desired, nodes, moment);
   const byNode = new Map<string, VolumeRecord[]>();
   for (const volume of desired.volumes) {
     if (volume.phase === 'creating') actions.push({ kind: 'abandon-creation', volumeId: volume.id });
-    else if (volume.attachment !== null) pushTo(byNode, volume.attachment.node, volume);
+    else {
+      if (volume.attachment !== null) pushTo(byNode, volume.attachment.node, volume);
+      const step = planReplicas(volume, (replica) => outlook.ofReplica(volume, replica));
+      if (step !== null) actions.push(step);
+      const move = planAttachment(volume, outlook);
+      if (move !== null) actions.push(move);
+    }
   }
+  const redirects = redirectTable(byNode, nodes);
   for (const node of nodes.values()) {
     actions.push(...reconcileTarget(node, byNode.get(node.name) ?? [], nodes, addresses));
-    actions.push(...reconcileRedirects(node, byNode, nodes));
+    actions.push(...reconcileRedirects(node, redirects));
   }
+  const byName = desired.doomed.length === 0 ? null : new Map(desired.volumes.map((volume) => [volume.name, volume]));
   for (const replica of desired.doomed) {
+    if (mayBeInUse(byName?.get(replica.volume), nodes, addresses)) continue;
     const address = replicaAddress(nodes.get(replica.node), replica.disk);
     if (address !== null) actions.push({ kind: 'delete-replica', replica, address });
   }
@@ -78,8 +106,12 @@ export function actionKey(action: Action): string {
     case 'detach':
     case 'configure':
       return `${action.kind} ${action.volumeId} ${action.node} ${action.instanceId}`;
+    case 'remove-replica':
+      return `${action.kind} ${action.volumeId} ${action.replicaId}`;
     case 'delete-replica':
       return `${action.kind} ${action.replica.id}`;
+    case 'add-replica':
+    case 'move-attachment':
     case 'abandon-creation':
       return `${action.kind} ${action.volumeId}`;
   }
@@ -119,6 +151,19 @@ export function diskKey(node: string, disk: string): string {
 
 export function iqnOf(volumeName: string): string {
   return iqnPrefix + volumeName;
+}
+
+// An engine that was not told yet that the replica left the volume still writes to it.
+function mayBeInUse(
+  volume: VolumeRecord | undefined,
+  nodes: Nodes,
+  addresses: ReadonlyMap<string, string | null>,
+): boolean {
+  if (volume?.attachment == null) return false;
+  const { node } = volume.attachment;
+  const engine = nodes.get(node)?.served?.find(({ volumeId }) => volumeId === volume.id);
+  if (engine?.epoch !== volume.epoch) return false;
+  return engine.configurationKey !== configurationKey(endpointsOf(volume, node, nodes, addresses), settingsOf(volume));
 }
 
 function reconcileTarget(
@@ -166,24 +211,30 @@ function detachAction(
   return { kind: 'detach', volumeId: volume.volumeId, ...where, control };
 }
 
-// An initiator that comes to the wrong portal is sent to the right one.
-function reconcileRedirects(
-  node: ObservedNode,
-  byNode: ReadonlyMap<string, readonly VolumeRecord[]>,
-  nodes: Nodes,
-): readonly Action[] {
+// An initiator that comes to the wrong portal is sent to the right one. One table for all nodes, made once; each leaves out what it
+// serves itself.
+type RedirectTable = { readonly key: string; readonly byNode: ReadonlyMap<string, readonly Redirect[]> };
+
+function redirectTable(byNode: ReadonlyMap<string, readonly VolumeRecord[]>, nodes: Nodes): RedirectTable {
+  const table = new Map<string, readonly Redirect[]>();
+  for (const [owner, volumes] of byNode) {
+    const target = runningTarget(nodes.get(owner));
+    if (target === null) continue;
+    table.set(
+      owner,
+      volumes.map((volume) => ({ iqn: iqnOf(volume.name), portal: target.portal })),
+    );
+  }
+  return { key: redirectsKey([...table.values()].flat()), byNode: table };
+}
+
+function reconcileRedirects(node: ObservedNode, { key, byNode }: RedirectTable): readonly Action[] {
   const target = runningTarget(node);
   if (target === null) return [];
-  if (node.servedBy !== target.instanceId) return [];
-  const redirects: Redirect[] = [];
-  for (const [owner, volumes] of byNode) {
-    const elsewhere = owner === node.name ? null : runningTarget(nodes.get(owner));
-    if (elsewhere === null) continue;
-    for (const volume of volumes) redirects.push({ iqn: iqnOf(volume.name), portal: elsewhere.portal });
-  }
+  if (node.servedBy !== target.instanceId || node.redirectsKey === key) return [];
   const { instanceId, control } = target;
-  if (redirectsKey(redirects) === node.redirectsKey) return [];
-  return [{ kind: 'set-redirects', node: node.name, control, instanceId, redirects }];
+  const redirects = [...byNode].flatMap(([owner, table]) => (owner === node.name ? [] : table));
+  return [{ kind: 'set-redirects', node: node.name, control, instanceId, redirects, key }];
 }
 
 function pushTo<K, V>(map: Map<K, V[]>, key: K, value: V): void {

@@ -45,6 +45,19 @@ export type NodeRecord = z.infer<typeof nodeSchema>;
 export const diskClassSchema = z.enum(['hdd', 'ssd', 'nvme']);
 export type DiskClass = z.infer<typeof diskClassSchema>;
 
+export const diskOrderSchema = z.object({
+  directory: z.string(),
+  /** Null: in the directory */
+  journalPath: z.string().nullable(),
+  journalBytes: naturalNumber,
+  cacheBytes: naturalNumber,
+  /** 0: what the file system has */
+  capacityBytes: naturalNumber,
+  /** Taken out of the cluster: the agent stops it, and the record goes. */
+  removed: z.boolean(),
+});
+export type DiskOrder = z.infer<typeof diskOrderSchema>;
+
 export const diskSchema = z.object({
   version,
   node: z.string(),
@@ -60,6 +73,8 @@ export const diskSchema = z.object({
   cordoned: z.boolean(),
   /** Its replicas are moved away. Implies cordoned. */
   evicting: z.boolean(),
+  /** How its agent is to run it, for a disk that was added at run time; null: the agent's own configuration says. */
+  order: diskOrderSchema.nullable(),
 });
 export type DiskRecord = z.infer<typeof diskSchema>;
 
@@ -124,6 +139,8 @@ export const volumeSchema = z.object({
     .nullable(),
   /** How many replicas are wanted. */
   copies: z.int().positive(),
+  /** Those of `replicas` that are to go once enough others are in-sync. */
+  retiring: z.array(id64),
   constraints: constraintsSchema,
   qos: qosSchema.nullable(),
   access: accessSchema,

@@ -4,12 +4,16 @@ import type { Change, Compare, Metastore } from '../metastore/metastore.js';
 import {
   clusterSchema,
   decodeRecord,
+  defaultSettings,
   diskSchema,
   doomedReplicaSchema,
   keys,
   nodeSchema,
+  policySchema,
   recordVersion,
   reservationsSchema,
+  settingsSchema,
+  tokenSchema,
   trashSchema,
   volumeSchema,
 } from './records.js';
@@ -18,8 +22,11 @@ import type {
   DiskRecord,
   DoomedReplicaRecord,
   NodeRecord,
+  PolicyRecord,
   ReplicaRecord,
   ReservationsRecord,
+  SettingsRecord,
+  TokenRecord,
   TrashRecord,
   VolumeRecord,
 } from './records.js';
@@ -33,7 +40,7 @@ export const putRecord = (key: string, record: unknown): Change => ({
   key,
   value: JSON.stringify(record),
 });
-const deleteKey = (key: string): Change => ({ kind: 'delete', key });
+export const deleteKey = (key: string): Change => ({ kind: 'delete', key });
 const absent = (key: string): Compare => ({ key, modRevision: 0 });
 
 export class Repository {
@@ -71,12 +78,84 @@ export class Repository {
     return this.#list(keys.trash, trashSchema);
   }
 
-  async putNode(record: NodeRecord): Promise<void> {
-    await this.#store.transact([], [putRecord(keys.node(record.name), record)]);
+  async findTrashed(id: string): Promise<Versioned<TrashRecord> | null> {
+    return await this.#get(keys.trashed(id), trashSchema);
   }
 
-  async putDisk(record: DiskRecord): Promise<void> {
-    await this.#store.transact([], [putRecord(keys.disk(record.node, record.name), record)]);
+  /** CONFLICT when it has changed since it was read. */
+  async removeTrashed(id: string, modRevision: number, doomed: readonly DoomedReplicaRecord[]): Promise<void> {
+    const { succeeded } = await this.#store.transact(
+      [{ key: keys.trashed(id), modRevision }],
+      [deleteKey(keys.trashed(id)), ...doomed.map((each) => putRecord(keys.doomedReplica(each.id), each))],
+    );
+    if (!succeeded) throw new HoldfastError('CONFLICT', `volume ${id} was restored or purged meanwhile`);
+  }
+
+  async removeDisk(node: string, name: string): Promise<void> {
+    await this.#store.transact([], [deleteKey(keys.disk(node, name))]);
+  }
+
+  listPolicies(): Promise<PolicyRecord[]> {
+    return this.#list(keys.policies, policySchema);
+  }
+
+  async policy(name: string): Promise<PolicyRecord> {
+    const found = await this.#get(keys.policy(name), policySchema);
+    if (found !== null) return found.record;
+    throw new HoldfastError('NOT_FOUND', `policy "${name}" does not exist: "holdfast policy ls" lists the policies`);
+  }
+
+  async putPolicy(record: PolicyRecord): Promise<void> {
+    await this.#store.transact([], [putRecord(keys.policy(record.name), record)]);
+  }
+
+  async removePolicy(name: string): Promise<void> {
+    await this.#store.transact([], [deleteKey(keys.policy(name))]);
+  }
+
+  listTokens(): Promise<TokenRecord[]> {
+    return this.#list(keys.tokens, tokenSchema);
+  }
+
+  async token(id: string): Promise<TokenRecord | null> {
+    return (await this.#get(keys.token(id), tokenSchema))?.record ?? null;
+  }
+
+  async putToken(record: TokenRecord): Promise<void> {
+    await this.#store.transact([], [putRecord(keys.token(record.id), record)]);
+  }
+
+  async removeToken(id: string): Promise<void> {
+    await this.#store.transact([], [deleteKey(keys.token(id))]);
+  }
+
+  async settings(): Promise<SettingsRecord> {
+    return (await this.#get(keys.settings, settingsSchema))?.record ?? defaultSettings;
+  }
+
+  async putSettings(record: SettingsRecord): Promise<void> {
+    await this.#store.transact([], [putRecord(keys.settings, record)]);
+  }
+
+  async doomedReplica(id: string): Promise<DoomedReplicaRecord | null> {
+    return (await this.#get(keys.doomedReplica(id), doomedReplicaSchema))?.record ?? null;
+  }
+
+  async putDoomedReplica(record: DoomedReplicaRecord): Promise<void> {
+    await this.#store.transact([], [putRecord(keys.doomedReplica(record.id), record)]);
+  }
+
+  /** `edit` gets null when there is none, and returns null for "leave it as it is". */
+  async updateNode(name: string, edit: (former: NodeRecord | null) => NodeRecord | null): Promise<NodeRecord | null> {
+    return await this.#update(keys.node(name), nodeSchema, edit);
+  }
+
+  async updateDisk(
+    node: string,
+    name: string,
+    edit: (former: DiskRecord | null) => DiskRecord | null,
+  ): Promise<DiskRecord | null> {
+    return await this.#update(keys.disk(node, name), diskSchema, edit);
   }
 
   async findVolume(name: string): Promise<Versioned<VolumeRecord> | null> {
@@ -95,13 +174,21 @@ export class Repository {
     return found?.record.id === id ? found : null;
   }
 
-  async insertVolume(record: VolumeRecord): Promise<void> {
+  async insertVolume(
+    record: VolumeRecord,
+    conditions: readonly Compare[] = [],
+    also: readonly Change[] = [],
+  ): Promise<void> {
     const key = keys.volume(record.name);
     const changes: Change[] = [
       putRecord(key, record),
       { kind: 'put', key: keys.volumeName(record.id), value: record.name },
+      ...also,
     ];
-    const { succeeded } = await this.#store.transact([absent(key), absent(keys.volumeName(record.id))], changes);
+    const { succeeded } = await this.#store.transact(
+      [absent(key), absent(keys.volumeName(record.id)), ...conditions],
+      changes,
+    );
     if (!succeeded) {
       throw new HoldfastError(
         'ALREADY_EXISTS',
@@ -114,7 +201,12 @@ export class Repository {
    * Reads, edits, and stores unless the record changed meanwhile; then again. `edit` returns null for "nothing to
    * change", and throws to refuse. NOT_FOUND when the volume (this very one, by id) is gone.
    */
-  async updateVolume(id: string, edit: (record: VolumeRecord) => VolumeRecord | null): Promise<VolumeRecord> {
+  async updateVolume(
+    id: string,
+    edit: (record: VolumeRecord) => VolumeRecord | null,
+    /** Made in the same transaction. */
+    also: readonly Change[] = [],
+  ): Promise<VolumeRecord> {
     for (;;) {
       const found = await this.findVolumeById(id);
       if (found === null) throw new HoldfastError('NOT_FOUND', `volume ${id} does not exist any more`);
@@ -124,25 +216,34 @@ export class Repository {
       const key = keys.volume(edited.name);
       const { succeeded } = await this.#store.transact(
         [{ key, modRevision: found.modRevision }],
-        [putRecord(key, edited)],
+        [putRecord(key, edited), ...also],
       );
       if (succeeded) return edited;
     }
   }
 
   /** Removes the volume and dooms its replicas, in one transaction. CONFLICT when it changed since it was read. */
-  async removeVolume({ record, modRevision }: Versioned<VolumeRecord>): Promise<DoomedReplicaRecord[]> {
-    const doomed = record.replicas.map((replica) => doom(replica, record.name));
+  async removeVolume(found: Versioned<VolumeRecord>): Promise<DoomedReplicaRecord[]> {
+    const doomed = found.record.replicas.map((replica) => doom(replica, found.record.name));
+    await this.replaceVolume(
+      found,
+      doomed.map((each) => putRecord(keys.doomedReplica(each.id), each)),
+    );
+    return doomed;
+  }
+
+  /** Removes the volume's records and makes `changes` instead. CONFLICT when it changed since it was read. */
+  async replaceVolume({ record, modRevision }: Versioned<VolumeRecord>, changes: readonly Change[]): Promise<void> {
     const { succeeded } = await this.#store.transact(
       [{ key: keys.volume(record.name), modRevision }],
       [
         deleteKey(keys.volume(record.name)),
         deleteKey(keys.volumeName(record.id)),
         deleteKey(keys.reservations(record.id)),
-        ...doomed.map((each) => putRecord(keys.doomedReplica(each.id), each)),
+        ...changes,
       ],
     );
-    if (succeeded) return doomed;
+    if (succeeded) return;
     throw new HoldfastError('CONFLICT', `volume "${record.name}" was changed by someone else meanwhile: try again`);
   }
 
@@ -173,6 +274,16 @@ export class Repository {
     }
   }
 
+  async #update<T>(key: string, schema: z.ZodType<T>, edit: (former: T | null) => T | null): Promise<T | null> {
+    for (;;) {
+      const found = await this.#get(key, schema);
+      const edited = edit(found?.record ?? null);
+      if (edited === null) return found?.record ?? null;
+      const compare = { key, modRevision: found?.modRevision ?? 0 };
+      if ((await this.#store.transact([compare], [putRecord(key, edited)])).succeeded) return edited;
+    }
+  }
+
   async #get<T>(key: string, schema: z.ZodType<T>): Promise<Versioned<T> | null> {
     const entry = await this.#store.get(key);
     if (entry === null) return null;
@@ -200,6 +311,6 @@ export function requireEpoch(
   }
 }
 
-function doom(replica: ReplicaRecord, volume: string): DoomedReplicaRecord {
+export function doom(replica: ReplicaRecord, volume: string): DoomedReplicaRecord {
   return { version: recordVersion, id: replica.id, node: replica.node, disk: replica.disk, volume };
 }

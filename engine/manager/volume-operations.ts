@@ -9,27 +9,85 @@ import {
 import { HoldfastError, isHoldfastError, toHoldfastError } from '../errors/holdfast-error.js';
 import { errorFields } from '../log/logger.js';
 import { hasRoom, placeReplicas } from '../placement/place-replicas.js';
-import type { DiskCandidate } from '../placement/place-replicas.js';
+import { diskCandidates, requestOf } from './candidates.js';
+import { nodeFor } from './replica-operations.js';
+import { deleteDoomed, moveToTrash } from './trash-operations.js';
 import { ensureAttached, ensureDetached } from './attachment.js';
 import type { EngineAt } from './attachment.js';
 import type { ManagerContext } from './context.js';
 import { randomId } from './ids.js';
 import { replicaAddress, runningTarget } from './observed.js';
 import { defaultAccess, defaultConstraints, recordVersion } from './records.js';
-import type { VolumeRecord } from './records.js';
+import type { Access, Constraints, Qos, VolumeRecord } from './records.js';
 import type { Versioned } from './repository.js';
 
 export type CreateInput = {
   readonly name: string;
   readonly size: number;
-  readonly replicas: number;
+  /** Null: as the policy says, else 3. */
+  readonly replicas: number | null;
   readonly blockSize: number;
+  readonly policy?: string | null | undefined;
+  readonly constraints?: Partial<Constraints> | undefined;
+  readonly qos?: Qos | null | undefined;
+  readonly access?: Access | null | undefined;
 };
+
+/** What may be changed of a volume while it is used. CHAP and initiators hold from the next attach on. */
+export type VolumeChange = {
+  readonly replicas?: number | undefined;
+  readonly constraints?: Partial<Constraints> | undefined;
+  readonly qos?: Qos | null | undefined;
+  readonly access?: Access | undefined;
+};
+
+export async function changeVolume(context: ManagerContext, name: string, change: VolumeChange): Promise<VolumeRecord> {
+  const { replicas, constraints, qos, access } = change;
+  if (replicas !== undefined) validateReplicaCount(replicas);
+  if (access !== undefined) validateAccess(access);
+  return await withVolume(context, name, async ({ record }) => {
+    if (replicas !== undefined && replicas > record.copies) {
+      const nodes = new Set((await context.repository.listDisks()).map(({ node }) => node)).size;
+      if (nodes < replicas) {
+        throw new HoldfastError(
+          'NOT_ENOUGH_DISKS',
+          `${replicas} replicas need disks on ${replicas} nodes, and there are ${nodes}`,
+        );
+      }
+    }
+    return await context.repository.updateVolume(record.id, (latest) => ({
+      ...latest,
+      copies: replicas ?? latest.copies,
+      constraints: { ...latest.constraints, ...constraints },
+      qos: qos === undefined ? latest.qos : qos,
+      access: access ?? latest.access,
+    }));
+  });
+}
+
+// RFC 7143, section 12.1.3 asks for secrets of at least 96 bits; the target takes 12 to 64 bytes.
+function validateAccess({ chap, mutualChap, initiators }: Access): void {
+  for (const each of [chap, mutualChap]) {
+    if (each === null) continue;
+    const bytes = Buffer.byteLength(each.secret);
+    if (bytes < 12 || bytes > 64 || each.user === '')
+      throw new HoldfastError('INVALID_ARGUMENT', 'CHAP needs a user and a secret of 12 to 64 bytes');
+  }
+  if (mutualChap !== null && chap === null)
+    throw new HoldfastError('INVALID_ARGUMENT', 'mutual CHAP needs CHAP of the initiator, too');
+  if (chap !== null && mutualChap !== null && chap.secret === mutualChap.secret)
+    throw new HoldfastError(
+      'INVALID_ARGUMENT',
+      'the two secrets of mutual CHAP must differ (RFC 7143, section 12.1.3)',
+    );
+  const wrong = initiators.find((initiator) => !/^(iqn|eui|naa)\.[-.:_a-z0-9]{1,219}$/.test(initiator));
+  if (wrong !== undefined) throw new HoldfastError('INVALID_ARGUMENT', `"${wrong}" is not the name of an initiator`);
+}
 
 export async function createVolume(context: ManagerContext, input: CreateInput): Promise<VolumeRecord> {
   const name = validateVolumeName(input.name);
   const size = validateVolumeSize(input.size);
-  const count = validateReplicaCount(input.replicas);
+  if (input.access != null) validateAccess(input.access);
   const blockSize = validateBlockSize(input.blockSize);
   const { repository, random, locks } = context;
   return await locks.run('create', async () => {
@@ -39,7 +97,12 @@ export async function createVolume(context: ManagerContext, input: CreateInput):
         `volume "${name}" exists already: choose another name, or delete it first`,
       );
     }
-    const places = placeReplicas(await diskCandidates(context), count, size);
+    const settings = await repository.settings();
+    const policy = input.policy == null ? null : await repository.policy(input.policy);
+    const count = validateReplicaCount(input.replicas ?? policy?.copies ?? 3);
+    const constraints = { ...defaultConstraints, ...policy?.constraints, ...input.constraints };
+    const request = requestOf({ size, constraints, attachment: null }, settings);
+    const places = placeReplicas(await diskCandidates(context), count, request);
     const replicas = places.map((place) => ({ id: randomId(random), ...place }));
     const record: VolumeRecord = {
       version: recordVersion,
@@ -55,10 +118,11 @@ export async function createVolume(context: ManagerContext, input: CreateInput):
       inSyncSequence: 0,
       attachment: null,
       copies: count,
-      constraints: defaultConstraints,
-      qos: null,
-      access: defaultAccess,
-      policy: null,
+      retiring: [],
+      constraints,
+      qos: input.qos ?? policy?.qos ?? null,
+      access: input.access ?? defaultAccess,
+      policy: policy?.name ?? null,
     };
     await repository.insertVolume(record);
     try {
@@ -80,15 +144,19 @@ export async function attachVolume(context: ManagerContext, name: string, node: 
     if (record.phase !== 'ready') throw new HoldfastError('FAILED_PRECONDITION', `volume "${name}" is being created`);
     const current = record.attachment?.node ?? null;
     if (current !== null) {
-      if (node !== null && node !== current) {
+      if (node !== null && node !== current && !(await isLost(context, current))) {
         throw new HoldfastError(
           'VOLUME_ATTACHED',
           `volume "${name}" is attached on ${current}, not on ${node}: detach it first ("holdfast volume detach ${name}")`,
         );
       }
+      if (node !== null && node !== current) {
+        context.logger.warn('taken over from a node that is lost', { volume: name, from: current, to: node });
+        await repository.updateVolume(record.id, (latest) => ({ ...latest, attachment: { node } }));
+      }
       return await ensureAttached(context, record.id);
     }
-    const chosen = node ?? (await chooseNode(context, record));
+    const chosen = node ?? (await nodeFor(context, record, null));
     await repository.updateVolume(record.id, (latest) => ({ ...latest, attachment: { node: chosen } }));
     try {
       return await ensureAttached(context, record.id);
@@ -153,9 +221,16 @@ export async function resizeVolume(context: ManagerContext, name: string, wanted
   });
 }
 
-/** Ids of the replicas that could not be deleted yet. */
-export async function deleteVolume(context: ManagerContext, name: string): Promise<readonly string[]> {
-  const { repository, observed, dataPlane } = context;
+export type Deletion = {
+  /** Ids of the replicas that could not be deleted yet. */
+  readonly pendingReplicas: readonly string[];
+  /** When the trash lets it go; null: it has not been put there. */
+  readonly purgeAt: string | null;
+};
+
+/** Into the trash, unless that is switched off or `forGood`. */
+export async function deleteVolume(context: ManagerContext, name: string, forGood: boolean): Promise<Deletion> {
+  const { repository } = context;
   return await withVolume(context, name, async (found) => {
     const { attachment, phase } = found.record;
     if (phase !== 'ready') throw new HoldfastError('FAILED_PRECONDITION', `volume "${name}" is being created`);
@@ -165,49 +240,13 @@ export async function deleteVolume(context: ManagerContext, name: string): Promi
         `volume "${name}" is attached on ${attachment.node}: detach it first ("holdfast volume detach ${name}")`,
       );
     }
-    const doomed = await repository.removeVolume(found);
-    const outcomes = await Promise.all(
-      doomed.map(async (replica) => {
-        const address = replicaAddress(observed.node(replica.node), replica.disk);
-        if (address === null) return replica.id;
-        try {
-          await dataPlane.deleteReplica(address, replica.id);
-          await repository.removeDoomedReplica(replica.id);
-          return null;
-        } catch {
-          return replica.id;
-        }
-      }),
-    );
-    return outcomes.filter((id) => id !== null);
+    const { trashSeconds } = await repository.settings();
+    if (trashSeconds > 0 && !forGood) {
+      const { purgeAt } = await moveToTrash(context, found, trashSeconds);
+      return { pendingReplicas: [], purgeAt };
+    }
+    return { pendingReplicas: await deleteDoomed(context, await repository.removeVolume(found)), purgeAt: null };
   });
-}
-
-/** The disks as placement sees them; asks every disk that is online. */
-export async function diskCandidates({ repository, observed, dataPlane }: ManagerContext): Promise<DiskCandidate[]> {
-  const [disks, volumes] = await Promise.all([repository.listDisks(), repository.listVolumes()]);
-  return await Promise.all(
-    disks.map(async ({ node, name }) => {
-      const scheduledBytes = scheduledOn(volumes, node, name);
-      const offline = { node, disk: name, online: false, capacityBytes: 0, freeBytes: 0, scheduledBytes };
-      const address = replicaAddress(observed.node(node), name);
-      if (address === null) return offline;
-      try {
-        const { totalBytes, reserveBytes, freeBytes, failure } = await dataPlane.disk(address);
-        return { ...offline, online: failure === '', capacityBytes: totalBytes - reserveBytes, freeBytes };
-      } catch {
-        return offline;
-      }
-    }),
-  );
-}
-
-export function scheduledOn(volumes: readonly VolumeRecord[], node: string, disk: string): number {
-  let bytes = 0;
-  for (const volume of volumes) {
-    if (volume.replicas.some((replica) => replica.node === node && replica.disk === disk)) bytes += volume.size;
-  }
-  return bytes;
 }
 
 // Holds the volume's lock, and reads the record again under it: a volume of this name may be another one by then.
@@ -231,7 +270,12 @@ async function createReplicas({ observed, dataPlane }: ManagerContext, record: V
       try {
         const address = replicaAddress(observed.node(node), disk);
         if (address === null) throw new HoldfastError('CONNECTION_LOST', 'its replica process does not run');
-        await dataPlane.createReplica(address, { replicaId: id, volumeId: record.id, sizeBytes: record.size });
+        await dataPlane.createReplica(address, {
+          replicaId: id,
+          volumeId: record.id,
+          sizeBytes: record.size,
+          complete: true,
+        });
       } catch (thrown) {
         const error = toHoldfastError(thrown);
         throw new HoldfastError(
@@ -244,15 +288,20 @@ async function createReplicas({ observed, dataPlane }: ManagerContext, record: V
   );
 }
 
-// Where an in-sync replica is near, else anywhere; in the order of the replicas, so that it is predictable.
-async function chooseNode({ observed, patienceMs }: ManagerContext, record: VolumeRecord): Promise<string> {
-  const preferred = record.replicas.filter(({ id }) => record.inSync.includes(id)).map(({ node }) => node);
-  const chosen = await observed.waitFor(() => {
-    const running = [...observed.nodes.values()].filter((node) => runningTarget(node) !== null).map(({ name }) => name);
-    return preferred.find((name) => running.includes(name)) ?? running.sort()[0] ?? null;
-  }, patienceMs);
-  if (chosen !== null) return chosen;
-  throw new HoldfastError('CONNECTION_LOST', `no node runs a target process that could serve volume "${record.name}"`);
+// Its agent has been away for longer than a restart takes, and its target process does not answer either. What it still
+// acknowledges is nothing: the new epoch takes the volume away from it.
+const lostAfterMs = 10_000;
+
+async function isLost({ observed, dataPlane }: ManagerContext, name: string): Promise<boolean> {
+  const node = observed.node(name);
+  const since = node === undefined ? observed.startedAt : node.agentAwaySince;
+  if (since === null || observed.now() - since < lostAfterMs) return false;
+  const target = runningTarget(node);
+  if (target === null) return true;
+  return await dataPlane.targetStatus(target.control).then(
+    () => false,
+    () => true,
+  );
 }
 
 async function requireNode({ repository }: ManagerContext, name: string): Promise<void> {
@@ -266,10 +315,13 @@ async function requireNode({ repository }: ManagerContext, name: string): Promis
 }
 
 async function requireRoom(context: ManagerContext, record: VolumeRecord, additionalBytes: number): Promise<void> {
-  const candidates = await diskCandidates(context);
+  const [candidates, { overProvisioning }] = await Promise.all([
+    diskCandidates(context),
+    context.repository.settings(),
+  ]);
   for (const replica of record.replicas) {
     const candidate = candidates.find(({ node, disk }) => node === replica.node && disk === replica.disk);
-    if (candidate?.online !== true || hasRoom(candidate, additionalBytes)) continue;
+    if (candidate?.online !== true || hasRoom(candidate, additionalBytes, overProvisioning)) continue;
     throw new HoldfastError(
       'NO_SPACE',
       `${replica.disk} of ${replica.node} has no room for ${additionalBytes} bytes more of volume "${record.name}": ` +

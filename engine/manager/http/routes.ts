@@ -3,6 +3,7 @@
 import { z } from 'zod';
 import type { ManagerApi } from '../api.js';
 import type { Role } from '../records.js';
+import type { VolumeChange } from '../volume-operations.js';
 import * as shapes from './shapes.js';
 
 export type RouteRequest = {
@@ -64,6 +65,17 @@ function change<S extends z.ZodType>(
   };
 }
 
+/** Without the fields that were not given. */
+function given<T extends object>(fields: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
+  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as {
+    [K in keyof T]?: Exclude<T[K], undefined>;
+  };
+}
+
+function changeOf({ constraints, ...rest }: z.infer<typeof shapes.changeVolume>): VolumeChange {
+  return { ...rest, constraints: given(constraints ?? {}) };
+}
+
 const none = z.strictObject({});
 const parameter = (params: Readonly<Record<string, string>>, name: string) => params[name] ?? '';
 
@@ -80,8 +92,8 @@ export const routes: readonly Route[] = [
   change('POST', '/volumes', shapes.createVolume, {
     summary: 'Make a volume',
     answer: shapes.volume,
-    handle: (api, _, { name, size, replicas = 3, blockSize = 512 }) =>
-      api.createVolume({ name, size, replicas, blockSize }),
+    handle: (api, _, { replicas = null, blockSize = 512, ...rest }) =>
+      api.createVolume({ ...rest, constraints: given(rest.constraints ?? {}), replicas, blockSize }),
   }),
   get('/volumes/{name}', {
     summary: 'A volume with its replicas',
@@ -89,9 +101,19 @@ export const routes: readonly Route[] = [
     handle: (api, params) => api.getVolume(parameter(params, 'name')),
   }),
   change('DELETE', '/volumes/{name}', none, {
-    summary: 'Delete a volume that is detached',
+    summary: 'Delete a volume that is detached: into the trash, or with purge=true for good',
     answer: shapes.deletion,
-    handle: (api, params) => api.deleteVolume(parameter(params, 'name')),
+    handle: (api, params, _, query) => api.deleteVolume(parameter(params, 'name'), query.get('purge') === 'true'),
+  }),
+  change('PATCH', '/volumes/{name}', shapes.changeVolume, {
+    summary: 'Change replicas, constraints, limits or access of a volume',
+    answer: shapes.volume,
+    handle: (api, params, body) => api.changeVolume(parameter(params, 'name'), changeOf(body)),
+  }),
+  get('/volumes/{name}/explain', {
+    summary: 'For every disk, whether it could take a replica of the volume, or why not',
+    answer: shapes.explanation,
+    handle: (api, params) => api.explainVolume(parameter(params, 'name')),
   }),
   get('/volumes/{name}/replicas', {
     summary: 'The replicas of a volume',
@@ -125,6 +147,88 @@ export const routes: readonly Route[] = [
     handle: (api, params, { force }) => api.unmapVolume(parameter(params, 'name'), force ?? false),
   }),
   get('/nodes', { summary: 'All nodes', answer: z.array(shapes.node), handle: (api) => api.listNodes() }),
+  change('PATCH', '/nodes/{node}', shapes.changeNode, {
+    summary: 'Set the zone of a node, cordon it, drain it, or end that',
+    answer: shapes.emptying,
+    handle: async (api, params, { zone, cordoned, draining }) => {
+      const node = parameter(params, 'node');
+      await api.changeNode(node, given({ zone, cordoned, draining }));
+      return await api.getEmptying(node, null);
+    },
+  }),
+  get('/nodes/{node}/emptying', {
+    summary: 'What a drain of the node has to move, and what blocks it',
+    answer: shapes.emptying,
+    handle: (api, params) => api.getEmptying(parameter(params, 'node'), null),
+  }),
+  change('POST', '/nodes/{node}/disks', shapes.addDisk, {
+    summary: 'Add a disk to a node',
+    answer: shapes.empty,
+    handle: async (api, params, disk) => {
+      await api.addDisk({ node: parameter(params, 'node'), ...disk });
+      return {};
+    },
+  }),
+  change('PATCH', '/nodes/{node}/disks/{disk}', shapes.changeDisk, {
+    summary: 'Set tags and class of a disk, cordon it, evict it, or end that',
+    answer: shapes.emptying,
+    handle: async (api, params, { tags, class: diskClass, cordoned, evicting }) => {
+      const [node, disk] = [parameter(params, 'node'), parameter(params, 'disk')];
+      await api.changeDisk(node, disk, given({ tags, class: diskClass, cordoned, evicting }));
+      return await api.getEmptying(node, disk);
+    },
+  }),
+  change('DELETE', '/nodes/{node}/disks/{disk}', none, {
+    summary: 'Take an empty disk out of the cluster',
+    answer: shapes.empty,
+    handle: async (api, params, _, query) => {
+      await api.removeDisk(parameter(params, 'node'), parameter(params, 'disk'), query.get('force') === 'true');
+      return {};
+    },
+  }),
+  get('/nodes/{node}/disks/{disk}/emptying', {
+    summary: 'What an eviction of the disk has to move, and what blocks it',
+    answer: shapes.emptying,
+    handle: (api, params) => api.getEmptying(parameter(params, 'node'), parameter(params, 'disk')),
+  }),
+  get('/trash', { summary: 'Deleted volumes', answer: z.array(shapes.trashed), handle: (api) => api.listTrash() }),
+  change('POST', '/trash/{id}/restore', z.strictObject({ name: z.string().nullish() }), {
+    summary: 'Bring a deleted volume back; the id, or its name',
+    answer: shapes.volume,
+    handle: async (api, params, { name }) =>
+      await api.getVolume(await api.restoreVolume(parameter(params, 'id'), name ?? null)),
+  }),
+  change('DELETE', '/trash/{id}', none, {
+    summary: 'Delete a volume of the trash for good',
+    answer: shapes.purged,
+    handle: async (api, params) => ({ pendingReplicas: await api.purgeVolume(parameter(params, 'id')) }),
+  }),
+  get('/settings', {
+    summary: 'What holds for the whole cluster',
+    answer: shapes.settings,
+    handle: (api) => api.getSettings(),
+  }),
+  change(
+    'PATCH',
+    '/settings',
+    shapes.changeSettings,
+    { summary: 'Change settings', answer: shapes.settings, handle: (api, _, body) => api.changeSettings(body) },
+    'admin',
+  ),
+  get('/policies', { summary: 'Policies', answer: z.array(shapes.policy), handle: (api) => api.listPolicies() }),
+  change('PUT', '/policies', shapes.putPolicy, {
+    summary: 'Make or replace a policy; volumes that have been made with it stay as they are',
+    answer: shapes.policy,
+    handle: (api, _, { constraints, ...rest }) => api.putPolicy({ ...rest, constraints: given(constraints ?? {}) }),
+  }),
+  change('DELETE', '/policies/{name}', none, {
+    summary: 'Delete a policy that no volume has',
+    answer: shapes.empty,
+    handle: async (api, params) => {
+      await api.removePolicy(parameter(params, 'name'));
+      return {};
+    },
+  }),
   get('/disks', { summary: 'All disks', answer: z.array(shapes.disk), handle: (api) => api.listDisks() }),
   get('/processes', {
     summary: 'All processes',

@@ -5,11 +5,130 @@ import { z } from 'zod';
 const integer = z.int();
 const text = z.string();
 
+const constraintFields = {
+  tags: z.array(z.string()).optional(),
+  class: z.enum(['hdd', 'ssd', 'nvme']).nullable().optional(),
+  zonesRequired: z.boolean().optional(),
+  local: z.boolean().optional(),
+};
+export const constraints = z.strictObject(constraintFields);
+export const qos = z.strictObject({
+  operationsPerSecond: z.int().nonnegative().default(0),
+  bytesPerSecond: z.int().nonnegative().default(0),
+  burstSeconds: z.int().min(1).max(3_600).default(1),
+});
+const chap = z.strictObject({ user: z.string(), secret: z.string() });
+export const access = z.strictObject({
+  chap: chap.nullable().default(null),
+  mutualChap: chap.nullable().default(null),
+  initiators: z.array(z.string()).default([]),
+});
+
+export const changeVolume = z.strictObject({
+  replicas: z.number().optional(),
+  constraints: constraints.optional(),
+  qos: qos.nullable().optional(),
+  access: access.optional(),
+});
+
+export const changeNode = z.strictObject({
+  zone: z.string().nullable().optional(),
+  cordoned: z.boolean().optional(),
+  draining: z.boolean().optional(),
+});
+export const changeDisk = z.strictObject({
+  tags: z.array(z.string()).optional(),
+  class: z.enum(['hdd', 'ssd', 'nvme']).nullable().optional(),
+  cordoned: z.boolean().optional(),
+  evicting: z.boolean().optional(),
+});
+export const addDisk = z.strictObject({
+  name: z.string(),
+  directory: z.string(),
+  journalPath: z.string().nullable().default(null),
+  journalBytes: z.int().nonnegative().default(0),
+  cacheBytes: z.int().nonnegative().default(0),
+  capacityBytes: z.int().nonnegative().default(0),
+});
+export const changeSettings = z.strictObject({
+  overProvisioning: z.number().min(1).max(100).optional(),
+  trashSeconds: z.int().nonnegative().optional(),
+  replaceAfterSeconds: z.int().nonnegative().optional(),
+  failoverSeconds: z.int().nonnegative().optional(),
+  balance: z.boolean().optional(),
+  movesMax: z.int().positive().optional(),
+});
+export const putPolicy = z.strictObject({
+  name: z.string(),
+  replicas: z.number().optional(),
+  constraints: constraints.optional(),
+  qos: qos.nullable().optional(),
+});
+
+const constraintsAnswer = {
+  tags: z.array(z.string()),
+  class: z.enum(['hdd', 'ssd', 'nvme']).nullable(),
+  zonesRequired: z.boolean(),
+  local: z.boolean(),
+};
+const qosAnswer = z
+  .object({ operationsPerSecond: integer, bytesPerSecond: integer, burstSeconds: integer })
+  .meta({ id: 'Qos' });
+export const emptying = z
+  .object({
+    node: text,
+    disk: text.nullable(),
+    replicas: z.array(text),
+    attachments: z.array(text),
+    blocked: z.array(z.object({ volume: text, reason: text })),
+    done: z.boolean(),
+  })
+  .meta({ id: 'Emptying' });
+export const trashed = z
+  .object({ id: text, volume: text, size: integer, replicas: integer, deletedAt: text, purgeAt: text })
+  .meta({ id: 'TrashedVolume' });
+export const settings = z
+  .object({
+    overProvisioning: z.number(),
+    trashSeconds: integer,
+    replaceAfterSeconds: integer,
+    failoverSeconds: integer,
+    balance: z.boolean(),
+    movesMax: integer,
+  })
+  .meta({ id: 'Settings' });
+export const policy = z
+  .object({ name: text, copies: integer, constraints: z.object(constraintsAnswer), qos: qosAnswer.nullable() })
+  .meta({ id: 'Policy' });
+export const explanation = z
+  .object({
+    volume: text,
+    wants: z.object({ replicas: integer, ...constraintsAnswer }),
+    disks: z.array(
+      z.object({
+        node: text,
+        disk: text,
+        zone: text.nullable(),
+        holds: z.boolean(),
+        accepted: z.boolean(),
+        reason: text.nullable(),
+        promisedShare: z.number().nullable(),
+      }),
+    ),
+  })
+  .meta({ id: 'Explanation' });
+export const empty = z.object({});
+export const purged = z.object({ pendingReplicas: z.array(text) }).meta({ id: 'Purged' });
+
 export const createVolume = z.strictObject({
   name: text,
   size: z.number(),
   replicas: z.number().optional(),
   blockSize: z.number().optional(),
+  policy: z.string().optional(),
+  constraints: constraints.optional(),
+  qos: qos.nullable().optional(),
+  access: access.optional(),
 });
 
 export const cluster = z.object({ id: text, version: text, nodes: integer, volumes: integer }).meta({ id: 'Cluster' });
@@ -65,7 +184,9 @@ export const volume = z
   })
   .meta({ id: 'Volume' });
 
-export const deletion = z.object({ volume: text, pendingReplicas: z.array(text) }).meta({ id: 'Deletion' });
+export const deletion = z
+  .object({ volume: text, pendingReplicas: z.array(text), restorableUntil: text.nullable() })
+  .meta({ id: 'Deletion' });
 
 export const node = z
   .object({

@@ -282,4 +282,5 @@ const emptyReport: ProcessReport = {
   portal: '',
   directory: '',
   diskId: '',
+  diskClass: '',
 };

@@ -22,6 +22,7 @@ export function sampleVolume(number: number, more: Partial<VolumeRecord> = {}): 
     inSyncSequence: 0,
     attachment: null,
     copies: replicas.length,
+    retiring: [],
     constraints: defaultConstraints,
     qos: null,
     access: defaultAccess,
@@ -42,6 +43,7 @@ export function sampleDisks(): DiskRecord[] {
     class: null,
     cordoned: false,
     evicting: false,
+    order: null,
   }));
 }
 
@@ -57,6 +59,7 @@ function sampleProcess(more: Partial<ObservedProcess>): ObservedProcess {
     portal: null,
     directory: null,
     diskId: null,
+    diskClass: null,
     ...more,
   };
 }
@@ -78,6 +81,8 @@ export function sampleNode(name: string, more: Partial<ObservedNode> = {}, insta
     served: [],
     servedBy: instanceId,
     redirectsKey: '',
+    agentAwaySince: null,
+    disksAwaySince: new Map(),
     ...more,
   };
 }

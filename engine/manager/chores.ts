@@ -1,0 +1,50 @@
+// What only time brings up: something that was away has been away for too long, the trash is due, disks have become uneven. Looks into
+// memory, and at the store only when there is a reason.
+import { errorFields } from '../log/logger.js';
+import { balanceOnce } from './balancer.js';
+import type { ManagerContext } from './context.js';
+import { purgeExpired } from './trash-operations.js';
+
+export type ChoreTimes = { readonly everyMs: number; readonly balanceEveryMs: number };
+
+/** Returns what stops it, after the chore that is under way. */
+export function startChores(context: ManagerContext, kick: () => void, times: ChoreTimes): () => Promise<void> {
+  const { observed, logger, repository } = context;
+  let balanceAt = performance.now() + times.balanceEveryMs;
+  let trashLookAt = 0;
+  let running: Promise<void> | null = null;
+
+  const someoneIsAway = async () => {
+    for (const node of observed.nodes.values()) {
+      if (node.agentAwaySince !== null || node.disksAwaySince.size > 0) return true;
+    }
+    // A node that has not reported at all since the start.
+    return (await repository.listNodes()).some(({ name }) => observed.node(name) === undefined);
+  };
+  const look = async () => {
+    if (await someoneIsAway()) kick();
+    const now = performance.now();
+    if (now >= trashLookAt) {
+      const dueAt = await purgeExpired(context);
+      // What is put there in the meantime stays for longer than that.
+      trashLookAt = now + Math.min(5_000, Math.max(times.everyMs, (dueAt ?? Infinity) - Date.now()));
+    }
+    if (now >= balanceAt) {
+      balanceAt = now + times.balanceEveryMs;
+      await balanceOnce(context);
+    }
+  };
+  const timer = setInterval(() => {
+    running ??= look()
+      .catch((error: unknown) => {
+        logger.warn('a chore has failed, and will be tried again', errorFields(error));
+      })
+      .finally(() => {
+        running = null;
+      });
+  }, times.everyMs);
+  return async () => {
+    clearInterval(timer);
+    await running;
+  };
+}

@@ -1,0 +1,50 @@
+// What is to be expected of disks and nodes: whether replicas and attachments can stay there. Pure.
+import type { Desired, Moment, Nodes } from './reconcile.js';
+import type { ReplicaRecord, VolumeRecord } from './records.js';
+import type { Outlook } from './replica-plan.js';
+
+export type Outlooks = {
+  readonly ofReplica: (volume: VolumeRecord, replica: ReplicaRecord) => Outlook;
+  readonly ofAttachment: (node: string) => 'good' | 'lost' | 'drained';
+};
+
+export function outlooks({ disks, nodes: records, settings }: Desired, nodes: Nodes, moment: Moment): Outlooks {
+  const leavingDisks = new Set(disks.filter(({ evicting }) => evicting).map(({ node, name }) => `${node}/${name}`));
+  const draining = new Set(records.filter((node) => node.draining).map(({ name }) => name));
+  const replaceAfterMs = settings.replaceAfterSeconds * 1_000;
+  const longAway = (since: number | null | undefined, ms: number) => since != null && moment.now - since >= ms;
+  const agentAway = (node: string, ms: number) => {
+    const observed = nodes.get(node);
+    return longAway(observed === undefined ? moment.startedAt : observed.agentAwaySince, ms);
+  };
+  return {
+    ofReplica: (volume, { id, node, disk }) => {
+      if (draining.has(node) || leavingDisks.has(`${node}/${disk}`)) return 'leaving';
+      if (longAway(nodes.get(node)?.disksAwaySince.get(disk), replaceAfterMs)) return 'lost';
+      // An agent that is away says nothing of what it supervised; an engine that dropped the replica does.
+      const dropped = volume.attachment === null || !volume.inSync.includes(id);
+      return dropped && agentAway(node, replaceAfterMs) ? 'lost' : 'good';
+    },
+    ofAttachment: (node) => {
+      if (draining.has(node)) return 'drained';
+      const { failoverSeconds } = settings;
+      return failoverSeconds > 0 && agentAway(node, failoverSeconds * 1_000) ? 'lost' : 'good';
+    },
+  };
+}
+
+export type AttachmentMove = {
+  readonly kind: 'move-attachment';
+  readonly volumeId: string;
+  readonly from: string;
+  readonly reason: 'lost' | 'drained';
+};
+
+export function planAttachment(
+  { id, phase, attachment }: VolumeRecord,
+  { ofAttachment }: Outlooks,
+): AttachmentMove | null {
+  if (attachment === null || phase !== 'ready') return null;
+  const outlook = ofAttachment(attachment.node);
+  return outlook === 'good' ? null : { kind: 'move-attachment', volumeId: id, from: attachment.node, reason: outlook };
+}
