@@ -116,7 +116,11 @@ export async function emptying(context: ManagerContext, node: string, disk: stri
     volume.replicas.filter((replica) => replica.node === node && (disk === null || replica.disk === disk));
   const holders = volumes.filter((volume) => here(volume).length > 0);
   const attached = disk === null ? volumes.filter(({ attachment }) => attachment?.node === node) : [];
-  const blocked = await blockers(context, holders, node, disk);
+  const mapped = attached.filter(({ attachment }) => attachment?.device != null);
+  const blocked = [
+    ...mapped.map(({ name }) => ({ volume: name, reason: `it is mapped on ${node}: "holdfast unmap ${name}" there` })),
+    ...(await blockers(context, holders, node, disk)),
+  ];
   return {
     node,
     disk,

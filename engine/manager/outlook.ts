@@ -46,5 +46,7 @@ export function planAttachment(
 ): AttachmentMove | null {
   if (attachment === null || phase !== 'ready') return null;
   const outlook = ofAttachment(attachment.node);
+  // What is mapped as a block device of that host is in use there.
+  if (outlook === 'drained' && attachment.device != null) return null;
   return outlook === 'good' ? null : { kind: 'move-attachment', volumeId: id, from: attachment.node, reason: outlook };
 }

@@ -188,6 +188,7 @@ export class FakeReplicaProcess {
       readLog: notHere,
       listChunks: notHere,
       readChunks: notHere,
+      listSnapshots: notHere,
     };
   }
 }
