@@ -46,6 +46,7 @@ class ReplicaThread {
  public:
   ReplicaThread(std::string directory, ReplicaId id) : id_(id) {
     options_.directory = std::move(directory);
+    options_.journal_bytes = 256u << 20;
     std::filesystem::create_directories(options_.directory);
     std::future<Address> ready = ready_.get_future();
     thread_ = std::thread([this] { run(); });

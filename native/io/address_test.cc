@@ -7,7 +7,8 @@ namespace holdfast {
 namespace {
 
 TEST(Address, ParsesAndPrintsAllForms) {
-  for (const char* text : {"127.0.0.1:3260", "0.0.0.0:0", "[::1]:65535", "[fe80::1]:1", "unix:/run/holdfast/a.sock"}) {
+  for (const char* text : {"127.0.0.1:3260", "0.0.0.0:0", "[::1]:65535", "[fe80::1]:1", "unix:/run/holdfast/a.sock",
+                           "unix:@holdfast/127.0.0.1:1"}) {
     Result<Address> address = Address::parse(text);
     ASSERT_TRUE(address.ok()) << text;
     EXPECT_EQ(address->to_string(), text);

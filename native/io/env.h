@@ -24,7 +24,8 @@ using namespace std::chrono_literals;
 
 using StatusCallback = Callback<void(Status)>;
 
-// Where a listener or stream is. "127.0.0.1:3260", "[::1]:3260", or "unix:/path/to/socket".
+// Where a listener or stream is. "127.0.0.1:3260", "[::1]:3260", "unix:/path/to/socket", or "unix:@name" in the abstract
+// namespace, which has no file; connecting there fails unless the listener's user is this one or root.
 struct Address {
   std::string host;        // numeric IPv4 or IPv6; empty for a unix socket
   std::uint16_t port = 0;  // 0 when listening: the kernel chooses
@@ -32,6 +33,8 @@ struct Address {
 
   static Result<Address> parse(std::string_view text);
   std::string to_string() const;
+  bool is_loopback() const { return host.starts_with("127.") || host == "::1"; }
+  bool is_abstract() const { return unix_path.starts_with('@'); }
   bool operator==(const Address&) const = default;
 };
 

@@ -80,7 +80,9 @@ Result<SocketAddress> to_socket_address(const Address& address) {
     }
     local->sun_family = AF_UNIX;
     std::memcpy(local->sun_path, address.unix_path.c_str(), address.unix_path.size() + 1);
-    out.length = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + address.unix_path.size() + 1);
+    if (address.is_abstract()) local->sun_path[0] = '\0';
+    std::size_t size = address.unix_path.size() + (address.is_abstract() ? 0 : 1);
+    out.length = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + size);
     return out;
   }
   auto* four = reinterpret_cast<sockaddr_in*>(&out.storage);
@@ -112,7 +114,9 @@ Address from_socket_address(const SocketAddress& address) {
     out.host = inet_ntop(AF_INET6, &six->sin6_addr, text, sizeof text);
     out.port = ntohs(six->sin6_port);
   } else if (address.family() == AF_UNIX && address.length > offsetof(sockaddr_un, sun_path)) {
-    out.unix_path = reinterpret_cast<const sockaddr_un*>(&address.storage)->sun_path;
+    const char* path = reinterpret_cast<const sockaddr_un*>(&address.storage)->sun_path;
+    std::size_t size = address.length - offsetof(sockaddr_un, sun_path);
+    out.unix_path = path[0] != '\0' ? std::string(path) : "@" + std::string(path + 1, size - 1);
   }
   return out;
 }

@@ -51,7 +51,7 @@ bool is_dead_socket(const SocketAddress& address, const std::string& path) {
 Status bind_and_listen(int fd, const SocketAddress& socket_address, const Address& address) {
   if (bind(fd, socket_address.get(), socket_address.length) != 0) {
     int error_number = errno;
-    bool may_replace = error_number == EADDRINUSE && !address.unix_path.empty() &&
+    bool may_replace = error_number == EADDRINUSE && !address.unix_path.empty() && !address.is_abstract() &&
                        is_dead_socket(socket_address, address.unix_path) && unlink(address.unix_path.c_str()) == 0;
     if (!may_replace) return network_error("listen on", address.to_string(), error_number);
     if (bind(fd, socket_address.get(), socket_address.length) != 0) {
@@ -73,14 +73,14 @@ class UringListener::Core final : public Completion {
  public:
   Core(Loop& loop, int fd, Address address, AcceptCallback on_stream)
       : loop_(loop), fd_(fd), address_(std::move(address)), on_stream_(std::move(on_stream)) {
-    if (!address_.unix_path.empty()) identity_ = identity_of(address_.unix_path);
+    if (has_file()) identity_ = identity_of(address_.unix_path);
     begin();
   }
 
   void abandon() {
     abandoned_ = true;
     loop_.cancel_call(retry_timer_);
-    if (!address_.unix_path.empty() && identity_of(address_.unix_path) == identity_) {
+    if (has_file() && identity_of(address_.unix_path) == identity_) {
       unlink(address_.unix_path.c_str());
     }
     if (!in_flight_) {
@@ -96,6 +96,7 @@ class UringListener::Core final : public Completion {
 
  private:
   ~Core() { ::close(fd_); }
+  bool has_file() const { return !address_.unix_path.empty() && !address_.is_abstract(); }
 
   void begin() {
     in_flight_ = true;

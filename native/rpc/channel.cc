@@ -4,6 +4,7 @@
 
 #include "rpc/call_stream.h"
 #include "rpc/connection.h"
+#include "rpc/local_shortcut.h"
 #include "rpc/rpc.h"
 
 namespace holdfast::rpc {
@@ -93,7 +94,19 @@ class ChannelImpl final : public Channel, public ConnectionOwner {
   void connect() {
     if (connecting_) return;
     connecting_ = true;
-    env_.connect(address_, options_.connect_timeout,
+    std::optional<Address> shortcut = local_shortcut(address_);
+    if (!shortcut) return connect_to(address_);
+    env_.connect(*shortcut, options_.connect_timeout,
+                 [weak = std::weak_ptr(self_)](Result<std::unique_ptr<Stream>> stream) {
+                   ChannelImpl* self = alive(weak);
+                   if (self == nullptr) return;
+                   if (!stream.ok()) return self->connect_to(self->address_);
+                   self->on_connected(std::move(stream));
+                 });
+  }
+
+  void connect_to(const Address& address) {
+    env_.connect(address, options_.connect_timeout,
                  [weak = std::weak_ptr(self_)](Result<std::unique_ptr<Stream>> stream) {
                    if (ChannelImpl* self = alive(weak)) self->on_connected(std::move(stream));
                  });

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "rpc/call_stream.h"
 #include "rpc/connection.h"
+#include "rpc/local_shortcut.h"
 #include "rpc/rpc.h"
 
 namespace holdfast::rpc {
@@ -86,7 +87,9 @@ class ServerImpl final : public Server, public ConnectionOwner {
     ASSIGN_OR_RETURN(auto listener,
                      env_.listen(address, [this](std::unique_ptr<Stream> stream) { on_stream(std::move(stream)); }));
     listeners_.push_back(std::move(listener));
-    return listeners_.back()->address();
+    Address bound = listeners_.back()->address();
+    listen_on_shortcut(bound);
+    return bound;
   }
 
   void drain(Callback<void()> done) override {
@@ -127,6 +130,15 @@ class ServerImpl final : public Server, public ConnectionOwner {
   }
 
  private:
+  // Without it there is still TCP.
+  void listen_on_shortcut(const Address& address) {
+    std::optional<Address> shortcut = local_shortcut(address);
+    if (!shortcut) return;
+    auto listener = env_.listen(*shortcut, [this](std::unique_ptr<Stream> stream) { on_stream(std::move(stream)); });
+    if (!listener.ok()) return log_warn("rpc", listener.error().message());
+    listeners_.push_back(std::move(listener).value());
+  }
+
   void add(std::string path, Method method) {
     bool added = methods_.emplace(std::move(path), std::make_shared<Method>(std::move(method))).second;
     CHECK(added, "a method is added once");
