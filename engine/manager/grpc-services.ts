@@ -45,10 +45,11 @@ export function addServices(
   api: ManagerApi,
   context: Pick<ManagerContext, 'repository' | 'events'>,
   agents: AgentSink,
+  kick: () => void,
   logger: Logger,
 ): void {
   server.addService(ManagerService, managerService(api));
-  server.addService(MembershipService, membershipService(context, logger));
+  server.addService(MembershipService, membershipService(context, kick, logger));
   server.addService(AgentRegistryService, agentRegistryService(agents, logger));
 }
 
@@ -105,6 +106,7 @@ function managerService(api: ManagerApi): ManagerServer {
 
 function membershipService(
   { repository, events }: Pick<ManagerContext, 'repository' | 'events'>,
+  kick: () => void,
   logger: Logger,
 ): MembershipServer {
   return {
@@ -123,6 +125,8 @@ function membershipService(
         message: `${change.inSync.length} of ${replicas.length} replicas are in-sync: ${change.reason}`,
       });
       logger.info('in-sync set changed', { volume: name, ...change });
+      // A replica that has come in-sync may free another one.
+      kick();
       return {};
     }),
     saveReservations: unary(async ({ volumeId, epoch, reservations }) => {

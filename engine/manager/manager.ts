@@ -112,7 +112,7 @@ export async function startManager(options: ManagerOptions): Promise<Manager> {
     failing: () => failingActions(runner.failing),
   });
   const grpc = new Server(serverOptions);
-  addServices(grpc, api, context, createAgentSink(repository, observed, diskChanges, logger), logger);
+  addServices(grpc, api, context, createAgentSink(repository, observed, diskChanges, logger), kick, logger);
   const { listen } = options;
   const door = typeof listen === 'string' ? await openFrontDoor(listen) : listen;
   door.receive({ kind: 'serve', grpc, http: createHttpHandler({ api, version: options.version, logger }) });
