@@ -249,6 +249,12 @@ void VolumeEngine::forget_mapped(const Op& op) {
   ++mapped_changes_;
 }
 
+// The same for a REVERT.
+void VolumeEngine::forget_all_mapped() {
+  mapped_runs_.clear();
+  ++mapped_changes_;
+}
+
 // Reads again, beginning with the copy that was bad, now that nothing else can change the blocks.
 void VolumeEngine::run_repair(Op* op) {
   BlockRange blocks{BlockIndex(op->first_block()), static_cast<std::uint32_t>(op->end_block() - op->first_block())};

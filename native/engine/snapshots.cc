@@ -140,8 +140,10 @@ void VolumeEngine::run_snapshot_requests() {
     PendingEntry* entry = new_entry(nullptr, request.op);
     entry->entry.snapshot = request.id;
     auto* held = new StatusCallback(std::move(request.done));
-    entry->done = [this, held](Status status) {
+    if (request.op == store::Op::kRevert) forget_all_mapped();
+    entry->done = [this, held, revert = request.op == store::Op::kRevert](Status status) {
       std::unique_ptr<StatusCallback> owned(held);
+      if (revert) forget_all_mapped();
       if (status.ok()) flush_after_commit({nullptr, nullptr});
       (*owned)(std::move(status));
     };

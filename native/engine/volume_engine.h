@@ -170,6 +170,7 @@ class VolumeEngine final : public Engine, private LinkEvents {
   void run_extent(Op* op);
   void note_mapped(Op* op, BlockRange piece, std::span<const std::uint8_t> present, bool current);
   void forget_mapped(const Op& op);
+  void forget_all_mapped();
   void run_repair(Op* op);
   void run_compare(Op* op);
   void compare(Op* op, SliceList content);

@@ -85,6 +85,7 @@ class ModelKv final : public Kv {
   };
 
   std::optional<std::string> find(std::string_view key) const {
+    ++disk_->lookups_;
     auto at = database_.current.find(std::string(key));
     if (at == database_.current.end()) return std::nullopt;
     return at->second;

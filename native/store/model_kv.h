@@ -22,6 +22,8 @@ class ModelKvDisk {
   void power_loss(const std::function<std::uint64_t(std::uint64_t)>& random);
   // From now on every write fails; 0 heals.
   void set_failing(bool failing) { failing_ = failing; }
+  // Single keys that were asked for so far, in all databases.
+  std::uint64_t lookups() const { return lookups_; }
   // The content of one database as bytes, and back: for images of whole disks.
   std::string dump(const std::string& directory) const;
   void load(const std::string& directory, std::string_view bytes);
@@ -35,6 +37,7 @@ class ModelKvDisk {
   };
   std::map<std::string, Database> databases_;
   bool failing_ = false;
+  std::uint64_t lookups_ = 0;
 };
 
 // Opens databases on `disk`, which must outlive them.

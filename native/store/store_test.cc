@@ -263,6 +263,36 @@ TEST_F(StoreTest, LargestEntryFitsTheSmallestJournal) {
   EXPECT_EQ(tags(range(255, 1)), std::vector<std::uint64_t>{12'255});
 }
 
+// What a read costs besides the device: the record of each chunk is looked up once, and then it is in memory.
+TEST_F(StoreTest, ReadsLookEachRecordUpOnce) {
+  open();
+  ASSERT_TRUE(write(1, range(0, 256), 1).ok());  // four chunks
+  one().set_committed(Seq(1));
+  machine.settle();
+  ASSERT_EQ(one().info().applied, Seq(1));
+  auto lookups_of = [this](auto work) {
+    std::uint64_t before = machine.kv.lookups();
+    work();
+    return machine.kv.lookups() - before;
+  };
+  auto read_all = [this] {
+    for (std::uint64_t block = 0; block < 256; block += 3) EXPECT_EQ(tags(range(block, 1))[0], block + 1);
+  };
+  EXPECT_EQ(lookups_of(read_all), 0u) << "destaging left the records in memory";
+  machine.close();
+  ASSERT_TRUE(machine.open().ok());
+  EXPECT_LE(lookups_of(read_all), 4u);
+  EXPECT_EQ(lookups_of(read_all), 0u);
+  auto map_all = [this] {
+    auto mapped = machine.wait<Result<ReadOutcome>>([&](auto done) { one().map(range(0, 512), std::move(done)); });
+    ASSERT_TRUE(mapped.ok());
+    EXPECT_EQ(std::count(mapped->present.begin(), mapped->present.end(), 0xff), 32);
+    EXPECT_TRUE(mapped->data.empty());
+  };
+  EXPECT_LE(lookups_of(map_all), 4u) << "of the chunks that were never written";
+  EXPECT_EQ(lookups_of(map_all), 0u);
+}
+
 TEST_F(StoreTest, IdleStoreHasNoTimers) {
   open();
   ASSERT_TRUE(write(1, range(0, 100), 1).ok());
