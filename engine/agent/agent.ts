@@ -47,7 +47,7 @@ export async function runAgent(options: AgentOptions, signal: AbortSignal): Prom
     const whole: AgentReport = { node: config.node, pid: process.pid, processes: [...reports.values()] };
     registry.publish(whole);
   };
-  const registry = new RegistryClient(config.managers, logger, (orders) => {
+  const registry = new RegistryClient(config.managers, config.token, logger, (orders) => {
     takeOrders(orders);
   });
   const start = (supervision: Supervision, stop: AbortSignal): Promise<void> => {
@@ -131,6 +131,7 @@ function targetSupervision(options: AgentOptions, memory: AgentMemory, publish: 
       control: formatHostPort({ host: config.host, port: await memory.port('target') }),
       portal,
       managers: config.managers,
+      token: config.token,
     }),
     stillRight: (present, wanted) => sameConfig(present, wanted),
     onStartFailure: () => memory.recheckPort('target'),

@@ -22,6 +22,8 @@ export const agentConfigSchema = z.strictObject({
   node: z.string(),
   /** HOST:PORT of each manager */
   managers: z.array(z.string()).min(1),
+  /** Shown to the managers; null: they ask for none */
+  token: z.string().nullable(),
   /** Where replica and target processes of this node listen for each other. */
   host: z.string(),
   target: z.strictObject({ runDir: z.string(), portal: z.string() }),

@@ -1,6 +1,6 @@
 // The agent's line to the manager: one stream, on which the whole report goes out when it opens and whenever it changed.
 // Quiet otherwise; a peer that vanished is noticed by keep-alives of the connection.
-import { credentials } from '@grpc/grpc-js';
+import { credentials, Metadata } from '@grpc/grpc-js';
 import type { ClientDuplexStream } from '@grpc/grpc-js';
 import { backoffMs, sleep } from '../async/wait.js';
 import { AgentRegistryClient } from '../generated/holdfast/v1/manager.js';
@@ -16,14 +16,21 @@ const channelOptions = {
 
 export class RegistryClient {
   readonly #managers: readonly string[];
+  readonly #token: string | null;
   readonly #logger: Logger;
   readonly #onDisks: (orders: readonly DiskOrder[]) => void;
   #report: AgentReport | null = null;
   #stream: ClientDuplexStream<AgentReport, ManagerOrder> | null = null;
 
-  constructor(managers: readonly string[], logger: Logger, onDisks: (orders: readonly DiskOrder[]) => void) {
+  constructor(
+    managers: readonly string[],
+    token: string | null,
+    logger: Logger,
+    onDisks: (orders: readonly DiskOrder[]) => void,
+  ) {
     this.#onDisks = onDisks;
     this.#managers = managers;
+    this.#token = token;
     this.#logger = logger;
   }
 
@@ -45,7 +52,9 @@ export class RegistryClient {
   /** Whether the manager took in a report before the stream ended. */
   async #session(manager: string, signal: AbortSignal): Promise<boolean> {
     const client = new AgentRegistryClient(manager, credentials.createInsecure(), channelOptions);
-    const stream = client.connect();
+    const metadata = new Metadata();
+    if (this.#token !== null) metadata.set('authorization', `Bearer ${this.#token}`);
+    const stream = client.connect(metadata);
     const stop = () => {
       stream.cancel();
     };

@@ -13,8 +13,14 @@ const answerTimeoutMs = 100_000;
 const errorSchema = z.object({ error: z.object({ code: z.string(), message: z.string() }) });
 
 /** `server` is HOST:PORT. The answer's shape is the server's word. */
-export async function request<T>(server: string, method: string, path: string, body?: unknown): Promise<T> {
-  const { status, text } = await send(server, method, path, body);
+export async function request<T>(
+  server: string,
+  method: string,
+  path: string,
+  body?: unknown,
+  token: string | null = null,
+): Promise<T> {
+  const { status, text } = await send(server, method, path, body, token);
   const value = parseBody(server, text);
   if (status < 300) return value as T;
   const parsed = errorSchema.safeParse(value);
@@ -23,14 +29,22 @@ export async function request<T>(server: string, method: string, path: string, b
   throw new HoldfastError(isErrorCode(code) ? code : 'INTERNAL', message);
 }
 
-/** As `request`, and patient with a manager that is just being started again. */
-export async function requestWithPatience<T>(server: string, method: string, path: string, body?: unknown): Promise<T> {
-  const deadline = performance.now() + connectPatienceMs;
-  for (;;) {
+/** As `request`, asking one manager after the other, and patient with one that is just being started again. */
+export async function requestWithPatience<T>(
+  servers: readonly string[],
+  method: string,
+  path: string,
+  body?: unknown,
+  token: string | null = null,
+): Promise<T> {
+  const deadline = performance.now() + connectPatienceMs * servers.length;
+  for (let attempt = 0; ; attempt++) {
     try {
-      return await request<T>(server, method, path, body);
+      return await request<T>(servers[attempt % servers.length] ?? '', method, path, body, token);
     } catch (error) {
-      const refused = error instanceof HoldfastError && systemErrorCode(error.cause) === 'ECONNREFUSED';
+      // It was never sent.
+      const refused =
+        error instanceof HoldfastError && ['ECONNREFUSED', 'EHOSTUNREACH'].includes(systemErrorCode(error.cause) ?? '');
       if (!refused || performance.now() >= deadline) throw error;
       await sleep(100);
     }
@@ -38,10 +52,18 @@ export async function requestWithPatience<T>(server: string, method: string, pat
 }
 
 /** The lines of a stream that goes on until the server or the signal ends it, each a JSON value. */
-export async function* requestLines<T>(server: string, path: string, signal: AbortSignal): AsyncGenerator<T> {
+export async function* requestLines<T>(
+  server: string,
+  path: string,
+  signal: AbortSignal,
+  token: string | null = null,
+): AsyncGenerator<T> {
   const { host, port } = parseHostPort(server, 'server');
   const response = await new Promise<IncomingMessage>((resolve, reject) => {
-    const call = httpRequest({ host, port, method: 'GET', path, agent: false, signal }, resolve);
+    const call = httpRequest(
+      { host, port, method: 'GET', path, agent: false, signal, headers: bearer(token) },
+      resolve,
+    );
     call.on('error', (error) => {
       reject(unreachable(server, error));
     });
@@ -60,8 +82,12 @@ export async function* requestLines<T>(server: string, path: string, signal: Abo
 }
 
 /** The answer as it is. */
-export async function requestText(server: string, path: string): Promise<string> {
-  return (await send(server, 'GET', path, undefined)).text;
+export async function requestText(server: string, path: string, token: string | null = null): Promise<string> {
+  return (await send(server, 'GET', path, undefined, token)).text;
+}
+
+function bearer(token: string | null): Readonly<Record<string, string>> {
+  return token === null ? {} : { authorization: `Bearer ${token}` };
 }
 
 function unreachable(server: string, error: unknown): HoldfastError {
@@ -78,6 +104,7 @@ async function send(
   method: string,
   path: string,
   body: unknown,
+  token: string | null,
 ): Promise<{ readonly status: number; readonly text: string }> {
   const { host, port } = parseHostPort(server, 'server');
   const payload = body === undefined ? null : Buffer.from(JSON.stringify(body));
@@ -93,7 +120,10 @@ async function send(
         path,
         agent: false,
         timeout: answerTimeoutMs,
-        headers: method === 'GET' ? {} : { 'content-type': 'application/json', 'content-length': payload?.length ?? 0 },
+        headers:
+          method === 'GET'
+            ? bearer(token)
+            : { ...bearer(token), 'content-type': 'application/json', 'content-length': payload?.length ?? 0 },
       },
       (response) => {
         const chunks: Buffer[] = [];

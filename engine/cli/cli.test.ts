@@ -77,6 +77,10 @@ describe('help', () => {
   const commands = [
     ['up'],
     ['status'],
+    ['server'],
+    ['agent'],
+    ['stop'],
+    ...['create', 'ls', 'rm'].map((name) => ['token', name]),
     ...['cordon', 'uncordon', 'drain', 'set'].map((name) => ['node', name]),
     ...['add', 'rm', 'cordon', 'uncordon', 'evict', 'tag'].map((name) => ['disk', name]),
     ...['ls', 'restore', 'purge'].map((name) => ['trash', name]),

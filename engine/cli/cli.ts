@@ -6,6 +6,7 @@ import { addDeviceCommands } from './device-commands.js';
 import { exitCodes, printError, UsageError, withCommonOptions } from './run.js';
 import type { Streams } from './run.js';
 import { addAdminCommands } from './admin-commands.js';
+import { addHostCommands } from './host-commands.js';
 import { addCompletionCommand } from './completion.js';
 import { addStatusCommands } from './status-commands.js';
 import { addSupportCommand } from './support-command.js';
@@ -42,6 +43,7 @@ function buildProgram(streams: Streams, version: string): Command {
     .configureOutput({ writeOut: streams.out, writeErr: () => undefined });
   withCommonOptions(program);
   addUpCommand(program, streams);
+  addHostCommands(program, streams);
   addVolumeCommands(program, streams);
   addDeviceCommands(program, streams);
   addClusterCommands(program, streams);

@@ -1,9 +1,9 @@
 // How every command runs: JSON or text on stdout, errors on stderr, and the exit code. Never a stack trace.
+import { readFileSync } from 'node:fs';
 import type { Command } from 'commander';
 import { requestLines, requestText, requestWithPatience } from '../api/rest-client.js';
-import { errorBody, toHoldfastError } from '../errors/holdfast-error.js';
+import { errorBody, HoldfastError, toHoldfastError } from '../errors/holdfast-error.js';
 import { formatHostPort, parseHostPort } from '../os/addresses.js';
-import type { HoldfastError } from '../errors/holdfast-error.js';
 
 export const exitCodes = { done: 0, failed: 1, usage: 2 } as const;
 
@@ -31,7 +31,7 @@ export type Streams = {
   readonly err: (text: string) => void;
 };
 
-export type CommonOptions = { readonly json?: boolean; readonly server?: string };
+export type CommonOptions = { readonly json?: boolean; readonly server?: string; readonly tokenFile?: string };
 
 export const defaultServer = '127.0.0.1:7600';
 
@@ -43,15 +43,28 @@ export type Session = {
 };
 
 export function openSession(options: CommonOptions, environment: NodeJS.ProcessEnv): Session {
-  const fromEnvironment = environment['HOLDFAST_SERVER'];
-  const server =
-    options.server ?? (fromEnvironment === undefined || fromEnvironment === '' ? defaultServer : fromEnvironment);
-  const address = checkUsage(() => formatHostPort(parseHostPort(server.replace(/^http:\/\/|\/$/g, ''), '--server')));
+  const set = (name: string) => (environment[name] === '' ? undefined : environment[name]);
+  const servers = checkUsage(() =>
+    (options.server ?? set('HOLDFAST_SERVER') ?? defaultServer)
+      .split(',')
+      .map((server) => formatHostPort(parseHostPort(server.replace(/^http:\/\/|\/$/g, ''), '--server'))),
+  );
+  const file = options.tokenFile ?? set('HOLDFAST_TOKEN_FILE');
+  const token = set('HOLDFAST_TOKEN') ?? (file === undefined ? null : checkUsage(() => readToken(file)));
+  const [first = ''] = servers;
   return {
-    call: (method, path, body) => requestWithPatience(address, method, path, body),
-    lines: (path, signal) => requestLines(address, path, signal),
-    text: (path) => requestText(address, path),
+    call: (method, path, body) => requestWithPatience(servers, method, path, body, token),
+    lines: (path, signal) => requestLines(first, path, signal, token),
+    text: (path) => requestText(first, path, token),
   };
+}
+
+function readToken(file: string): string {
+  try {
+    return readFileSync(file, 'utf8').trim();
+  } catch (error) {
+    throw new HoldfastError('INVALID_ARGUMENT', `${file} cannot be read: ${toHoldfastError(error).message}`);
+  }
 }
 
 export function printResult<T>(streams: Streams, json: boolean, value: T, show: (value: T) => string): void {
@@ -88,5 +101,9 @@ export async function withProgress<T>(
 export function withCommonOptions(command: Command): Command {
   return command
     .option('--json', 'print JSON')
-    .option('--server <host:port>', `the manager (default: $HOLDFAST_SERVER, else ${defaultServer})`);
+    .option(
+      '--server <host:port>',
+      `the manager, or several with commas (default: $HOLDFAST_SERVER, else ${defaultServer})`,
+    )
+    .option('--token-file <file>', 'holds the token (default: $HOLDFAST_TOKEN, or the file $HOLDFAST_TOKEN_FILE)');
 }

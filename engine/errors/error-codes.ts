@@ -142,6 +142,16 @@ export const errorCodes = {
     meaning: "Holdfast met a state that it did not expect.",
     action: "Report it with the logs.",
   },
+  UNAUTHENTICATED: {
+    grpcStatus: 16,
+    meaning: "The request carries no token, or one that is unknown or has expired.",
+    action: "Give a valid token: --token-file, HOLDFAST_TOKEN or HOLDFAST_TOKEN_FILE.",
+  },
+  PERMISSION_DENIED: {
+    grpcStatus: 7,
+    meaning: "The token's role does not allow the request.",
+    action: "Use a token with the role that the message names.",
+  },
 } as const;
 
 export type ErrorCode = keyof typeof errorCodes;

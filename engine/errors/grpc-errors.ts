@@ -29,6 +29,8 @@ const codeByGrpcStatus: Readonly<Partial<Record<status, ErrorCode>>> = {
   [status.UNIMPLEMENTED]: 'UNIMPLEMENTED',
   [status.UNAVAILABLE]: 'CONNECTION_LOST',
   [status.DATA_LOSS]: 'CORRUPT',
+  [status.UNAUTHENTICATED]: 'UNAUTHENTICATED',
+  [status.PERMISSION_DENIED]: 'PERMISSION_DENIED',
 };
 
 /** `peer` says who was called, for the message. */

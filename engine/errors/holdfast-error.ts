@@ -48,6 +48,7 @@ const httpStatusByGrpcStatus: Readonly<Record<number, number>> = {
   4: 504,
   5: 404,
   6: 409,
+  7: 403,
   8: 429,
   9: 400,
   10: 409,
@@ -55,6 +56,7 @@ const httpStatusByGrpcStatus: Readonly<Record<number, number>> = {
   13: 500,
   14: 503,
   15: 500,
+  16: 401,
 };
 
 export function httpStatusOf(code: ErrorCode): number {

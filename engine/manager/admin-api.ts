@@ -1,6 +1,7 @@
 // The part of the manager's API that is about nodes, disks, the trash, policies and settings (api.ts has volumes).
 import { validateReplicaCount } from '../config/volume-input.js';
 import { HoldfastError } from '../errors/holdfast-error.js';
+import { formatJoinToken, makeToken } from '../security/tokens.js';
 import { objection } from '../placement/place-replicas.js';
 import { diskCandidates, neighboursOf, requestOf } from './candidates.js';
 import type { ManagerContext } from './context.js';
@@ -15,7 +16,7 @@ import {
 } from './node-operations.js';
 import type { DiskChange, EmptyingView, NewDisk, NodeChange } from './node-operations.js';
 import { defaultConstraints, recordVersion } from './records.js';
-import type { Constraints, PolicyRecord, Qos, SettingsRecord } from './records.js';
+import type { Constraints, PolicyRecord, Qos, Role, SettingsRecord, TokenRecord } from './records.js';
 import { purge, restoreFromTrash, trashView } from './trash-operations.js';
 import type { TrashView } from './trash-operations.js';
 
@@ -63,6 +64,21 @@ export type AdminApi = {
   readonly listPolicies: () => Promise<readonly PolicyView[]>;
   readonly putPolicy: (policy: NewPolicy) => Promise<PolicyView>;
   readonly removePolicy: (name: string) => Promise<void>;
+  readonly listTokens: () => Promise<readonly TokenView[]>;
+  readonly createToken: (token: NewToken) => Promise<MadeTokenView>;
+  readonly removeToken: (id: string) => Promise<void>;
+};
+
+export type TokenView = Omit<TokenRecord, 'version' | 'hash'>;
+export type NewToken = { readonly role: Role; readonly note: string; readonly expiresInSeconds?: number | undefined };
+export type MadeTokenView = {
+  readonly id: string;
+  readonly role: Role;
+  /** The only time that it is told. */
+  readonly text: string;
+  /** For "holdfast agent --join", when the role is agent. */
+  readonly join: string | null;
+  readonly expiresAt: string | null;
 };
 
 /** `change` lets the reconciler look afterwards. */
@@ -70,6 +86,8 @@ export function createAdminApi(
   context: ManagerContext,
   change: <T>(task: () => Promise<T>) => Promise<T>,
   diskChanges: { readonly announce: () => void },
+  /** At which other hosts reach the managers. */
+  managers: readonly string[],
 ): AdminApi {
   const { repository } = context;
   const changeDisks = (task: () => Promise<unknown>) =>
@@ -103,6 +121,30 @@ export function createAdminApi(
       };
       await repository.putPolicy(record);
       return withoutVersion(record);
+    },
+    listTokens: async () => (await repository.listTokens()).map(({ version: _, hash: __, ...rest }) => rest),
+    createToken: async ({ role, note, expiresInSeconds }) => {
+      const made = makeToken((bytes) => Buffer.from(context.random(bytes)));
+      const now = context.now();
+      const expiresAt =
+        expiresInSeconds === undefined ? null : new Date(now.getTime() + expiresInSeconds * 1_000).toISOString();
+      const { id, hash, text } = made;
+      await repository.putToken({
+        version: recordVersion,
+        id,
+        hash,
+        role,
+        note,
+        createdAt: now.toISOString(),
+        expiresAt,
+      });
+      const join = role === 'agent' ? formatJoinToken({ managers: [...managers], token: text }) : null;
+      return { id, role, text, join, expiresAt };
+    },
+    removeToken: async (id) => {
+      if ((await repository.token(id)) === null)
+        throw new HoldfastError('NOT_FOUND', `token "${id}" does not exist: "holdfast token ls" lists the tokens`);
+      await repository.removeToken(id);
     },
     removePolicy: async (name) => {
       await repository.policy(name);

@@ -58,6 +58,7 @@ export type ManagerApi = AdminApi & {
   readonly unmapVolume: (name: string, force: boolean) => Promise<VolumeView>;
   readonly listReplicas: (volume: string) => Promise<readonly ReplicaView[]>;
   readonly listNodes: () => Promise<readonly NodeView[]>;
+  readonly getNode: (name: string) => Promise<NodeView>;
   readonly listDisks: () => Promise<readonly DiskView[]>;
   readonly listProcesses: () => Promise<readonly ProcessView[]>;
   readonly getStatus: () => Promise<StatusView>;
@@ -72,6 +73,8 @@ export type ApiOptions = {
   readonly pid: number;
   /** Changed desired state: let the reconciler look. */
   readonly kick: () => void;
+  /** At which other hosts reach the managers. */
+  readonly managers: readonly string[];
   readonly diskChanges: { readonly announce: () => void };
   readonly statistics: Statistics;
   /** What the manager tries again and again. */
@@ -97,7 +100,7 @@ export function createApi(context: ManagerContext, options: ApiOptions): Manager
   };
 
   return {
-    ...createAdminApi(context, change, options.diskChanges),
+    ...createAdminApi(context, change, options.diskChanges, options.managers),
     getCluster: async () => {
       const [nodes, volumes] = await Promise.all([repository.listNodes(), repository.listVolumes()]);
       return { id: context.cluster.id, version: options.version, nodes: nodes.length, volumes: volumes.length };
@@ -133,6 +136,11 @@ export function createApi(context: ManagerContext, options: ApiOptions): Manager
     unmapVolume: (name, force) => change(async () => view(await unmapVolume(context, name, force))),
     listReplicas: async (volume) => (await view((await repository.volume(volume)).record)).replicas,
     listNodes: () => nodeViews(context),
+    getNode: async (name) => {
+      const found = (await nodeViews(context)).find((node) => node.name === name);
+      if (found !== undefined) return found;
+      throw new HoldfastError('NOT_FOUND', `node "${name}" does not exist: "holdfast node ls" lists the nodes`);
+    },
     listDisks: () => diskViews(context),
     listProcesses: () => Promise.resolve(processViews(options.pid, observed.nodes)),
     getStatus: async () => {

@@ -1,5 +1,6 @@
 // config.json of a manager process.
 import { z } from 'zod';
+import { roleSchema } from './records.js';
 import { storeSettingsSchema } from '../metastore/store-options.js';
 
 export const managerConfigSchema = z.strictObject({
@@ -9,6 +10,11 @@ export const managerConfigSchema = z.strictObject({
   /** HOST:PORT at which other managers reach this one; null: as it listens */
   advertise: z.string().nullable(),
   store: storeSettingsSchema,
+  /** Null: nobody needs a token. Otherwise everybody does, and these exist from the beginning. */
+  tokens: z.array(z.strictObject({ id: z.string(), hash: z.string(), role: roleSchema })).nullable(),
+  auditFile: z.string().nullable(),
+  /** At which other hosts reach the managers, for join tokens. */
+  managers: z.array(z.string()),
 });
 
 export type ManagerConfig = z.infer<typeof managerConfigSchema>;

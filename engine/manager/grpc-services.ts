@@ -1,7 +1,7 @@
 // The manager's gRPC services: Manager (people and scripts), Membership (engines), AgentRegistry (agents).
-import type { handleUnaryCall, Server } from '@grpc/grpc-js';
+import type { handleUnaryCall, Metadata, Server } from '@grpc/grpc-js';
 import { toGrpcStatus } from '../errors/grpc-errors.js';
-import { isErrorCode } from '../errors/holdfast-error.js';
+import { isErrorCode, toHoldfastError } from '../errors/holdfast-error.js';
 import {
   AgentRegistryService,
   Attachment,
@@ -26,7 +26,11 @@ import type {
 import { MembershipService } from '../generated/holdfast/v1/target.js';
 import type { MembershipServer } from '../generated/holdfast/v1/target.js';
 import type { Logger } from '../log/logger.js';
+import type { AccessControl, Caller } from './access-control.js';
 import type { ManagerApi } from './api.js';
+import { noAudit } from './audit-log.js';
+import type { AuditLog } from './audit-log.js';
+import type { Role } from './records.js';
 import { idFromBigint, toNumber } from './ids.js';
 import { diskClassSchema } from './records.js';
 import { changeInSyncSet } from './membership.js';
@@ -46,16 +50,37 @@ export function addServices(
   context: Pick<ManagerContext, 'repository' | 'events'>,
   agents: AgentSink,
   kick: () => void,
+  access: AccessControl,
+  audit: AuditLog,
   logger: Logger,
 ): void {
-  server.addService(ManagerService, managerService(api));
-  server.addService(MembershipService, membershipService(context, kick, logger));
-  server.addService(AgentRegistryService, agentRegistryService(agents, logger));
+  server.addService(ManagerService, managerService(api, unaryOf(access, audit)));
+  server.addService(MembershipService, membershipService(context, kick, unaryOf(access, noAudit), logger));
+  server.addService(AgentRegistryService, agentRegistryService(agents, access, logger));
 }
 
-function unary<Request, Response>(handle: (request: Request) => Promise<Response>): handleUnaryCall<Request, Response> {
-  return (call, callback) => {
-    handle(call.request).then(
+type Unary = <Request, Response>(
+  role: Role,
+  handle: (request: Request) => Promise<Response>,
+) => handleUnaryCall<Request, Response>;
+
+// Admits the caller, and notes what it changes.
+function unaryOf(access: AccessControl, audit: AuditLog): Unary {
+  return (role, handle) => (call, callback) => {
+    const run = async () => {
+      let caller: Caller | null = null;
+      const note = { peer: call.getPeer(), what: call.getPath(), body: call.request };
+      try {
+        caller = await access.admit(authorizationOf(call.metadata), role);
+        const response = await handle(call.request);
+        if (role !== 'read-only') audit.write({ caller, ...note, outcome: 'done' });
+        return response;
+      } catch (error) {
+        if (role !== 'read-only') audit.write({ caller, ...note, outcome: toHoldfastError(error).code });
+        throw error;
+      }
+    };
+    run().then(
       (response) => {
         callback(null, response);
       },
@@ -66,11 +91,16 @@ function unary<Request, Response>(handle: (request: Request) => Promise<Response
   };
 }
 
+function authorizationOf(metadata: Metadata): string | null {
+  const [value] = metadata.get('authorization');
+  return typeof value === 'string' ? value : null;
+}
+
 // Views are JSON shapes of the messages, so `fromJSON` makes one of the other.
-function managerService(api: ManagerApi): ManagerServer {
+function managerService(api: ManagerApi, unary: Unary): ManagerServer {
   return {
-    getCluster: unary(async () => Cluster.fromJSON(await api.getCluster())),
-    createVolume: unary(async ({ name, size, replicas, blockSize }) => {
+    getCluster: unary('read-only', async () => Cluster.fromJSON(await api.getCluster())),
+    createVolume: unary('operator', async ({ name, size, replicas, blockSize }) => {
       const input = {
         name,
         size: toNumber(size, 'size'),
@@ -79,38 +109,43 @@ function managerService(api: ManagerApi): ManagerServer {
       };
       return Volume.fromJSON(await api.createVolume(input));
     }),
-    getVolume: unary(async ({ name }) => Volume.fromJSON(await api.getVolume(name))),
-    listVolumes: unary(async () => ListVolumesResponse.fromJSON({ volumes: await api.listVolumes() })),
-    deleteVolume: unary(async ({ name }) => DeleteVolumeResponse.fromJSON(await api.deleteVolume(name, false))),
-    attachVolume: unary(async ({ name, node }) =>
+    getVolume: unary('read-only', async ({ name }) => Volume.fromJSON(await api.getVolume(name))),
+    listVolumes: unary('read-only', async () => ListVolumesResponse.fromJSON({ volumes: await api.listVolumes() })),
+    deleteVolume: unary('operator', async ({ name }) =>
+      DeleteVolumeResponse.fromJSON(await api.deleteVolume(name, false)),
+    ),
+    attachVolume: unary('operator', async ({ name, node }) =>
       Attachment.fromJSON(await api.attachVolume(name, node === '' ? null : node)),
     ),
-    detachVolume: unary(async ({ name, force }) => Volume.fromJSON(await api.detachVolume(name, force))),
-    resizeVolume: unary(async ({ name, size }) =>
+    detachVolume: unary('operator', async ({ name, force }) => Volume.fromJSON(await api.detachVolume(name, force))),
+    resizeVolume: unary('operator', async ({ name, size }) =>
       Volume.fromJSON(await api.resizeVolume(name, toNumber(size, 'size'))),
     ),
-    mapVolume: unary(async ({ name, node, via }) =>
+    mapVolume: unary('operator', async ({ name, node, via }) =>
       Mapping.fromJSON(
         await api.mapVolume({ name, node: node === '' ? null : node, via: via === 'iscsi' ? 'iscsi' : 'fuse' }),
       ),
     ),
-    unmapVolume: unary(async ({ name, force }) => Volume.fromJSON(await api.unmapVolume(name, force))),
-    listReplicas: unary(async ({ volume }) =>
+    unmapVolume: unary('operator', async ({ name, force }) => Volume.fromJSON(await api.unmapVolume(name, force))),
+    listReplicas: unary('read-only', async ({ volume }) =>
       ListReplicasResponse.fromJSON({ replicas: await api.listReplicas(volume) }),
     ),
-    listNodes: unary(async () => ListNodesResponse.fromJSON({ nodes: await api.listNodes() })),
-    listDisks: unary(async () => ListDisksResponse.fromJSON({ disks: await api.listDisks() })),
-    listProcesses: unary(async () => ListProcessesResponse.fromJSON({ processes: await api.listProcesses() })),
+    listNodes: unary('read-only', async () => ListNodesResponse.fromJSON({ nodes: await api.listNodes() })),
+    listDisks: unary('read-only', async () => ListDisksResponse.fromJSON({ disks: await api.listDisks() })),
+    listProcesses: unary('read-only', async () =>
+      ListProcessesResponse.fromJSON({ processes: await api.listProcesses() }),
+    ),
   };
 }
 
 function membershipService(
   { repository, events }: Pick<ManagerContext, 'repository' | 'events'>,
   kick: () => void,
+  unary: Unary,
   logger: Logger,
 ): MembershipServer {
   return {
-    changeInSyncSet: unary(async (request) => {
+    changeInSyncSet: unary('agent', async (request) => {
       const change = {
         volumeId: idFromBigint(request.volumeId),
         epoch: toNumber(request.epoch, 'epoch'),
@@ -129,21 +164,27 @@ function membershipService(
       kick();
       return {};
     }),
-    saveReservations: unary(async ({ volumeId, epoch, reservations }) => {
+    saveReservations: unary('agent', async ({ volumeId, epoch, reservations }) => {
       await repository.saveReservations(idFromBigint(volumeId), toNumber(epoch, 'epoch'), reservations);
       return {};
     }),
   };
 }
 
-function agentRegistryService(agents: AgentSink, logger: Logger): AgentRegistryServer {
+function agentRegistryService(agents: AgentSink, access: AccessControl, logger: Logger): AgentRegistryServer {
   return {
     connect: (call) => {
       const connection = Symbol('agent');
       let node: string | null = null;
       let reports = 0n;
       let stopOrders: () => void = () => undefined;
-      let taken = Promise.resolve();
+      const admitted = access.admit(authorizationOf(call.metadata), 'agent');
+      let taken = admitted.then(
+        () => undefined,
+        (error: unknown) => {
+          call.emit('error', toGrpcStatus(error));
+        },
+      );
       call.on('data', (message: AgentReportMessage) => {
         if (node === null) logger.info('agent connected', { node: message.node, pid: message.pid });
         node = message.node;
@@ -151,6 +192,7 @@ function agentRegistryService(agents: AgentSink, logger: Logger): AgentRegistryS
         const accepted = reports;
         taken = taken.then(async () => {
           try {
+            await admitted;
             await agents.report(connection, toReport(message));
             call.write({ accepted, disks: undefined });
             if (accepted === 1n) {

@@ -10,11 +10,16 @@ import { startManager } from './manager.js';
 await runSupervised({
   role: 'manager',
   configSchema: managerConfigSchema,
-  start: async ({ listen, advertise, store: settings }, logger) => {
+  start: async ({ listen, advertise, store: settings, tokens, auditFile, managers }, logger) => {
     const store = await openStore(settings);
-    const version = holdfastVersion();
+    const common = {
+      version: holdfastVersion(),
+      managers,
+      ...(tokens === null ? {} : { tokens }),
+      ...(auditFile === null ? {} : { auditFile }),
+    };
     if (settings.kind === 'lmdb') {
-      const manager = await startManager({ store, dataPlane: createGrpcDataPlane(), logger, listen, version });
+      const manager = await startManager({ store, dataPlane: createGrpcDataPlane(), logger, listen, ...common });
       return { state: { listen: manager.address }, stop: () => manager.close() };
     }
     const candidate = await startCandidate({
@@ -23,7 +28,7 @@ await runSupervised({
       logger,
       listen,
       advertise,
-      version,
+      ...common,
     });
     return { state: { listen: candidate.address }, stop: () => candidate.stop() };
   },

@@ -6,6 +6,8 @@ import type { Logger } from '../log/logger.js';
 import type { Metastore } from '../metastore/metastore.js';
 import { startChores } from './chores.js';
 import { createAgentSink, DiskChanges } from './agents.js';
+import { openAccess, tokenAccess } from './access-control.js';
+import { auditFile, noAudit } from './audit-log.js';
 import { createApi } from './api.js';
 import type { ManagerApi } from './api.js';
 import type { ManagerContext } from './context.js';
@@ -20,6 +22,7 @@ import { Observed } from './observed.js';
 import { perform, readDesired } from './perform.js';
 import { reconcile } from './reconcile.js';
 import { recordVersion } from './records.js';
+import type { Role } from './records.js';
 import { Repository } from './repository.js';
 import { Runner } from './runner.js';
 import { Statistics } from './statistics.js';
@@ -31,6 +34,11 @@ export type ManagerOptions = {
   /** HOST:PORT for gRPC and REST, or a front door that is open already and stays so. */
   readonly listen: string | FrontDoor;
   readonly version: string;
+  /** Given: everybody needs a token, and these exist from the beginning. Absent: nobody does. */
+  readonly tokens?: readonly { readonly id: string; readonly hash: string; readonly role: Role }[];
+  readonly auditFile?: string;
+  /** At which other hosts reach the managers, for join tokens. */
+  readonly managers?: readonly string[];
   /** How long requests after a start wait for the agents of known nodes, ms. */
   readonly settleMs?: number;
   /** How long an operation waits for a process that is being started, ms. */
@@ -108,14 +116,31 @@ export async function startManager(options: ManagerOptions): Promise<Manager> {
     pid: process.pid,
     kick,
     diskChanges,
+    managers: options.managers ?? [],
     statistics,
     failing: () => failingActions(runner.failing),
   });
+  const access = options.tokens === undefined ? openAccess : tokenAccess(repository, () => new Date());
+  const audit = options.auditFile === undefined ? noAudit : auditFile(options.auditFile, () => new Date());
+  await ensureTokens(repository, options.tokens ?? []);
   const grpc = new Server(serverOptions);
-  addServices(grpc, api, context, createAgentSink(repository, observed, diskChanges, logger), kick, logger);
+  addServices(
+    grpc,
+    api,
+    context,
+    createAgentSink(repository, observed, diskChanges, logger),
+    kick,
+    access,
+    audit,
+    logger,
+  );
   const { listen } = options;
   const door = typeof listen === 'string' ? await openFrontDoor(listen) : listen;
-  door.receive({ kind: 'serve', grpc, http: createHttpHandler({ api, version: options.version, logger }) });
+  door.receive({
+    kind: 'serve',
+    grpc,
+    http: createHttpHandler({ api, version: options.version, access, audit, logger }),
+  });
   const stopChores = startChores(context, kick, {
     everyMs: options.choresEveryMs ?? 5_000,
     balanceEveryMs: options.balanceEveryMs ?? 60_000,
@@ -137,6 +162,21 @@ export async function startManager(options: ManagerOptions): Promise<Manager> {
       await store.close();
     },
   };
+}
+
+// Those that the first server of a cluster has made for itself.
+async function ensureTokens(repository: Repository, tokens: NonNullable<ManagerOptions['tokens']>): Promise<void> {
+  for (const token of tokens) {
+    if ((await repository.token(token.id)) !== null) continue;
+    const createdAt = new Date().toISOString();
+    await repository.putToken({
+      version: recordVersion,
+      ...token,
+      note: 'made at the first start',
+      createdAt,
+      expiresAt: null,
+    });
+  }
 }
 
 // After a start every agent that lives reconnects within a moment; until then its node looks as if it were gone.

@@ -183,7 +183,8 @@ export const settingsSchema = z.object({
 });
 export type SettingsRecord = z.infer<typeof settingsSchema>;
 
-export const roles = ['read-only', 'operator', 'admin'] as const;
+/** "agent": for the processes of nodes, and for nothing else. */
+export const roles = ['read-only', 'operator', 'admin', 'agent'] as const;
 export const roleSchema = z.enum(roles);
 export type Role = z.infer<typeof roleSchema>;
 

@@ -10,6 +10,8 @@ export const targetConfigSchema = z.strictObject({
   portal: z.string().min(1),
   /** of the service Membership; any of them will do */
   managers: z.array(z.string().min(1)).min(1),
+  /** shown to the managers; null: they ask for none */
+  token: z.string().nullable().default(null),
 });
 
 export type TargetConfig = z.infer<typeof targetConfigSchema>;

@@ -21,7 +21,7 @@ await runProcess({
   logFields: ({ node }) => ({ node }),
   start: async (config, log, runDir) => {
     const instanceId = randomUUID();
-    const membership = createMembershipClient(config.managers, log);
+    const membership = createMembershipClient(config.managers, config.token, log);
     const volumes = new TargetVolumes(membership, log, join(realpathSync(runDir), 'devices'));
     const target = await TargetProcess.open({ portal: config.portal }, volumes.questions);
     volumes.serveWith(target);

@@ -36,12 +36,17 @@ const channelOptions = { 'grpc.initial_reconnect_backoff_ms': 50, 'grpc.max_reco
 type Done = (error: ServiceError | null) => void;
 type Ask = (client: MembershipClient, options: { readonly deadline: number }, done: Done) => void;
 
-export function createMembershipClient(managers: readonly string[], log: Logger): Membership {
+export function createMembershipClient(managers: readonly string[], token: string | null, log: Logger): Membership {
   const clients = managers.map((address) => ({
     address,
     client: new MembershipClient(address, credentials.createInsecure(), channelOptions),
   }));
   const closed = new AbortController();
+  const metadata = () => {
+    const made = new Metadata();
+    if (token !== null) made.set('authorization', `Bearer ${token}`);
+    return made;
+  };
   let preferred = 0;
 
   async function attempt(ask: Ask): Promise<void> {
@@ -85,14 +90,14 @@ export function createMembershipClient(managers: readonly string[], log: Logger)
       askUntilAnswered(
         `in-sync set of volume ${request.volumeId.toString(16).padStart(16, '0')}`,
         (client, options, done) => {
-          client.changeInSyncSet(request, new Metadata(), options, done);
+          client.changeInSyncSet(request, metadata(), options, done);
         },
       ),
     saveReservations: (request) =>
       askUntilAnswered(
         `reservations of volume ${request.volumeId.toString(16).padStart(16, '0')}`,
         (client, options, done) => {
-          client.saveReservations(request, new Metadata(), options, done);
+          client.saveReservations(request, metadata(), options, done);
         },
       ),
     close: () => {

@@ -75,7 +75,7 @@ function privateEtcd(
   return [superviseEtcd(etcdRunDir(folder), store, logger, signal)];
 }
 
-async function keepRunning(
+export async function keepRunning(
   host: ProcessHost,
   role: 'manager' | 'agent',
   runDir: string,
@@ -99,7 +99,15 @@ async function keepRunning(
 }
 
 function managerConfig(plan: UpPlan): ManagerConfig {
-  return { role: 'manager', listen: plan.listen, advertise: null, store: storeSettings(plan) };
+  return {
+    role: 'manager',
+    listen: plan.listen,
+    advertise: null,
+    store: storeSettings(plan),
+    tokens: null,
+    auditFile: `${managerRunDir(plan.folder)}/audit.log`,
+    managers: [plan.server],
+  };
 }
 
 function storeSettings({ folder, file }: UpPlan): ManagerConfig['store'] {
@@ -130,6 +138,7 @@ function agentConfig(plan: UpPlan, node: UpNode): AgentConfig {
     role: 'agent',
     node: node.name,
     managers: [plan.server],
+    token: null,
     // All nodes of `up` are this machine: what they tell each other stays on loopback.
     host: '127.0.0.1',
     target: { runDir: node.target, portal: node.portal },
@@ -159,7 +168,7 @@ async function stopEverything(plan: UpPlan): Promise<void> {
   await stopIn([etcdRunDir(plan.folder)]);
 }
 
-async function stopIn(runDirs: readonly string[]): Promise<void> {
+export async function stopIn(runDirs: readonly string[]): Promise<void> {
   await Promise.all(
     runDirs.map(async (runDir) => {
       const process = systemProcessHost.find(runDir);

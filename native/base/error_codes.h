@@ -34,6 +34,8 @@ enum class ErrorCode : unsigned char {
   kConflict,
   kUnsupportedSystem,
   kInternal,
+  kUnauthenticated,
+  kPermissionDenied,
 };
 
 inline constexpr struct ErrorCodeRow {
@@ -69,6 +71,8 @@ inline constexpr struct ErrorCodeRow {
     {ErrorCode::kConflict, "CONFLICT", 10},
     {ErrorCode::kUnsupportedSystem, "UNSUPPORTED_SYSTEM", 9},
     {ErrorCode::kInternal, "INTERNAL", 13},
+    {ErrorCode::kUnauthenticated, "UNAUTHENTICATED", 16},
+    {ErrorCode::kPermissionDenied, "PERMISSION_DENIED", 7},
 };
 
 constexpr std::string_view error_code_name(ErrorCode code) { return kErrorCodes[static_cast<unsigned>(code)].name; }

@@ -6,7 +6,9 @@ import { z } from 'zod';
 import { errorBody, HoldfastError, httpStatusOf, toHoldfastError } from '../../errors/holdfast-error.js';
 import { errorFields } from '../../log/logger.js';
 import type { Logger } from '../../log/logger.js';
+import type { AccessControl, Caller } from '../access-control.js';
 import type { ManagerApi } from '../api.js';
+import type { AuditLog } from '../audit-log.js';
 import { expositionType } from '../exposition.js';
 import { openApiDocument } from './openapi.js';
 import { routes } from './routes.js';
@@ -14,7 +16,13 @@ import type { Route } from './routes.js';
 
 const bodyBytesMax = 64 * 1024;
 
-export type HttpOptions = { readonly api: ManagerApi; readonly version: string; readonly logger: Logger };
+export type HttpOptions = {
+  readonly api: ManagerApi;
+  readonly version: string;
+  readonly access: AccessControl;
+  readonly audit: AuditLog;
+  readonly logger: Logger;
+};
 
 export function createHttpHandler(options: HttpOptions): RequestListener {
   const openApi = JSON.stringify(openApiDocument(routes, options.version));
@@ -24,7 +32,7 @@ export function createHttpHandler(options: HttpOptions): RequestListener {
 }
 
 async function answer(
-  { api, logger }: HttpOptions,
+  { api, access, audit, logger }: HttpOptions,
   openApi: string,
   request: IncomingMessage,
   response: ServerResponse,
@@ -35,13 +43,26 @@ async function answer(
     if (request.method === 'GET' && url.pathname === '/openapi.json') {
       sendText(response, 'application/json', openApi);
     } else if (request.method === 'GET' && url.pathname === '/metrics') {
+      await access.admit(request.headers.authorization ?? null, 'read-only');
       sendText(response, expositionType, await api.getMetrics());
     } else if (url.pathname === '/v1/events' && url.searchParams.get('watch') === 'true') {
+      await access.admit(request.headers.authorization ?? null, 'read-only');
       await streamEvents(api, request, response);
     } else {
       const { route, params } = findRoute(request.method ?? 'GET', url.pathname);
-      const body = route.body === null ? null : parse(route.body, await readBody(request));
-      send(response, 200, await route.handle(api, { params, query: url.searchParams, body }));
+      const note = { peer: request.socket.remoteAddress ?? '', what: `${route.method} ${url.pathname}${url.search}` };
+      let caller: Caller | null = null;
+      let body: unknown = null;
+      try {
+        caller = await access.admit(request.headers.authorization ?? null, route.role);
+        body = route.body === null ? null : parse(route.body, await readBody(request));
+        const answered = await route.handle(api, { params, query: url.searchParams, body });
+        if (route.method !== 'GET') audit.write({ caller, ...note, body, outcome: 'done' });
+        send(response, 200, answered);
+      } catch (error) {
+        if (route.method !== 'GET') audit.write({ caller, ...note, body, outcome: toHoldfastError(error).code });
+        throw error;
+      }
     }
   } catch (thrown) {
     const error = toHoldfastError(thrown);

@@ -147,6 +147,11 @@ export const routes: readonly Route[] = [
     handle: (api, params, { force }) => api.unmapVolume(parameter(params, 'name'), force ?? false),
   }),
   get('/nodes', { summary: 'All nodes', answer: z.array(shapes.node), handle: (api) => api.listNodes() }),
+  get('/nodes/{node}', {
+    summary: 'A node',
+    answer: shapes.node,
+    handle: (api, params) => api.getNode(parameter(params, 'node')),
+  }),
   change('PATCH', '/nodes/{node}', shapes.changeNode, {
     summary: 'Set the zone of a node, cordon it, drain it, or end that',
     answer: shapes.emptying,
@@ -229,6 +234,36 @@ export const routes: readonly Route[] = [
       return {};
     },
   }),
+  get(
+    '/tokens',
+    { summary: 'API tokens, without their secrets', answer: z.array(shapes.token), handle: (api) => api.listTokens() },
+    'admin',
+  ),
+  change(
+    'POST',
+    '/tokens',
+    shapes.createToken,
+    {
+      summary: 'Make an API token; its text is told only once',
+      answer: shapes.madeToken,
+      handle: (api, _, body) => api.createToken(body),
+    },
+    'admin',
+  ),
+  change(
+    'DELETE',
+    '/tokens/{id}',
+    none,
+    {
+      summary: 'End a token at once',
+      answer: shapes.empty,
+      handle: async (api, params) => {
+        await api.removeToken(parameter(params, 'id'));
+        return {};
+      },
+    },
+    'admin',
+  ),
   get('/disks', { summary: 'All disks', answer: z.array(shapes.disk), handle: (api) => api.listDisks() }),
   get('/processes', {
     summary: 'All processes',

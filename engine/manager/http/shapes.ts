@@ -117,6 +117,19 @@ export const explanation = z
     ),
   })
   .meta({ id: 'Explanation' });
+const role = z.enum(['read-only', 'operator', 'admin', 'agent']);
+export const createToken = z.strictObject({
+  role,
+  note: z.string().max(200).default(''),
+  /** From now; absent: it does not expire. */
+  expiresInSeconds: z.int().positive().optional(),
+});
+export const token = z
+  .object({ id: text, role, note: text, createdAt: text, expiresAt: text.nullable() })
+  .meta({ id: 'Token' });
+export const madeToken = z
+  .object({ id: text, role, text, join: text.nullable(), expiresAt: text.nullable() })
+  .meta({ id: 'MadeToken' });
 export const empty = z.object({});
 export const purged = z.object({ pendingReplicas: z.array(text) }).meta({ id: 'Purged' });
 

@@ -1,0 +1,130 @@
+// One host of a cluster of several: its agent, and on a server a manager. Ends with them; the data plane stays, and is adopted by the
+// next start, so that upgrades and restarts interrupt no I/O. `stopDataPlane` ends that, too.
+import { readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { systemProcessHost, createProcessHost } from '../agent/process-host.js';
+import type { AgentConfig } from '../agent/config.js';
+import { request } from '../api/rest-client.js';
+import { sleep } from '../async/wait.js';
+import { toHoldfastError } from '../errors/holdfast-error.js';
+import type { Logger } from '../log/logger.js';
+import type { ManagerConfig } from '../manager/config.js';
+import type { NodeView } from '../manager/views.js';
+import { lockPath } from './cluster-folder.js';
+import { takeLock } from './folder-lock.js';
+import { keepHost, readHostFile } from './host-folder.js';
+import type { HostFile, HostPlan } from './host-folder.js';
+import { keepRunning, stopIn } from './up.js';
+
+export type HostEvents = {
+  readonly onProgress: (text: string) => void;
+  readonly onReady: (file: HostFile) => void;
+};
+
+const readyPollMs = 200;
+const progressEveryMs = 5_000;
+
+/** Runs until the signal aborts. */
+export async function runHost(plan: HostPlan, events: HostEvents, logger: Logger, signal: AbortSignal): Promise<void> {
+  const { folder, file } = plan;
+  keepHost(plan);
+  const release = takeLock(lockPath(folder), folder);
+  const host = createProcessHost({ tied: true });
+  const stop = new AbortController();
+  const [managerDir, agentDir] = [join(folder, 'manager'), join(folder, 'agent')];
+  const nothing = () => Promise.resolve();
+  try {
+    await stopIn([managerDir, agentDir]);
+    const supervised = [
+      ...(file.api === null
+        ? []
+        : [keepRunning(host, 'manager', managerDir, managerConfig(file, managerDir), logger, stop.signal, nothing)]),
+      keepRunning(host, 'agent', agentDir, agentConfig(file, folder), logger, stop.signal, nothing),
+    ];
+    await waitUntilOnline(file, events, signal);
+    if (!signal.aborted) events.onReady(file);
+    await aborted(signal);
+    stop.abort();
+    await Promise.all(supervised);
+    await stopIn([agentDir, managerDir]);
+  } finally {
+    stop.abort();
+    release();
+  }
+}
+
+/** Ends target and replica processes of a host whose agent does not run. Engines first: they flush. */
+export async function stopDataPlane(folder: string): Promise<void> {
+  readHostFile(folder);
+  await stopIn([join(folder, 'target')]);
+  const others = readdirSync(folder, { withFileTypes: true }).filter((entry) => entry.isDirectory());
+  const replicas = others.map(({ name }) => join(folder, name)).filter((runDir) => isReplica(runDir));
+  await stopIn(replicas);
+}
+
+function isReplica(runDir: string): boolean {
+  const config = systemProcessHost.configOf(runDir);
+  return typeof config === 'object' && config !== null && (config as { role?: unknown }).role === 'replica';
+}
+
+function managerConfig(file: HostFile, runDir: string): ManagerConfig {
+  return {
+    role: 'manager',
+    listen: file.api ?? '',
+    advertise: null,
+    store: file.store ?? { kind: 'lmdb', directory: join(runDir, 'metastore') },
+    tokens: file.tokens,
+    auditFile: join(runDir, 'audit.log'),
+    managers: file.managers,
+  };
+}
+
+function agentConfig(file: HostFile, folder: string): AgentConfig {
+  const runDir = join(folder, 'disk1');
+  return {
+    role: 'agent',
+    node: file.node,
+    managers: file.managers,
+    token: file.token,
+    host: file.address,
+    target: { runDir: join(folder, 'target'), portal: file.portal },
+    disks: [
+      {
+        name: 'disk1',
+        runDir,
+        directory: join(runDir, 'data'),
+        journalPath: null,
+        journalBytes: file.journalBytes,
+        cacheBytes: file.cacheBytes,
+        capacityBytes: 0,
+      },
+    ],
+  };
+}
+
+// The agent's own state says nothing of the cluster; a manager that knows this node as online does. The agent's token may not
+// ask, so a refusal is an answer, too.
+async function waitUntilOnline(file: HostFile, { onProgress }: HostEvents, signal: AbortSignal): Promise<void> {
+  let progressAt = performance.now() + progressEveryMs;
+  for (let attempt = 0; !signal.aborted; attempt++) {
+    const manager = file.managers[attempt % file.managers.length] ?? '';
+    try {
+      const node = await request<NodeView>(manager, 'GET', `/v1/nodes/${file.node}`, undefined, file.token);
+      if (node.state === 'online') return;
+      if (performance.now() >= progressAt) onProgress(`waiting: ${node.reason ?? node.state}`);
+    } catch (error) {
+      if (performance.now() >= progressAt) onProgress(`waiting: ${toHoldfastError(error).message}`);
+    }
+    if (performance.now() >= progressAt) progressAt += progressEveryMs;
+    await sleep(readyPollMs, signal);
+  }
+}
+
+async function aborted(signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return;
+  await new Promise<void>((resolve) => {
+    signal.addEventListener('abort', () => {
+      resolve();
+    });
+  });
+}
