@@ -125,7 +125,7 @@ test(`${cycles} kills under load lose nothing (seed ${seed})`, async () => {
     (await cluster.replicas('crash')).every((row) => row.state === 'in-sync'),
   );
   await cluster.cli('volume', 'detach', 'crash');
-  const contents = await Promise.all((await cluster.replicas('crash')).map(replicaContent));
+  const contents = await Promise.all((await cluster.replicas('crash')).map((row) => replicaContent(row)));
   expect(contents).toHaveLength(3);
   expect(new Set(contents.map((one) => one.sha256)).size, JSON.stringify(contents)).toBe(1);
   expect(contents.every((one) => one.complete)).toBe(true);

@@ -81,6 +81,22 @@ export type AttachRequest = {
   readonly reservations: Buffer;
   readonly rebuildBytesPerSecond: bigint;
   readonly qos: Qos | null;
+  /** no front-end: for work on a volume that no host uses */
+  readonly internal: boolean;
+};
+
+export type SnapshotChange = 'create' | 'delete' | 'revert';
+
+export type ChangeSnapshotRequest = {
+  readonly volumeId: bigint;
+  readonly snapshotId: bigint;
+  readonly change: SnapshotChange;
+};
+
+export type CopySnapshotRequest = {
+  readonly volumeId: bigint;
+  readonly snapshotId: bigint;
+  readonly targetVolumeId: bigint;
 };
 
 export type AttachOutcome = { readonly portal: string; readonly sizeBytes: bigint };
@@ -137,6 +153,8 @@ export type VolumeStatus = {
     readonly peerAddress: string;
     readonly commands: bigint;
   }[];
+  /** of the copy of a snapshot that fills it */
+  readonly copiedBytes: bigint;
   /** /dev/loopN while it is mapped; else empty */
   readonly device: string;
 };
@@ -175,6 +193,8 @@ export type NativeAddon = {
   readonly targetDetach: (handle: TargetHandle, volumeId: bigint) => Promise<null>;
   readonly targetConfigure: (handle: TargetHandle, volume: ConfigureRequest) => Promise<null>;
   readonly targetResize: (handle: TargetHandle, volumeId: bigint, sizeBytes: bigint) => Promise<null>;
+  readonly targetChangeSnapshot: (handle: TargetHandle, snapshot: ChangeSnapshotRequest) => Promise<null>;
+  readonly targetCopySnapshot: (handle: TargetHandle, copy: CopySnapshotRequest) => Promise<null>;
   readonly targetMap: (handle: TargetHandle, device: DeviceRequest) => Promise<string>;
   readonly targetUnmap: (handle: TargetHandle, device: DeviceRequest) => Promise<null>;
   readonly targetSetRedirects: (handle: TargetHandle, table: Redirects) => Promise<null>;

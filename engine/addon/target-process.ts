@@ -8,8 +8,10 @@ import { loadAddon } from './native.js';
 import type {
   AttachOutcome,
   AttachRequest,
+  ChangeSnapshotRequest,
   Chap,
   ConfigureRequest,
+  CopySnapshotRequest,
   DeviceRequest,
   Qos,
   Redirects,
@@ -23,10 +25,13 @@ import { checkAddress, checkText, checkU64, invalid } from './validation.js';
 export type {
   AttachOutcome,
   AttachRequest,
+  ChangeSnapshotRequest,
   ConfigureRequest,
+  CopySnapshotRequest,
   DeviceRequest,
   Latency,
   ReplicaEndpoint,
+  SnapshotChange,
   VolumeStatus,
 } from './native.js';
 
@@ -100,6 +105,23 @@ export class TargetProcess implements AsyncDisposable {
     checkU64(volumeId, 'volumeId', 1n);
     checkSize(sizeBytes);
     await native(() => loadAddon().targetResize(this.#handle, volumeId, sizeBytes));
+  }
+
+  async changeSnapshot(request: ChangeSnapshotRequest): Promise<void> {
+    checkU64(request.volumeId, 'volumeId', 1n);
+    checkU64(request.snapshotId, 'snapshotId', 1n);
+    if (!['create', 'delete', 'revert'].includes(request.change)) {
+      throw invalid(`change "${request.change}" is not "create", "delete" or "revert"`);
+    }
+    await native(() => loadAddon().targetChangeSnapshot(this.#handle, request));
+  }
+
+  /** Both volumes are attached here. Resolves when everything is copied and flushed. */
+  async copySnapshot(request: CopySnapshotRequest): Promise<void> {
+    checkU64(request.volumeId, 'volumeId', 1n);
+    checkU64(request.snapshotId, 'snapshotId', 1n);
+    checkU64(request.targetVolumeId, 'targetVolumeId', 1n);
+    await native(() => loadAddon().targetCopySnapshot(this.#handle, request));
   }
 
   /** The attached volume as a block device of this host: /dev/loopN. Again: the same one. */

@@ -12,15 +12,16 @@ const answerTimeoutMs = 100_000;
 
 const errorSchema = z.object({ error: z.object({ code: z.string(), message: z.string() }) });
 
-/** `server` is HOST:PORT. The answer's shape is the server's word. */
+/** `server` is HOST:PORT. The answer's shape is the server's word. `timeoutMs` 0: as long as it takes. */
 export async function request<T>(
   server: string,
   method: string,
   path: string,
   body?: unknown,
   token: string | null = null,
+  timeoutMs = answerTimeoutMs,
 ): Promise<T> {
-  const { status, text } = await send(server, method, path, body, token);
+  const { status, text } = await send(server, method, path, body, token, timeoutMs);
   const value = parseBody(server, text);
   if (status < 300) return value as T;
   const parsed = errorSchema.safeParse(value);
@@ -36,11 +37,12 @@ export async function requestWithPatience<T>(
   path: string,
   body?: unknown,
   token: string | null = null,
+  timeoutMs = answerTimeoutMs,
 ): Promise<T> {
   const deadline = performance.now() + connectPatienceMs * servers.length;
   for (let attempt = 0; ; attempt++) {
     try {
-      return await request<T>(servers[attempt % servers.length] ?? '', method, path, body, token);
+      return await request<T>(servers[attempt % servers.length] ?? '', method, path, body, token, timeoutMs);
     } catch (error) {
       // It was never sent.
       const refused =
@@ -105,6 +107,7 @@ async function send(
   path: string,
   body: unknown,
   token: string | null,
+  timeoutMs = answerTimeoutMs,
 ): Promise<{ readonly status: number; readonly text: string }> {
   const { host, port } = parseHostPort(server, 'server');
   const payload = body === undefined ? null : Buffer.from(JSON.stringify(body));
@@ -119,7 +122,7 @@ async function send(
         method,
         path,
         agent: false,
-        timeout: answerTimeoutMs,
+        timeout: timeoutMs,
         headers:
           method === 'GET'
             ? bearer(token)
@@ -135,7 +138,7 @@ async function send(
       },
     );
     call.on('timeout', () => {
-      call.destroy(new Error(`no answer within ${answerTimeoutMs / 1000} s`));
+      call.destroy(new Error(`no answer within ${timeoutMs / 1000} s`));
     });
     call.on('error', fail);
     call.end(payload ?? undefined);

@@ -12,6 +12,7 @@ import { addStatusCommands } from './status-commands.js';
 import { addSupportCommand } from './support-command.js';
 import { addStoreCommands } from './store-commands.js';
 import { addUpCommand } from './up-command.js';
+import { addSnapshotCommands } from './snapshot-commands.js';
 import { addVolumeCommands } from './volume-commands.js';
 
 /** Runs one command line (without program names); the exit code. */
@@ -45,6 +46,7 @@ function buildProgram(streams: Streams, version: string): Command {
   addUpCommand(program, streams);
   addHostCommands(program, streams);
   addVolumeCommands(program, streams);
+  addSnapshotCommands(program, streams);
   addDeviceCommands(program, streams);
   addClusterCommands(program, streams);
   addAdminCommands(program, streams);

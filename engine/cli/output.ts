@@ -1,7 +1,15 @@
 // What commands print: tables and key-value lists for people, JSON for scripts.
 import { formatSize } from '../config/volume-input.js';
 import type { ExplanationView } from '../manager/admin-api.js';
-import type { AttachmentView, DiskView, NodeView, ProcessView, ReplicaView, VolumeView } from '../manager/views.js';
+import type {
+  AttachmentView,
+  DiskView,
+  NodeView,
+  ProcessView,
+  ReplicaView,
+  SnapshotView,
+  VolumeView,
+} from '../manager/views.js';
 
 /** Columns as wide as their content, two spaces apart; the head in capitals. */
 export function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
@@ -46,6 +54,29 @@ export function volumeTable(volumes: readonly VolumeView[]): string {
       text(volume.node),
     ]),
   );
+}
+
+/** Children stand below what they build on, deeper. */
+export function snapshotTable(volume: string, snapshots: readonly SnapshotView[]): string {
+  if (snapshots.length === 0) return `Volume ${volume} has no snapshots.`;
+  const rows: string[][] = [];
+  // Not by recursion: a chain of snapshots may be very long. Only where it branches does it go deeper.
+  const children = new Map<string | null, SnapshotView[]>();
+  for (const view of snapshots) children.set(view.parent, [...(children.get(view.parent) ?? []), view]);
+  const waiting = (children.get(null) ?? []).toReversed().map((view) => ({ view, depth: 0 }));
+  for (let next = waiting.pop(); next !== undefined; next = waiting.pop()) {
+    const { view, depth } = next;
+    rows.push([
+      `${'  '.repeat(depth)}${view.name}`,
+      view.createdAt,
+      view.size === null ? '-' : formatSize(view.size),
+      bytes(view.usedBytes),
+      view.state,
+    ]);
+    const below = children.get(view.name) ?? [];
+    for (const child of below.toReversed()) waiting.push({ view: child, depth: depth + (below.length > 1 ? 1 : 0) });
+  }
+  return table(['snapshot', 'taken', 'size', 'holds', 'state'], rows);
 }
 
 export function volumeDetails(volume: VolumeView): string {

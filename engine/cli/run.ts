@@ -37,7 +37,8 @@ export const defaultServer = '127.0.0.1:7600';
 
 /** The manager, as a command sees it. */
 export type Session = {
-  readonly call: <T>(method: string, path: string, body?: unknown) => Promise<T>;
+  /** `timeoutMs` 0: as long as it takes. */
+  readonly call: <T>(method: string, path: string, body?: unknown, timeoutMs?: number) => Promise<T>;
   readonly lines: <T>(path: string, signal: AbortSignal) => AsyncIterable<T>;
   readonly text: (path: string) => Promise<string>;
 };
@@ -53,7 +54,7 @@ export function openSession(options: CommonOptions, environment: NodeJS.ProcessE
   const token = set('HOLDFAST_TOKEN') ?? (file === undefined ? null : checkUsage(() => readToken(file)));
   const [first = ''] = servers;
   return {
-    call: (method, path, body) => requestWithPatience(servers, method, path, body, token),
+    call: (method, path, body, timeoutMs) => requestWithPatience(servers, method, path, body, token, timeoutMs),
     lines: (path, signal) => requestLines(first, path, signal, token),
     text: (path) => requestText(first, path, token),
   };

@@ -10,6 +10,7 @@ import {
 import type { DeletionView } from '../manager/api.js';
 import type { AttachmentView, ReplicaView, VolumeView } from '../manager/views.js';
 import { growHere } from './local-devices.js';
+import { addCloneCommand } from './snapshot-commands.js';
 import type { ExplanationView } from '../manager/admin-api.js';
 import { accessOf, constraintsOf, qosOf, withAccessOptions, withPlacementOptions } from './volume-options.js';
 import type { AccessOptions, PlacementOptions } from './volume-options.js';
@@ -143,6 +144,8 @@ export function addVolumeCommands(program: Command, streams: Streams): void {
       const explained = await openSession(options, process.env).call<ExplanationView>('GET', path(name, '/explain'));
       printResult(streams, options.json === true, explained, explanationTable);
     });
+
+  addCloneCommand(volume, streams);
 
   withCommonOptions(volume.command('ls'))
     .description('list the volumes')

@@ -17,6 +17,14 @@ export function validateVolumeName(name: string): string {
   );
 }
 
+export function validateSnapshotName(name: string): string {
+  if (/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/.test(name)) return name;
+  throw new HoldfastError(
+    'INVALID_ARGUMENT',
+    `snapshot name "${name}" is not valid: use 1 to 63 lower-case letters, digits and "-", with a letter or digit at both ends`,
+  );
+}
+
 const unitBytes: Readonly<Record<string, number>> = {
   '': 1,
   Ki: 2 ** 10,

@@ -20,6 +20,8 @@ import {
   resizeVolume,
 } from './volume-operations.js';
 import type { CreateInput, VolumeChange } from './volume-operations.js';
+import { cloneVolume, createSnapshot, deleteSnapshot, listSnapshots, revertVolume } from './snapshot-operations.js';
+import type { CloneInput } from './snapshot-operations.js';
 import { diskView, iscsiView, nodeView, processViews, volumeView } from './views.js';
 import type { ClusterEvent } from './events.js';
 import { expose } from './exposition.js';
@@ -27,7 +29,16 @@ import { metricFamilies } from './metrics.js';
 import type { Statistics } from './statistics.js';
 import { statusView } from './status.js';
 import type { StatusInput, StatusView } from './status.js';
-import type { AttachmentView, DiskView, MappingView, NodeView, ProcessView, ReplicaView, VolumeView } from './views.js';
+import type {
+  AttachmentView,
+  DiskView,
+  MappingView,
+  NodeView,
+  ProcessView,
+  ReplicaView,
+  SnapshotView,
+  VolumeView,
+} from './views.js';
 
 export type ClusterView = {
   readonly id: string;
@@ -54,6 +65,15 @@ export type ManagerApi = AdminApi & {
   readonly attachVolume: (name: string, node: string | null) => Promise<AttachmentView>;
   readonly detachVolume: (name: string, force: boolean) => Promise<VolumeView>;
   readonly resizeVolume: (name: string, size: number) => Promise<VolumeView>;
+  /** `name` null: made of the time. */
+  readonly createSnapshot: (volume: string, name: string | null) => Promise<SnapshotView>;
+  readonly listSnapshots: (volume: string) => Promise<readonly SnapshotView[]>;
+  readonly deleteSnapshot: (
+    volume: string,
+    name: string,
+  ) => Promise<{ readonly volume: string; readonly name: string }>;
+  readonly revertVolume: (volume: string, snapshot: string) => Promise<VolumeView>;
+  readonly cloneVolume: (input: CloneInput) => Promise<VolumeView>;
   readonly mapVolume: (input: MapInput) => Promise<MappingView>;
   readonly unmapVolume: (name: string, force: boolean) => Promise<VolumeView>;
   readonly listReplicas: (volume: string) => Promise<readonly ReplicaView[]>;
@@ -121,6 +141,15 @@ export function createApi(context: ManagerContext, options: ApiOptions): Manager
       }),
     detachVolume: (name, force) => change(async () => view(await detachVolume(context, name, force))),
     resizeVolume: (name, size) => change(async () => view(await resizeVolume(context, name, size))),
+    createSnapshot: (volume, name) => change(() => createSnapshot(context, volume, name)),
+    listSnapshots: (volume) => listSnapshots(context, volume),
+    deleteSnapshot: (volume, name) =>
+      change(async () => {
+        await deleteSnapshot(context, volume, name);
+        return { volume, name };
+      }),
+    revertVolume: (volume, snapshot) => change(async () => view(await revertVolume(context, volume, snapshot))),
+    cloneVolume: (input) => change(async () => view(await cloneVolume(context, input))),
     mapVolume: (input) =>
       change(async () => {
         const { node, epoch, portal, device } = await mapVolume(context, input);

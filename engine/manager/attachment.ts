@@ -50,6 +50,49 @@ async function ensureDevice(
   return device;
 }
 
+export type WorkingEngine = { readonly node: string; readonly control: string; readonly volumeId: string };
+
+/**
+ * Runs the task with an engine of the volume: the one that serves it; for a detached volume one without a front-end, just for
+ * that time, on `preferredNode` or a node with an in-sync replica. The caller holds the volume's lock, so that nobody attaches
+ * or detaches it meanwhile; the engine of a manager that died is ended by the reconciler.
+ */
+export async function withEngine<T>(
+  context: ManagerContext,
+  record: VolumeRecord,
+  preferredNode: string | null,
+  task: (engine: WorkingEngine) => Promise<T>,
+): Promise<T> {
+  if (record.attachment !== null) {
+    const { node } = record.attachment;
+    await ensureAttached(context, record.id);
+    const target = await waitForTarget(context, node);
+    return await task({ node, control: target.control, volumeId: record.id });
+  }
+  const node = preferredNode ?? (await nodeFor(context, record));
+  const target = await waitForTarget(context, node);
+  await startEngine(context, record, node, target, true);
+  try {
+    return await task({ node, control: target.control, volumeId: record.id });
+  } finally {
+    await ensureDetached(context, record, node);
+  }
+}
+
+// Where an in-sync replica is near, else anywhere.
+async function nodeFor({ observed, patienceMs }: ManagerContext, record: VolumeRecord): Promise<string> {
+  const preferred = record.replicas.filter(({ id }) => record.inSync.includes(id)).map(({ node }) => node);
+  const chosen = await observed.waitFor(() => {
+    const running = [...observed.nodes.values()].filter((node) => runningTarget(node) !== null).map(({ name }) => name);
+    return preferred.find((name) => running.includes(name)) ?? running.sort()[0] ?? null;
+  }, patienceMs);
+  if (chosen !== null) return chosen;
+  throw new HoldfastError(
+    'CONNECTION_LOST',
+    `no node runs a target process that could work on volume "${record.name}"`,
+  );
+}
+
 /** After it the target process does not serve the volume, or there is none: CONNECTION_LOST when that cannot be known. */
 export async function ensureDetached(context: ManagerContext, record: VolumeRecord, node: string): Promise<void> {
   const { observed, dataPlane, patienceMs } = context;
@@ -85,6 +128,7 @@ async function startEngine(
   former: VolumeRecord,
   node: string,
   target: RunningTarget,
+  internal = false,
 ): Promise<number> {
   const { repository, observed, dataPlane } = context;
   await replicasStarted(context, former);
@@ -107,6 +151,7 @@ async function startEngine(
     iqn: iqnOf(record.name),
     reservations: Buffer.from(reservations?.state ?? '', 'base64'),
     settings,
+    internal,
     ...record.access,
   });
   observed.setServedVolume(node, target.instanceId, {

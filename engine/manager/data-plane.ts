@@ -33,6 +33,20 @@ export type AttachRequest = {
   readonly chap: Chap | null;
   readonly mutualChap: Chap | null;
   readonly initiators: readonly string[];
+  /** No front-end: for work on a volume that no host uses. */
+  readonly internal: boolean;
+};
+
+export type SnapshotChange = 'create' | 'delete' | 'revert';
+
+/** As a replica has it. */
+export type ReplicaSnapshot = {
+  readonly id: string;
+  /** The next older one on its way to the root. */
+  readonly parent: string | null;
+  readonly sizeBytes: number;
+  /** Held by what changed between the parent and it. */
+  readonly usedBytes: number;
 };
 
 export type ReplicaStatus = {
@@ -105,6 +119,18 @@ export type DataPlane = {
     settings: EngineSettings,
   ) => Promise<void>;
   readonly resize: (control: string, volumeId: string, sizeBytes: number) => Promise<void>;
+  readonly changeSnapshot: (
+    control: string,
+    volumeId: string,
+    change: SnapshotChange,
+    snapshotId: string,
+  ) => Promise<void>;
+  /** Both volumes are attached there; the target holds nothing yet. */
+  readonly copySnapshot: (
+    control: string,
+    source: { readonly volumeId: string; readonly snapshotId: string },
+    targetVolumeId: string,
+  ) => Promise<void>;
   /** The block device, /dev/loopN of the target's host. */
   readonly map: (control: string, volumeId: string) => Promise<string>;
   readonly unmap: (control: string, volumeId: string, force: boolean) => Promise<void>;
@@ -115,6 +141,8 @@ export type DataPlane = {
   readonly disk: (address: string) => Promise<DiskStatus>;
   /** Bytes that each replica of the disk holds, by replica id. */
   readonly replicaUsage: (address: string) => Promise<ReadonlyMap<string, number>>;
+  /** Of one replica, oldest first. */
+  readonly snapshots: (address: string, replicaId: string) => Promise<readonly ReplicaSnapshot[]>;
   readonly close: () => void;
 };
 

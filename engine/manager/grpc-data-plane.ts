@@ -5,10 +5,18 @@ import type { Client, ServiceError } from '@grpc/grpc-js';
 import { fromServiceError } from '../errors/grpc-errors.js';
 import { isHoldfastError } from '../errors/holdfast-error.js';
 import { ReplicaClient } from '../generated/holdfast/v1/replica.js';
+import type { Snapshot, SnapshotPage } from '../generated/holdfast/v1/replica.js';
 import { TargetClient } from '../generated/holdfast/v1/target.js';
 import type { AttachedReplica, AttachedVolume, Latency as LatencyMessage } from '../generated/holdfast/v1/target.js';
 import { idFromBigint, idToBigint } from './ids.js';
-import type { DataPlane, EngineSettings, Endpoint, ReplicaStatus, VolumeStatus } from './data-plane.js';
+import type {
+  DataPlane,
+  EngineSettings,
+  Endpoint,
+  ReplicaSnapshot,
+  ReplicaStatus,
+  VolumeStatus,
+} from './data-plane.js';
 
 const blockBytes = 4096n;
 
@@ -22,6 +30,10 @@ const deadlineMs = {
   // Everything in flight is finished and flushed.
   detach: 30_000,
   resize: 15_000,
+  // Journalled everywhere; a revert also waits until everything before it is in its place.
+  snapshot: 30_000,
+  // Proportional to what is copied.
+  copy: 7 * 86_400_000,
   // Whatever the kernel still holds for the device is written first.
   map: 30_000,
 } as const;
@@ -89,9 +101,18 @@ export function createGrpcDataPlane(): DataPlane {
 
 type TargetCalls = Pick<
   DataPlane,
-  'attach' | 'detach' | 'configure' | 'resize' | 'map' | 'unmap' | 'setRedirects' | 'targetStatus'
+  | 'attach'
+  | 'detach'
+  | 'configure'
+  | 'resize'
+  | 'changeSnapshot'
+  | 'copySnapshot'
+  | 'map'
+  | 'unmap'
+  | 'setRedirects'
+  | 'targetStatus'
 >;
-type ReplicaCalls = Pick<DataPlane, 'createReplica' | 'deleteReplica' | 'disk' | 'replicaUsage'>;
+type ReplicaCalls = Pick<DataPlane, 'createReplica' | 'deleteReplica' | 'disk' | 'replicaUsage' | 'snapshots'>;
 
 function targetCalls(pool: ClientPool<TargetClient>): TargetCalls {
   return {
@@ -110,6 +131,7 @@ function targetCalls(pool: ClientPool<TargetClient>): TargetCalls {
         reservations: Buffer.from(request.reservations),
         rebuildBytesPerSecond: 0n,
         qos: toQos(request.settings),
+        internal: request.internal,
       };
       const response = await pool.call<{ portal: string; sizeBytes: bigint }>(
         control,
@@ -139,6 +161,22 @@ function targetCalls(pool: ClientPool<TargetClient>): TargetCalls {
       const message = { volumeId: idToBigint(volumeId), sizeBytes: BigInt(sizeBytes) };
       await pool.call(control, deadlineMs.resize, (client, metadata, options, done) =>
         client.resize(message, metadata, options, done),
+      );
+    },
+    changeSnapshot: async (control, volumeId, change, snapshotId) => {
+      const message = { volumeId: idToBigint(volumeId), snapshotId: idToBigint(snapshotId), change };
+      await pool.call(control, deadlineMs.snapshot, (client, metadata, options, done) =>
+        client.changeSnapshot(message, metadata, options, done),
+      );
+    },
+    copySnapshot: async (control, { volumeId, snapshotId }, targetVolumeId) => {
+      const message = {
+        volumeId: idToBigint(volumeId),
+        snapshotId: idToBigint(snapshotId),
+        targetVolumeId: idToBigint(targetVolumeId),
+      };
+      await pool.call(control, deadlineMs.copy, (client, metadata, options, done) =>
+        client.copySnapshot(message, metadata, options, done),
       );
     },
     map: async (control, volumeId) => {
@@ -218,6 +256,29 @@ function replicaCalls(pool: ClientPool<ReplicaClient>): ReplicaCalls {
       );
       return new Map(replicas.map(({ replicaId, usedBytes }) => [idFromBigint(replicaId), Number(usedBytes)]));
     },
+    snapshots: async (address, replicaId) => {
+      const message = { replicaId: idToBigint(replicaId), minSeq: 0n, settled: false };
+      return await pool.call<ReplicaSnapshot[]>(address, deadlineMs.snapshot, (client, metadata, options, done) => {
+        const found: ReplicaSnapshot[] = [];
+        const pages = client.listSnapshots(message, metadata, options);
+        pages.on('data', (page: SnapshotPage) => found.push(...page.snapshots.map(toSnapshot)));
+        pages.on('error', (error: ServiceError) => {
+          done(error, found);
+        });
+        pages.on('end', () => {
+          done(null, found);
+        });
+      });
+    },
+  };
+}
+
+function toSnapshot({ id, parentId, sizeBlocks, usedBytes }: Snapshot): ReplicaSnapshot {
+  return {
+    id: idFromBigint(id),
+    parent: parentId === 0n ? null : idFromBigint(parentId),
+    sizeBytes: Number(sizeBlocks * blockBytes),
+    usedBytes: Number(usedBytes),
   };
 }
 

@@ -6,15 +6,18 @@ import {
   AgentRegistryService,
   Attachment,
   Cluster,
+  DeleteSnapshotResponse,
   DeleteVolumeResponse,
   ListDisksResponse,
   ListNodesResponse,
   ListProcessesResponse,
   ListReplicasResponse,
+  ListVolumeSnapshotsResponse,
   ListVolumesResponse,
   ManagerService,
   Mapping,
   Volume,
+  VolumeSnapshot,
 } from '../generated/holdfast/v1/manager.js';
 import type {
   AgentRegistryServer,
@@ -120,6 +123,21 @@ function managerService(api: ManagerApi, unary: Unary): ManagerServer {
     detachVolume: unary('operator', async ({ name, force }) => Volume.fromJSON(await api.detachVolume(name, force))),
     resizeVolume: unary('operator', async ({ name, size }) =>
       Volume.fromJSON(await api.resizeVolume(name, toNumber(size, 'size'))),
+    ),
+    createSnapshot: unary('operator', async ({ volume, name }) =>
+      VolumeSnapshot.fromJSON(await api.createSnapshot(volume, name === '' ? null : name)),
+    ),
+    listSnapshots: unary('read-only', async ({ volume }) =>
+      ListVolumeSnapshotsResponse.fromJSON({ snapshots: await api.listSnapshots(volume) }),
+    ),
+    deleteSnapshot: unary('operator', async ({ volume, name }) =>
+      DeleteSnapshotResponse.fromJSON(await api.deleteSnapshot(volume, name)),
+    ),
+    revertVolume: unary('operator', async ({ volume, snapshot }) =>
+      Volume.fromJSON(await api.revertVolume(volume, snapshot)),
+    ),
+    cloneVolume: unary('operator', async ({ source, snapshot, name }) =>
+      Volume.fromJSON(await api.cloneVolume({ source, snapshot: snapshot === '' ? null : snapshot, name })),
     ),
     mapVolume: unary('operator', async ({ name, node, via }) =>
       Mapping.fromJSON(

@@ -5,6 +5,7 @@
 //   /nodes/NODE              a node that an agent has announced
 //   /disks/NODE/DISK         a disk of it
 //   /volumes/NAME            a volume; /volume-names/ID leads from its id to its name
+//   /snapshots/ID/NAME       a snapshot of a volume, by the volume's id
 //   /reservations/ID         SCSI persistent reservations of a volume, by volume id
 //   /doomed-replicas/ID      a replica to be deleted from its disk as soon as that can be reached
 //   /trash/ID                a deleted volume with all it had, by volume id, until it is purged
@@ -149,6 +150,18 @@ export const volumeSchema = z.object({
 });
 export type VolumeRecord = z.infer<typeof volumeSchema>;
 
+export const snapshotSchema = z.object({
+  version,
+  /** What replicas know it by; never used again. */
+  id: id64,
+  volume: id64,
+  name: z.string(),
+  createdAt: z.string(),
+  /** "ready" once the volume's log has it; "deleting" from when it is to be dropped. */
+  phase: z.enum(['creating', 'ready', 'deleting']),
+});
+export type SnapshotRecord = z.infer<typeof snapshotSchema>;
+
 export const trashSchema = z.object({
   version,
   volume: volumeSchema,
@@ -221,6 +234,8 @@ export const keys = {
   volumes: '/volumes/',
   volume: (name: string) => `/volumes/${name}`,
   volumeName: (id: string) => `/volume-names/${id}`,
+  snapshots: (volumeId: string) => `/snapshots/${volumeId}/`,
+  snapshot: (volumeId: string, name: string) => `/snapshots/${volumeId}/${name}`,
   reservations: (id: string) => `/reservations/${id}`,
   trash: '/trash/',
   trashed: (id: string) => `/trash/${id}`,

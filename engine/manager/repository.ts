@@ -14,6 +14,7 @@ import {
   reservationsSchema,
   settingsSchema,
   tokenSchema,
+  snapshotSchema,
   trashSchema,
   volumeSchema,
 } from './records.js';
@@ -27,6 +28,7 @@ import type {
   ReservationsRecord,
   SettingsRecord,
   TokenRecord,
+  SnapshotRecord,
   TrashRecord,
   VolumeRecord,
 } from './records.js';
@@ -245,6 +247,35 @@ export class Repository {
     );
     if (succeeded) return;
     throw new HoldfastError('CONFLICT', `volume "${record.name}" was changed by someone else meanwhile: try again`);
+  }
+
+  listSnapshots(volumeId: string): Promise<SnapshotRecord[]> {
+    return this.#list(keys.snapshots(volumeId), snapshotSchema);
+  }
+
+  async findSnapshot(volumeId: string, name: string): Promise<SnapshotRecord | null> {
+    return (await this.#get(keys.snapshot(volumeId, name), snapshotSchema))?.record ?? null;
+  }
+
+  /** False: there is one of that name. */
+  async insertSnapshot(record: SnapshotRecord): Promise<boolean> {
+    const key = keys.snapshot(record.volume, record.name);
+    return (await this.#store.transact([absent(key)], [putRecord(key, record)])).succeeded;
+  }
+
+  async putSnapshot(record: SnapshotRecord): Promise<void> {
+    await this.#store.transact([], [putRecord(keys.snapshot(record.volume, record.name), record)]);
+  }
+
+  async removeSnapshots(records: readonly SnapshotRecord[]): Promise<void> {
+    const atOnce = 64;
+    for (let first = 0; first < records.length; first += atOnce) {
+      const some = records.slice(first, first + atOnce);
+      await this.#store.transact(
+        [],
+        some.map(({ volume, name }) => deleteKey(keys.snapshot(volume, name))),
+      );
+    }
   }
 
   async removeDoomedReplica(id: string): Promise<void> {

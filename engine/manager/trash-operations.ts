@@ -76,6 +76,7 @@ async function purgeRecord(
 ): Promise<readonly string[]> {
   const doomed = volume.replicas.map((replica) => doom(replica, volume.name));
   await context.repository.removeTrashed(volume.id, modRevision, doomed);
+  await context.repository.removeSnapshots(await context.repository.listSnapshots(volume.id));
   return await deleteDoomed(context, doomed);
 }
 

@@ -66,6 +66,20 @@ export type VolumeView = {
   readonly createdAt: string;
 };
 
+export type SnapshotView = {
+  readonly id: string;
+  readonly name: string;
+  readonly volume: string;
+  /** The next older one that it builds on; null: none. */
+  readonly parent: string | null;
+  readonly createdAt: string;
+  readonly state: 'creating' | 'ready' | 'deleting';
+  /** Of the volume at that time; null: no replica could be asked. */
+  readonly size: number | null;
+  /** Held, on each replica, by what changed between the parent and it. */
+  readonly usedBytes: number | null;
+};
+
 export type NodeView = {
   readonly name: string;
   readonly state: 'online' | 'starting' | 'impaired' | 'offline';

@@ -245,6 +245,7 @@ export async function deleteVolume(context: ManagerContext, name: string, forGoo
       const { purgeAt } = await moveToTrash(context, found, trashSeconds);
       return { pendingReplicas: [], purgeAt };
     }
+    await repository.removeSnapshots(await repository.listSnapshots(found.record.id));
     return { pendingReplicas: await deleteDoomed(context, await repository.removeVolume(found)), purgeAt: null };
   });
 }

@@ -1,7 +1,8 @@
 // Service holdfast.v1.Target: messages in, TargetVolumes, messages out.
 import type { handleUnaryCall, sendUnaryData, ServerUnaryCall } from '@grpc/grpc-js';
-import type { Latency, TargetProcess } from '../addon/target-process.js';
+import type { Latency, SnapshotChange, TargetProcess } from '../addon/target-process.js';
 import { toGrpcStatus } from '../errors/grpc-errors.js';
+import { HoldfastError } from '../errors/holdfast-error.js';
 import type {
   AttachedVolume,
   AttachVolumeRequest,
@@ -30,6 +31,14 @@ export function createTargetService({ instanceId, target, volumes }: ServiceCont
     }),
     resize: unary(async ({ volumeId, sizeBytes }) => {
       await volumes.resize(volumeId, sizeBytes);
+      return {};
+    }),
+    changeSnapshot: unary(async ({ volumeId, snapshotId, change }) => {
+      await volumes.changeSnapshot({ volumeId, snapshotId, change: snapshotChangeOf(change) });
+      return {};
+    }),
+    copySnapshot: unary(async ({ volumeId, snapshotId, targetVolumeId }) => {
+      await volumes.copySnapshot({ volumeId, snapshotId, targetVolumeId });
       return {};
     }),
     map: unary(async ({ volumeId }) => ({ device: await volumes.map(volumeId) })),
@@ -79,7 +88,13 @@ function attachRequestOf(message: AttachVolumeRequest) {
     reservations: message.reservations,
     rebuildBytesPerSecond: message.rebuildBytesPerSecond,
     qos: message.qos ?? null,
+    internal: message.internal,
   };
+}
+
+function snapshotChangeOf(text: string): SnapshotChange {
+  if (text === 'create' || text === 'delete' || text === 'revert') return text;
+  throw new HoldfastError('INVALID_ARGUMENT', `change "${text}" is not "create", "delete" or "revert"`);
 }
 
 function latencyMessage(latency: Latency | undefined) {
@@ -109,5 +124,6 @@ function toMessage({ volumeId, name, epoch, state, failure, engine }: VolumeRepo
     flushLatency: latencyMessage(engine?.flushLatency),
     sessions: [...(engine?.sessions ?? [])],
     device: engine?.device ?? '',
+    copiedBytes: engine?.copiedBytes ?? 0n,
   };
 }

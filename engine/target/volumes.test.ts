@@ -26,6 +26,7 @@ function request(epoch: bigint): AttachRequest {
     reservations: Buffer.alloc(0),
     rebuildBytesPerSecond: 0n,
     qos: null,
+    internal: false,
   };
 }
 
@@ -50,6 +51,7 @@ function statusOf(epoch: bigint, failure = ''): VolumeStatus {
     replicas: [],
     sessions: [],
     device: '',
+    copiedBytes: 0n,
   };
 }
 
@@ -79,6 +81,14 @@ class FakeHost implements VolumeHost {
   }
   resizeVolume(): Promise<void> {
     this.calls.push('resize');
+    return Promise.resolve();
+  }
+  changeSnapshot(): Promise<void> {
+    this.calls.push('snapshot');
+    return Promise.resolve();
+  }
+  copySnapshot(): Promise<void> {
+    this.calls.push('copy');
     return Promise.resolve();
   }
   mapVolume(): Promise<string> {

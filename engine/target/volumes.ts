@@ -9,7 +9,9 @@ import { KeyedMutex } from '../async/keyed-mutex.js';
 import type {
   AttachOutcome,
   AttachRequest,
+  ChangeSnapshotRequest,
   ConfigureRequest,
+  CopySnapshotRequest,
   InSyncChange,
   ReservationsChange,
   TargetProcess,
@@ -48,6 +50,8 @@ export type VolumeHost = Pick<
   | 'detachVolume'
   | 'configureVolume'
   | 'resizeVolume'
+  | 'changeSnapshot'
+  | 'copySnapshot'
   | 'mapVolume'
   | 'unmapVolume'
   | 'status'
@@ -111,6 +115,15 @@ export class TargetVolumes {
 
   async resize(volumeId: bigint, sizeBytes: bigint): Promise<void> {
     await this.#servingHost(volumeId).resizeVolume(volumeId, sizeBytes);
+  }
+
+  async changeSnapshot(request: ChangeSnapshotRequest): Promise<void> {
+    await this.#servingHost(request.volumeId).changeSnapshot(request);
+  }
+
+  async copySnapshot(request: CopySnapshotRequest): Promise<void> {
+    this.#servingHost(request.targetVolumeId);
+    await this.#servingHost(request.volumeId).copySnapshot(request);
   }
 
   /** The volume as a block device of this host. Again: the same one. */

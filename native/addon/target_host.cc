@@ -50,6 +50,7 @@ void TargetHost::attach(AttachRequest request, Callback<void(Result<AttachOutcom
   volume->name = request.volume.name;
   volume->epoch = request.volume.epoch;
   volume->iqn = request.target.iqn;
+  volume->internal = request.internal;
   Volume* opening = volume.get();
   volumes_.emplace(id, std::move(volume));
   spawn(run_attach(this, opening, std::move(request), std::move(done)));
@@ -78,6 +79,7 @@ Task<void> TargetHost::run_attach(TargetHost* host, Volume* volume, AttachReques
 }
 
 Status TargetHost::export_volume(Volume& volume, iscsi::TargetConfig config) {
+  if (volume.internal) return {};
   config.device = volume.engine.get();
   return target_->add_target(std::move(config));
 }
@@ -95,6 +97,7 @@ void TargetHost::detach(VolumeId id, StatusCallback done) {
     return;
   }
   volume->detaching = true;
+  if (volume->internal) return close_engine(volume, std::move(done));
   devices_.suspend(id);
   auto shared = std::make_shared<StatusCallback>(std::move(done));
   target_->remove_target(volume->iqn, [this, volume, shared] { close_engine(volume, std::move(*shared)); });
@@ -168,9 +171,33 @@ void TargetHost::resize(VolumeId id, std::uint64_t size_bytes, StatusCallback do
   });
 }
 
-void TargetHost::map(VolumeId id, std::string directory, Callback<void(Result<std::string>)> done) {
+Result<engine::Engine*> TargetHost::engine_of(VolumeId id) {
   Volume* volume = find(id);
   if (!volume || !volume->engine || volume->detaching || closed_) {
+    return Error(ErrorCode::kNotFound, "volume " + to_hex(id.value()) + " is not attached");
+  }
+  return volume->engine.get();
+}
+
+void TargetHost::change_snapshot(VolumeId id, SnapshotChange change, SnapshotId snapshot, StatusCallback done) {
+  Result<engine::Engine*> engine = engine_of(id);
+  if (!engine.ok()) return done(std::move(engine).error());
+  switch (change) {
+    case SnapshotChange::kCreate:
+      return (*engine)->snapshot(snapshot, std::move(done));
+    case SnapshotChange::kDelete:
+      return (*engine)->drop_snapshot(snapshot, std::move(done));
+    case SnapshotChange::kRevert:
+      if (find(id)->internal) return (*engine)->revert(snapshot, std::move(done));
+      return done(Error(ErrorCode::kVolumeAttached, "volume " + find(id)->name +
+                                                        " is attached: hosts would not see that its content changes; "
+                                                        "detach it first"));
+  }
+}
+
+void TargetHost::map(VolumeId id, std::string directory, Callback<void(Result<std::string>)> done) {
+  Volume* volume = find(id);
+  if (!volume || !volume->engine || volume->detaching || volume->internal || closed_) {
     done(Error(ErrorCode::kNotFound, "volume " + to_hex(id.value()) + " is not attached"));
     return;
   }
@@ -196,7 +223,7 @@ std::vector<VolumeStatus> TargetHost::status() const {
   std::vector<iscsi::SessionInfo> sessions = target_->sessions();
   for (const auto& [id, volume] : volumes_) {
     if (!volume->engine) continue;
-    VolumeStatus row{id, volume->engine->status(), {}, devices_.device_of(id)};
+    VolumeStatus row{id, volume->engine->status(), {}, devices_.device_of(id), volume->copied_bytes};
     for (const iscsi::SessionInfo& session : sessions) {
       if (session.iqn == volume->iqn) row.sessions.push_back(session);
     }

@@ -25,6 +25,7 @@ struct AttachRequest {
   engine::VolumeConfig volume;
   std::vector<std::string> replica_addresses;  // parsed here: one per volume.replicas
   iscsi::TargetConfig target;                  // `device` is filled in here
+  bool internal = false;                       // no front-end: for work on a volume that no host uses
 };
 
 struct AttachOutcome {
@@ -36,8 +37,11 @@ struct VolumeStatus {
   VolumeId volume;
   engine::EngineStatus engine;
   std::vector<iscsi::SessionInfo> sessions;
-  std::string device;  // /dev/loopN while it is mapped
+  std::string device;              // /dev/loopN while it is mapped
+  std::uint64_t copied_bytes = 0;  // of the copy that fills it, or that was the last to
 };
+
+enum class SnapshotChange : std::uint8_t { kCreate, kDelete, kRevert };
 
 // Asks the control plane. `id` is answered by TargetHost::answer(); it is never 0 and never used twice.
 class TargetEvents {
@@ -66,6 +70,10 @@ class TargetHost final : private engine::Membership, private iscsi::ReservationS
   Status configure(VolumeId volume, std::vector<engine::ReplicaConfig> replicas, std::uint64_t rebuild_bytes_per_second,
                    const engine::QosLimits& qos);
   void resize(VolumeId volume, std::uint64_t size_bytes, StatusCallback done);
+  // A revert needs a volume that was attached `internal` (VOLUME_ATTACHED).
+  void change_snapshot(VolumeId volume, SnapshotChange change, SnapshotId snapshot, StatusCallback done);
+  // Writes what the snapshot holds to `target`, which is attached here too and holds nothing yet; flushed at the end.
+  void copy_snapshot(VolumeId source, SnapshotId snapshot, VolumeId target, StatusCallback done);
   // A block device of this host for an attached volume: /dev/loopN. It survives detach() and attach(); I/O waits
   // meanwhile.
   void map(VolumeId volume, std::string directory, Callback<void(Result<std::string>)> done);
@@ -85,11 +93,15 @@ class TargetHost final : private engine::Membership, private iscsi::ReservationS
     std::unique_ptr<engine::Engine> engine;  // nullptr while it opens
     bool abandoned = false;                  // close() came while the engine opened
     bool detaching = false;                  // on its way out: nothing more may be begun
+    bool internal = false;
+    std::uint64_t copied_bytes = 0;
   };
 
   static Task<void> run_attach(TargetHost* host, Volume* volume, AttachRequest request,
                                Callback<void(Result<AttachOutcome>)> done);
   Volume* find(VolumeId volume);
+  // Its engine, if it serves.
+  Result<engine::Engine*> engine_of(VolumeId volume);
   Status export_volume(Volume& volume, iscsi::TargetConfig config);
   void close_engine(Volume* volume, StatusCallback done);
   void forget(VolumeId volume);
@@ -105,6 +117,8 @@ class TargetHost final : private engine::Membership, private iscsi::ReservationS
   TargetEvents& events_;
   std::uint64_t last_request_ = 0;
   std::unordered_map<std::uint64_t, StatusCallback> unanswered_;
+  friend class SnapshotCopy;
+
   std::string portal_;
   engine::ChannelPool channels_;
   std::unordered_map<VolumeId, std::unique_ptr<Volume>> volumes_;

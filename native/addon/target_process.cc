@@ -122,6 +122,7 @@ AttachRequest attach_request_from_js(Record& record) {
   request.volume.logical_block_size = record.u32("logicalBlockSize");
   request.volume.rebuild_bytes_per_second = record.u64("rebuildBytesPerSecond");
   request.volume.qos = qos_from_js(record);
+  request.internal = record.boolean("internal");
   Replicas replicas = replicas_from_js(record);
   request.volume.replicas = std::move(replicas.configs);
   request.replica_addresses = std::move(replicas.addresses);
@@ -228,6 +229,35 @@ Napi::Value resize(const Napi::CallbackInfo& info) {
                            [id = VolumeId(*volume), size = *size_bytes](JsTarget& target, StatusCallback done) {
                              target.host.resize(id, size, std::move(done));
                            });
+}
+
+Napi::Value change_snapshot(const Napi::CallbackInfo& info) {
+  auto process = process_of<JsTarget>(info, kTag);
+  if (!process) return info.Env().Undefined();
+  Record record(info.Env(), info[1], "snapshot");
+  VolumeId volume(record.u64("volumeId"));
+  SnapshotId snapshot(record.u64("snapshotId"));
+  std::string change = record.text("change");
+  if (!record.ok()) return info.Env().Undefined();
+  SnapshotChange kind = change == "create"   ? SnapshotChange::kCreate
+                        : change == "delete" ? SnapshotChange::kDelete
+                                             : SnapshotChange::kRevert;
+  return process->ask_done(info.Env(), [volume, snapshot, kind](JsTarget& target, StatusCallback done) {
+    target.host.change_snapshot(volume, kind, snapshot, std::move(done));
+  });
+}
+
+Napi::Value copy_snapshot(const Napi::CallbackInfo& info) {
+  auto process = process_of<JsTarget>(info, kTag);
+  if (!process) return info.Env().Undefined();
+  Record record(info.Env(), info[1], "copy");
+  VolumeId source(record.u64("volumeId"));
+  SnapshotId snapshot(record.u64("snapshotId"));
+  VolumeId volume(record.u64("targetVolumeId"));
+  if (!record.ok()) return info.Env().Undefined();
+  return process->ask_done(info.Env(), [source, snapshot, volume](JsTarget& target, StatusCallback done) {
+    target.host.copy_snapshot(source, snapshot, volume, std::move(done));
+  });
 }
 
 // A volume id and the record after it: {directory, force}.
@@ -344,6 +374,7 @@ Napi::Object volume_status_to_js(Napi::Env env, const VolumeStatus& volume) {
   for (const auto& session : volume.sessions) sessions.Set(sessions.Length(), session_to_js(env, session));
   out.Set("sessions", sessions);
   out.Set("device", volume.device);
+  out.Set("copiedBytes", to_js(env, volume.copied_bytes));
   return out;
 }
 
@@ -382,6 +413,8 @@ void export_target_process(Napi::Env env, Napi::Object exports) {
   exports.Set("targetDetach", Napi::Function::New(env, detach, "targetDetach"));
   exports.Set("targetConfigure", Napi::Function::New(env, configure, "targetConfigure"));
   exports.Set("targetResize", Napi::Function::New(env, resize, "targetResize"));
+  exports.Set("targetChangeSnapshot", Napi::Function::New(env, change_snapshot, "targetChangeSnapshot"));
+  exports.Set("targetCopySnapshot", Napi::Function::New(env, copy_snapshot, "targetCopySnapshot"));
   exports.Set("targetMap", Napi::Function::New(env, map, "targetMap"));
   exports.Set("targetUnmap", Napi::Function::New(env, unmap, "targetUnmap"));
   exports.Set("targetSetRedirects", Napi::Function::New(env, set_redirects, "targetSetRedirects"));

@@ -97,6 +97,7 @@ void VolumeEngine::stop(Error error) {
     member->reason = error.to_string();
   }
   fail_waiting(error);
+  fail_snapshot_reads(error);
   ops_first_ = ops_last_ = nullptr;
   throttled_.clear();
   stalled_reads_.clear();

@@ -197,4 +197,16 @@ void VolumeEngine::map_snapshot(SnapshotId id, BlockRange blocks,
   route(read);
 }
 
+void VolumeEngine::fail_snapshot_reads(const Error& error) {
+  for (std::size_t slot = 0; slot < reads_.size(); ++slot) {
+    BlockRead* read = reads_[slot];
+    if (!read || read->snapshot == SnapshotId()) continue;
+    reads_[slot] = nullptr;
+    BlockRead::Done done = std::move(read->done);
+    BlockRead::MapDone map_done = std::move(read->map_done);
+    if (done) done(error);
+    if (map_done) map_done(error);
+  }
+}
+
 }  // namespace holdfast::engine

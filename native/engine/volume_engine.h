@@ -251,6 +251,8 @@ class VolumeEngine final : public Engine, private LinkEvents {
   void change_snapshots(store::Op op, SnapshotId id, StatusCallback done);
   void learn_snapshots();
   void run_snapshot_requests();
+  // Those of the volume itself belong to operations.
+  void fail_snapshot_reads(const Error& error);
   std::optional<Error> check_blocks(BlockRange blocks, std::uint32_t max) const;
 
   // ---- rebuild.cc ----

@@ -49,8 +49,11 @@ export interface ReplicaContent {
 const zeros = Buffer.alloc(4096);
 const blocksPerRead = 256;
 
-/** Reads a whole replica. Its volume must be detached, so that nothing changes meanwhile. */
-export async function replicaContent(row: ReplicaRow): Promise<ReplicaContent> {
+/**
+ * Reads a whole replica, or a snapshot of it (its id, as shown: hex). The volume must be detached, so that nothing changes
+ * meanwhile.
+ */
+export async function replicaContent(row: ReplicaRow, snapshot?: string): Promise<ReplicaContent> {
   const client = new definition.holdfast.v1.Replica(row.address, credentials.createInsecure(), {
     'grpc.max_receive_message_length': 8 << 20,
   });
@@ -64,12 +67,13 @@ export async function replicaContent(row: ReplicaRow): Promise<ReplicaContent> {
     });
     const hash = createHash('sha256');
     const total = Number(state.size_blocks);
+    const snapshotId = snapshot === undefined ? '0' : BigInt(`0x${snapshot}`).toString();
     const stream = client.Read();
     stream.write({ hello: { replica_id: replicaId, epoch: state.promised_epoch } });
     const answers = stream[Symbol.asyncIterator]();
     for (let first = 0; first < total; first += blocksPerRead) {
       const count = Math.min(blocksPerRead, total - first);
-      stream.write({ id: String(first + 1), first_block: String(first), block_count: count });
+      stream.write({ id: String(first + 1), first_block: String(first), block_count: count, snapshot_id: snapshotId });
       const { value, done } = (await answers.next()) as { value: ReadResponse; done: boolean };
       if (done || value.error !== 0)
         throw new Error(`replica ${row.id}, block ${first}: ${done ? 'ended' : value.message}`);

@@ -135,6 +135,32 @@ export const routes: readonly Route[] = [
     answer: shapes.volume,
     handle: (api, params, { size }) => api.resizeVolume(parameter(params, 'name'), size),
   }),
+  get('/volumes/{name}/snapshots', {
+    summary: 'The snapshots of a volume, oldest first',
+    answer: z.array(shapes.snapshot),
+    handle: (api, params) => api.listSnapshots(parameter(params, 'name')),
+  }),
+  change('POST', '/volumes/{name}/snapshots', z.strictObject({ name: z.string().nullish() }), {
+    summary: 'Take a snapshot',
+    answer: shapes.snapshot,
+    handle: (api, params, { name }) => api.createSnapshot(parameter(params, 'name'), name ?? null),
+  }),
+  change('DELETE', '/volumes/{name}/snapshots/{snapshot}', none, {
+    summary: 'Delete a snapshot; what it held alone is given back in the background',
+    answer: shapes.snapshotDeletion,
+    handle: (api, params) => api.deleteSnapshot(parameter(params, 'name'), parameter(params, 'snapshot')),
+  }),
+  change('POST', '/volumes/{name}/revert', z.strictObject({ snapshot: z.string() }), {
+    summary: 'Make a detached volume hold what a snapshot holds',
+    answer: shapes.volume,
+    handle: (api, params, { snapshot }) => api.revertVolume(parameter(params, 'name'), snapshot),
+  }),
+  change('POST', '/volumes/{name}/clone', z.strictObject({ name: z.string(), snapshot: z.string().nullish() }), {
+    summary: 'Make a new volume with what this one, or a snapshot of it, holds',
+    answer: shapes.volume,
+    handle: (api, params, { name, snapshot }) =>
+      api.cloneVolume({ source: parameter(params, 'name'), snapshot: snapshot ?? null, name }),
+  }),
   change('POST', '/volumes/{name}/map', shapes.mapVolume, {
     summary: 'Make a volume a block device of the host where it is attached',
     answer: shapes.mapping,

@@ -177,6 +177,20 @@ export const replica = z
   })
   .meta({ id: 'Replica' });
 
+export const snapshot = z
+  .object({
+    id: text,
+    name: text,
+    volume: text,
+    parent: text.nullable(),
+    createdAt: text,
+    state: z.enum(['creating', 'ready', 'deleting']),
+    size: integer.nullable(),
+    usedBytes: integer.nullable(),
+  })
+  .meta({ id: 'Snapshot' });
+export const snapshotDeletion = z.object({ volume: text, name: text }).meta({ id: 'SnapshotDeletion' });
+
 export const volume = z
   .object({
     id: text,

@@ -37,6 +37,8 @@ export class FakeTarget {
   readonly states = new Map<bigint, string>();
   /** Of every Attach that was asked for, in order. */
   readonly epochs: bigint[] = [];
+  readonly snapshotChanges: { volumeId: bigint; snapshotId: bigint; change: string }[] = [];
+  readonly copies: { volumeId: bigint; snapshotId: bigint; targetVolumeId: bigint }[] = [];
   redirects: readonly Redirect[] = [];
   refuseAttach: HoldfastError | null = null;
   instanceId = 'instance-1';
@@ -82,6 +84,14 @@ export class FakeTarget {
       configure: unary(() => ({})),
       resize: unary(({ volumeId, sizeBytes }) => {
         this.sizes.set(volumeId, sizeBytes);
+        return {};
+      }),
+      changeSnapshot: unary(({ volumeId, snapshotId, change }) => {
+        this.snapshotChanges.push({ volumeId, snapshotId, change });
+        return {};
+      }),
+      copySnapshot: unary(({ volumeId, snapshotId, targetVolumeId }) => {
+        this.copies.push({ volumeId, snapshotId, targetVolumeId });
         return {};
       }),
       map: unary(({ volumeId }) => {
