@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "base/log.h"
+#include "base/plant.h"
 #include "engine/history.h"
 #include "engine/volume_engine.h"
 
@@ -157,6 +158,7 @@ void VolumeEngine::update_in_sync_set(std::string reason) {
   if (std::optional<std::vector<ReplicaId>> set = in_sync_.next_change()) {
     change_reason_ = std::move(reason);
     store_change(std::move(*set));
+    if (HOLDFAST_PLANT(kAckBeforeRemovalIsStored)) advance_commit();
   }
 }
 

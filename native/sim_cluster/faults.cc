@@ -99,7 +99,11 @@ void FaultInjector::inject(Fault fault) {
       DiskFaults& faults = world_.disk_faults(any_member().node->node());
       if (random.chance(1, 2)) faults.read_error_ppm = random.between(100, 100'000);
       if (random.chance(1, 2)) faults.write_error_ppm = random.between(100, 100'000);
-      return later(4s, [&faults] { faults.read_error_ppm = faults.write_error_ppm = 0; });
+      if (random.chance(1, 3)) {  // a dying disk takes its time
+        faults.slow_ppm = 300'000;
+        faults.slow_max = Nanos(random.between(1, 2'000) * 1'000'000);
+      }
+      return later(4s, [&faults] { faults.read_error_ppm = faults.write_error_ppm = faults.slow_ppm = 0; });
     }
     case Fault::kCorruptReads:
       return corrupt_reads();
@@ -177,22 +181,45 @@ void FaultInjector::store_unavailable() {
   later(10s, [this] { cluster_.store.all_reachable(); });
 }
 
-// Forced: the engine so far may be alive, cut off or frozen.
+// Forced: the engine so far may be alive, frozen, or cut off, alone or together with some replicas.
 void FaultInjector::take_over() {
   if (!cluster_.current()) return;
+  const std::string& old = cluster_.current()->host().node();
   EngineHost& target = any_host();
-  if (&target == &cluster_.current()->host() || world_.now() < target.available_at) return;
+  if (target.node() == old || world_.now() < target.available_at) return;
   if (target.process() && target.process()->frozen) return;
-  if (world_.random().chance(1, 2)) {
-    const std::string& old = cluster_.current()->host().node();
+  Random& random = world_.random();
+  std::uint64_t how =
+      random.below(3);  // the network is whole, the engine is alone, everybody is on one side or the other
+  if (how > 0) {
+    std::set<std::string> side{old};
     for (const std::string& node : cluster_.node_names()) {
-      if (node == old || world_.random().chance(1, 2)) continue;
-      world_.set_link(old, node, false);
-      world_.set_link(node, old, false);
+      if (how == 2 && node != target.node() && random.chance(1, 2)) side.insert(node);
     }
-    later(10s, [this] { world_.heal_network(); });
+    split(side);
   }
   cluster_.attach(target);
+}
+
+// Those on this side reach neither the others nor the metadata store. When the two meet again, the replicas may be just
+// starting.
+void FaultInjector::split(const std::set<std::string>& side) {
+  for (const std::string& node : cluster_.node_names()) {
+    if (side.contains(node)) {
+      cluster_.store.set_reachable(node, false);
+      continue;
+    }
+    for (const std::string& other : side) {
+      world_.set_link(other, node, false);
+      world_.set_link(node, other, false);
+    }
+  }
+  later(12s, [this] {
+    world_.heal_network();
+    cluster_.store.all_reachable();
+    if (world_.random().chance(2, 3)) return;
+    for (Cluster::Member& member : cluster_.members) cluster_.kill(member, moment(500ms));
+  });
 }
 
 void FaultInjector::disk_full() {

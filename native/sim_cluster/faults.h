@@ -4,6 +4,9 @@
 // about content hold as long as one in-sync copy is good.
 #pragma once
 
+#include <set>
+#include <string>
+
 #include "sim_cluster/cluster.h"
 
 namespace holdfast::sim {
@@ -28,6 +31,7 @@ class FaultInjector {
   void freeze();
   void store_unavailable();
   void take_over();
+  void split(const std::set<std::string>& side);
   void disk_full();
   void flip_bit();
   void corrupt_reads();

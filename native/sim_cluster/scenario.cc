@@ -40,8 +40,41 @@ Scenario Scenario::from(std::uint64_t seed) {
   std::uint64_t kinds = random.below(8);
   for (std::uint64_t i = 0; i < kinds; ++i) scenario.weights[random.below(kFaults)] = random.between(1, 4);
   scenario.clocks_differ = random.chance(1, 2);
-  if (scenario.replicas > 1 && random.chance(1, 6)) scenario.spare_one(random);
+  std::uint64_t theme = random.below(12);
+  if (theme < 2 && scenario.replicas > 1) scenario.spare_one(random);
+  if (theme == 2) scenario.split_often();
+  if (theme == 3) scenario.wear_disks_out();
+  if (scenario.weight(Fault::kTakeOver) > 0 && scenario.hosts == 1) {
+    scenario.hosts = 2;
+    if (scenario.replicas == 1) scenario.colocated = false;
+  }
   return scenario;
+}
+
+// Two engines at once, again and again.
+void Scenario::split_often() {
+  weights = {};
+  weigh(Fault::kTakeOver, 6);
+  weigh(Fault::kKillReplica, 1);
+  weigh(Fault::kPartition, 1);
+  weigh(Fault::kStoreUnavailable, 1);
+  last_long();
+}
+
+// Writes take long and then fail, while engines change.
+void Scenario::wear_disks_out() {
+  weights = {};
+  weigh(Fault::kDiskErrors, 4);
+  weigh(Fault::kTakeOver, 4);
+  weigh(Fault::kKillEngine, 2);
+  last_long();
+}
+
+// Fewer operations in more time, and many faults.
+void Scenario::last_long() {
+  think_max = std::max(think_max, Nanos(15ms));
+  faults_for = 24s;
+  fault_gap_max = std::max(fault_gap_max, Nanos(2s));
 }
 
 void Scenario::spare_one(Random& random) {
@@ -58,7 +91,7 @@ void Scenario::spare_one(Random& random) {
 // is slow but never silent for long enough makes everything wait for it again and again.
 Nanos Scenario::stall_max() const {
   if (victims == 0) return Nanos::max();
-  bool slow = weight(Fault::kSlowDisk) + weight(Fault::kSlowLink) > 0;
+  bool slow = weight(Fault::kSlowDisk) + weight(Fault::kSlowLink) + weight(Fault::kDiskErrors) > 0;
   return victims == 1 && !slow ? 5s : 14s;
 }
 

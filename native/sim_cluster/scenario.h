@@ -64,6 +64,10 @@ struct Scenario {
 
  private:
   void spare_one(Random& random);
+  void split_often();
+  void wear_disks_out();
+  void last_long();
+  void weigh(Fault fault, std::uint64_t weight) { weights[static_cast<std::size_t>(fault)] = weight; }
 };
 
 }  // namespace holdfast::sim

@@ -7,7 +7,6 @@
 #include <optional>
 #include <vector>
 
-#include "base/plant.h"
 #include "base/task.h"
 #include "store/chunk_record.h"
 #include "store/chunk_view.h"
@@ -69,8 +68,7 @@ class Replica final : public ReplicaStore {
   LogPosition last() const { return last_; }
   // Whether the oldest entry of the log may be applied now.
   bool may_apply(const LogEntry& log) const {
-    return log.journalled &&
-           (apply_all_ || log.entry.position.seq <= committed_ || HOLDFAST_PLANT(kDestageUncommitted));
+    return log.journalled && (apply_all_ || log.entry.position.seq <= committed_);
   }
   bool has_work() const { return !fills_.empty() || (!log_.empty() && may_apply(log_.front())); }
   // What will be stored once entries up to `through` are applied.
