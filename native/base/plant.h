@@ -27,7 +27,6 @@ enum class Plant : unsigned char {
   kForgetUnmapped,
   kLeakSlots,
   // replica
-  kOpenOnFailedDisk,
   kKeepOldStreams,
   // engine
   kAckWithoutOne,
@@ -58,7 +57,6 @@ inline constexpr std::array kPlantNames = {
     PlantName{Plant::kIgnoreFreshMask, "ignore-fresh-mask"},
     PlantName{Plant::kForgetUnmapped, "forget-unmapped"},
     PlantName{Plant::kLeakSlots, "leak-slots"},
-    PlantName{Plant::kOpenOnFailedDisk, "open-on-failed-disk"},
     PlantName{Plant::kKeepOldStreams, "keep-old-streams"},
     PlantName{Plant::kAckWithoutOne, "ack-without-one"},
     PlantName{Plant::kAckBeforeRemovalIsStored, "ack-before-removal-is-stored"},

@@ -1,34 +1,13 @@
 #include "sim_cluster/client.h"
 
-#include <cstring>
+#include <algorithm>
+
+#include "sim_cluster/unit_content.h"
 
 namespace holdfast::sim {
 
 namespace {
-
-constexpr std::uint64_t kMixer = 0x9E3779B97F4A7C15ull;
-constexpr std::uint64_t kInverse = 0xF1DE83E19937733Dull;  // of kMixer modulo 2^64
-
-void fill_unit(std::byte* unit, std::size_t size, Value value) {
-  for (std::size_t i = 0; i < size / 8; ++i) {
-    std::uint64_t word = value == 0 ? 0 : value * kMixer + i;
-    std::memcpy(unit + i * 8, &word, 8);
-  }
-}
-
-// nullopt: no write ever made this.
-std::optional<Value> value_of_unit(const std::byte* unit, std::size_t size) {
-  std::uint64_t first = 0;
-  std::memcpy(&first, unit, 8);
-  Value value = first * kInverse;
-  for (std::size_t i = 0; i < size / 8; ++i) {
-    std::uint64_t word = 0;
-    std::memcpy(&word, unit + i * 8, 8);
-    if (word != (value == 0 ? 0 : first + i)) return std::nullopt;
-  }
-  return value;
-}
-
+constexpr std::size_t kSnapshotsMax = 4;
 }  // namespace
 
 Client::Client(Setup setup, engine::Engine& engine)
@@ -47,12 +26,16 @@ void Client::start() {
 
 void Client::tick() {
   if (!running_) return;
-  for (std::uint64_t n = 1 + random_.below(3); n > 0 && in_flight_ < setup_.scenario->depth; --n) issue();
+  for (std::uint64_t n = 1 + random_.below(3); n > 0 && in_flight_ < setup_.scenario->depth; --n) {
+    if (!pausing_) issue();
+  }
+  if (pausing_ && in_flight_ == 0) revert();
   Nanos pause(random_.below(static_cast<std::uint64_t>(setup_.scenario->think_max.count())));
   setup_.env->call_at(setup_.env->now() + pause, [this] { tick(); });
 }
 
 void Client::issue() {
+  if (setup_.seen->snapshots_change && random_.chance(1, 150)) return change_snapshots();
   std::uint64_t dice = random_.below(100);
   std::uint64_t first = 0;
   std::uint64_t count = 0;
@@ -113,7 +96,7 @@ void Client::begin_write(Op* op) {
   for (std::uint64_t i = 0; i < op->count; ++i) {
     std::optional<Value> expected;
     if (!op->expected.empty()) expected = op->expected[i];
-    op->handles.push_back(setup_.oracle->history().write_begins(op->first + i, op->value, op->begun, expected));
+    op->handles.push_back(setup_.oracle->history().write_begins(op->first + i, op->value_at(i), op->begun, expected));
   }
 }
 
@@ -148,7 +131,7 @@ void Client::acknowledge(Op* op) {
   Oracle& oracle = *setup_.oracle;
   for (std::uint64_t i = 0; i < op->count; ++i) {
     oracle.history().write_acknowledged(op->first + i, op->handles[i], setup_.world->now(), op->durable);
-    setup_.seen->values[op->first + i] = op->value;
+    setup_.seen->values[op->first + i] = op->value_at(i);
   }
   oracle.acknowledged(setup_.epoch, engine_.status().committed);
   if (!op->durable) return;
@@ -257,6 +240,89 @@ void Client::flush() {
     if (!end(op, status)) return;
     setup_.oracle->history().flush_acknowledged(op->begun);
     setup_.oracle->flushed(op->acknowledged);
+  });
+}
+
+// ---- snapshots ----
+
+// Engines that are over are not asked: they may say of a snapshot they never knew that it is gone.
+void Client::change_snapshots() {
+  if (fenced_ || setup_.oracle->superseded(setup_.epoch)) return;
+  std::vector<SnapshotId>& known = setup_.seen->snapshots;
+  if (known.empty() || (known.size() < kSnapshotsMax && random_.chance(1, 2))) return take_snapshot();
+  if (random_.chance(1, 5)) {
+    pausing_ = true;
+  } else {
+    drop_snapshot();
+  }
+}
+
+void Client::take_snapshot() {
+  Op* op = begin("snapshot", 0, 0);
+  op->snapshot = setup_.oracle->snapshots().take_begins(op->begun);
+  engine_.snapshot(op->snapshot, [this, op](Status status) {
+    std::unique_ptr<Op> owned(op);
+    if (!end(op, status)) return;
+    setup_.oracle->snapshots().taken(op->snapshot, setup_.world->now(), engine_.status().committed);
+    setup_.oracle->acknowledged(setup_.epoch, engine_.status().committed);
+    setup_.seen->snapshots.push_back(op->snapshot);
+  });
+}
+
+void Client::drop_snapshot() {
+  std::vector<SnapshotId>& known = setup_.seen->snapshots;
+  std::size_t index = random_.below(known.size());
+  Op* op = begin("drop of a snapshot", 0, 0);
+  op->snapshot = known[index];
+  known.erase(known.begin() + static_cast<std::ptrdiff_t>(index));
+  setup_.oracle->snapshots().drop_begins(op->snapshot);
+  engine_.drop_snapshot(op->snapshot, [this, op](Status status) {
+    std::unique_ptr<Op> owned(op);
+    if (!end(op, status)) return;
+    setup_.oracle->snapshots().dropped(op->snapshot, engine_.status().committed);
+    setup_.oracle->acknowledged(setup_.epoch, engine_.status().committed);
+  });
+}
+
+// While nothing else is asked of the volume: a write of what the snapshot holds, which is read first.
+void Client::revert() {
+  if (setup_.seen->snapshots.empty()) {
+    pausing_ = false;
+    return;
+  }
+  Op* op = begin("revert", 0, units_);
+  op->snapshot = setup_.seen->snapshots[random_.below(setup_.seen->snapshots.size())];
+  read_for_revert(op);
+}
+
+void Client::read_for_revert(Op* op) {
+  std::uint64_t blocks = units_ * unit_ / kBlockSize;
+  std::uint64_t first = op->content.size() * unit_ / kBlockSize;
+  if (first >= blocks) return revert_to(op);
+  auto count = static_cast<std::uint32_t>(std::min<std::uint64_t>(blocks - first, store::kWriteBlocksMax));
+  engine_.read_snapshot(op->snapshot, {BlockIndex(first), count}, [this, op](Result<SliceList> content) {
+    std::vector<std::byte> bytes;
+    if (content.ok()) {
+      for (const Slice& part : *content) bytes.insert(bytes.end(), part.bytes().begin(), part.bytes().end());
+    }
+    for (std::size_t at = 0; at < bytes.size(); at += unit_) {
+      std::optional<Value> value = value_of_unit(bytes.data() + at, unit_);
+      if (!value) return setup_.oracle->violated("a snapshot holds what nobody wrote");
+      op->content.push_back(*value);
+    }
+    if (content.ok()) return read_for_revert(op);
+    std::unique_ptr<Op> owned(op);
+    pausing_ = false;
+    end(op, content.status());
+  });
+}
+
+void Client::revert_to(Op* op) {
+  begin_write(op);
+  engine_.revert(op->snapshot, [this, op](Status status) {
+    std::unique_ptr<Op> owned(op);
+    pausing_ = false;
+    if (end(op, status)) acknowledge(op);
   });
 }
 

@@ -20,6 +20,8 @@ namespace holdfast::sim {
 // Values that clients saw last, to guess what a comparison should expect. Shared by all clients of a volume.
 struct LastSeen {
   std::vector<Value> values;
+  std::vector<SnapshotId> snapshots;  // taken, and not asked to go
+  bool snapshots_change = false;      // each change makes rebuilds begin again, so this ends with the faults
 };
 
 // What clients did, for the summary of a run.
@@ -69,6 +71,9 @@ class Client {
     Value value = 0;
     std::vector<std::size_t> handles;  // of writes, one a unit
     std::vector<Value> expected;
+    std::vector<Value> content;  // of a revert, instead of `value`
+    SnapshotId snapshot;
+    Value value_at(std::uint64_t i) const { return content.empty() ? value : content[i]; }
   };
 
   void tick();
@@ -82,6 +87,12 @@ class Client {
   void zero();
   void read(std::uint64_t first, std::uint64_t count);
   void compare_and_write();
+  void change_snapshots();
+  void take_snapshot();
+  void drop_snapshot();
+  void revert();
+  void read_for_revert(Op* op);
+  void revert_to(Op* op);
   void on_read(Op* op, Result<SliceList> content);
   void on_compared(Op* op, Result<std::optional<std::uint64_t>> outcome);
   void pick_range(std::uint64_t* first, std::uint64_t* count, bool small);
@@ -96,6 +107,7 @@ class Client {
   bool running_ = false;
   bool fenced_ = false;
   bool flush_failed_ = false;
+  bool pausing_ = false;  // for a revert
   unsigned in_flight_ = 0;
 };
 

@@ -21,10 +21,11 @@ std::vector<ReplicaId> first_ids(unsigned count) {
 Cluster::Cluster(std::uint64_t seed, Scenario the_scenario, bool trace)
     : world(seed, trace), scenario(the_scenario), oracle(world), store(world, first_ids(scenario.replicas)) {
   if (scenario.clocks_differ) set_clocks();
+  seen.snapshots_change = scenario.snapshots;
   store::StoreOptions options;
   options.directory = "/disk";
   options.journal_bytes = scenario.journal_bytes;
-  options.capacity_bytes = scenario.size_blocks * kBlockSize * 2 + (8u << 20);
+  options.capacity_bytes = scenario.size_blocks * kBlockSize * (scenario.snapshots ? 8 : 2) + (8u << 20);
   options.reserve_bytes = 1u << 20;
   options.cache_bytes = scenario.cache_bytes;
   for (unsigned i = 0; i < scenario.replicas; ++i) {
@@ -280,6 +281,7 @@ std::vector<std::string> Cluster::node_names() const {
 
 void Cluster::calm() {
   world.trace("calm");
+  seen.snapshots_change = false;
   world.heal_network();
   store.all_reachable();
   store.set_delay(Nanos(0));

@@ -39,8 +39,10 @@ void Oracle::serving(const Recovery& recovery) {
     if (!excused) violated("without power loss of every in-sync copy, " + lost);
     world_.trace("power loss of all copies: " + lost);
     history_.blackout(world_.now(), recovery.all_damaged);
+    snapshots_.lost_after(recovered);
     ++losses_;
   }
+  snapshots_.taken_over(world_.now());
   std::erase_if(samples_, [recovered](const Sample& sample) { return sample.last > recovered; });
   acknowledged_ = std::min(acknowledged_, recovered);
   flushed_ = std::min(flushed_, recovered);

@@ -13,6 +13,7 @@
 #include "base/types.h"
 #include "sim/world.h"
 #include "sim_cluster/history.h"
+#include "sim_cluster/snapshot_log.h"
 
 namespace holdfast::sim {
 
@@ -21,6 +22,7 @@ class Oracle {
   explicit Oracle(World& world) : world_(world) {}
 
   History& history() { return history_; }
+  SnapshotLog& snapshots() { return snapshots_; }
 
   // The first thing that went wrong.
   void violated(const std::string& what);
@@ -60,6 +62,7 @@ class Oracle {
 
   World& world_;
   History history_;
+  SnapshotLog snapshots_;
   std::string violation_;
   Epoch serving_;
   Seq acknowledged_;

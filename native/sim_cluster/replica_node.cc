@@ -75,7 +75,8 @@ void ReplicaNode::replace_disk(ReplicaId id) {
   kv_ = std::make_unique<store::ModelKvDisk>();
   id_ = id;
   created_ = false;
-  damaged_ = false;
+  const DiskFaults& faults = world_.disk_faults(node_);
+  damaged_ = faults.corrupt_read_ppm + faults.misdirected_read_ppm > 0;  // still going on
 }
 
 }  // namespace holdfast::sim

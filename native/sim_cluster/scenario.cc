@@ -40,6 +40,7 @@ Scenario Scenario::from(std::uint64_t seed) {
   std::uint64_t kinds = random.below(8);
   for (std::uint64_t i = 0; i < kinds; ++i) scenario.weights[random.below(kFaults)] = random.between(1, 4);
   scenario.clocks_differ = random.chance(1, 2);
+  scenario.snapshots = random.chance(1, 2);
   std::uint64_t theme = random.below(12);
   if (theme < 2 && scenario.replicas > 1) scenario.spare_one(random);
   if (theme == 2) scenario.split_often();
@@ -106,6 +107,7 @@ std::string Scenario::describe() const {
   for (std::size_t i = 0; i < kFaults; ++i) {
     if (weights[i] > 0) text += " " + std::string(kNames[i]) + "*" + std::to_string(weights[i]);
   }
+  if (snapshots) text += ", with snapshots";
   if (victims > 0) text += ", on " + std::to_string(victims) + " of the replicas only";
   return text;
 }

@@ -61,6 +61,7 @@ struct Scenario {
   // fail, and none may take long.
   unsigned victims = 0;
   bool clocks_differ = false;
+  bool snapshots = false;
 
  private:
   void spare_one(Random& random);

@@ -1,0 +1,13 @@
+// Snapshots of a healthy volume at rest: those that were taken are there, those that were dropped are not, and every
+// copy has the same ones with the same content, which is what the volume held when they were taken.
+#pragma once
+
+#include "sim_cluster/cluster.h"
+
+namespace holdfast::sim {
+
+// Reports what is wrong to the oracle of the cluster. Content goes into the oracle's history, which is checked at the
+// end.
+void check_snapshots(Cluster& cluster);
+
+}  // namespace holdfast::sim
