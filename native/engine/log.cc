@@ -195,7 +195,9 @@ void VolumeEngine::issue_flush() {
   std::swap(flush_current_, flush_next_);
   flush_wanted_ = ++flush_issued_;
   for (const std::unique_ptr<Member>& member : members_) {
-    if (member->link && member->counts()) send_flush(*member);
+    if (!member->link || !member->counts()) continue;
+    send_flush(*member);
+    if (HOLDFAST_PLANT(kFlushOne)) break;
   }
   watch_silence();
 }

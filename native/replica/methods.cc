@@ -1,7 +1,5 @@
 #include "replica/methods.h"
 
-#include "base/plant.h"
-
 namespace holdfast::replica {
 
 namespace {
@@ -81,8 +79,7 @@ Task<Result<Slice>> open(Ref<Core> core, rpc::Message message) {
   (void)co_await suspend<Status>([target](StatusCallback done) { target->when_unchanging(std::move(done)); });
   if (core->stopped() || target->deleting) co_return no_such_replica(request.replica);
   // What could not be journalled is no part of the log, and nobody knows any more where that ends.
-  std::string failure = core->disk.failure();
-  if (!failure.empty() && !HOLDFAST_PLANT(kOpenOnFailedDisk)) co_return Error(ErrorCode::kDiskIo, failure);
+  if (std::string failure = core->disk.failure(); !failure.empty()) co_return Error(ErrorCode::kDiskIo, failure);
   ReplicaState state = target->state();
   CO_TRY(check_promised(state.info, request.epoch));  // an even newer one may have come
   co_return encode(core->env.buffers(), state);
