@@ -121,7 +121,7 @@ afterEach(() => {
 
 test('three replicas: what an initiator wrote is there after a replica and then the target were killed', async () => {
   const attached = await attach(attachRequest(1n));
-  expect(attached).toEqual({ portal: target.state.portal, sizeBytes });
+  expect(attached).toMatchObject({ portal: target.state.portal, sizeBytes });
   expect(await attach(attachRequest(1n))).toEqual(attached);
   expect(await volumeNow()).toMatchObject({ volumeId, name: 'data-plane', epoch: 1n, state: 'serving', sizeBytes });
   await qemuIo('write -P 0xa1 0 1M', 'write -P 0xa2 7M 4k', 'flush');
@@ -218,7 +218,10 @@ test('resize and detach reach initiators and replicas; nonsense is refused', asy
   });
   await refused({ ...attachRequest(2n), logicalBlockSize: 1024 }).toMatchObject({ code: 'INVALID_ARGUMENT' });
   const configure = unary((done) =>
-    client.configure({ volumeId, replicas: [], rebuildBytesPerSecond: 0n, qos: undefined }, done),
+    client.configure(
+      { volumeId, replicas: [], rebuildBytesPerSecond: 0n, foregroundPercent: 80, qos: undefined },
+      done,
+    ),
   );
   await expect(configure).rejects.toMatchObject({ code: 'NOT_FOUND' });
 });

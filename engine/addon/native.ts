@@ -53,6 +53,8 @@ export type ReplicaEndpoint = {
   readonly address: string;
   readonly local: boolean;
   readonly inSync: boolean;
+  /** not to be rebuilt now; a rebuild that runs goes on */
+  readonly holdRebuild: boolean;
 };
 
 export type Chap = { readonly user: string; readonly secret: string };
@@ -79,7 +81,10 @@ export type AttachRequest = {
   readonly mutualChap: Chap | null;
   readonly initiatorAllowList: readonly string[];
   readonly reservations: Buffer;
+  /** 0: unlimited */
   readonly rebuildBytesPerSecond: bigint;
+  /** what hosts get while rebuilds run, 0 to 99 */
+  readonly foregroundPercent: number;
   readonly qos: Qos | null;
   /** no front-end: for work on a volume that no host uses */
   readonly internal: boolean;
@@ -99,12 +104,28 @@ export type CopySnapshotRequest = {
   readonly targetVolumeId: bigint;
 };
 
-export type AttachOutcome = { readonly portal: string; readonly sizeBytes: bigint };
+export type AttachOutcome = {
+  readonly portal: string;
+  readonly sizeBytes: bigint;
+  /** waited for the lease of an engine before this one */
+  readonly leaseWaitMs: bigint;
+  readonly leftOut: readonly bigint[];
+};
+
+export type RepairRequest = {
+  readonly volumeId: bigint;
+  /** the bad copy */
+  readonly replicaId: bigint;
+  readonly firstBlock: bigint;
+  readonly blockCount: number;
+  readonly differs: boolean;
+};
 
 export type ConfigureRequest = {
   readonly volumeId: bigint;
   readonly replicas: readonly ReplicaEndpoint[];
   readonly rebuildBytesPerSecond: bigint;
+  readonly foregroundPercent: number;
   readonly qos: Qos | null;
 };
 
@@ -125,6 +146,11 @@ export type VolumeStatus = {
   readonly epoch: bigint;
   /** why I/O has stopped or waits; empty when it flows */
   readonly failure: string;
+  /** for good: this engine serves nothing any more */
+  readonly stopped: boolean;
+  /** stopped because every in-sync replica lost acknowledged writes */
+  readonly lostData: boolean;
+  readonly writesPaused: boolean;
   readonly sizeBytes: bigint;
   readonly lastSeq: bigint;
   readonly committedSeq: bigint;
@@ -197,6 +223,7 @@ export type NativeAddon = {
   readonly targetCopySnapshot: (handle: TargetHandle, copy: CopySnapshotRequest) => Promise<null>;
   readonly targetMap: (handle: TargetHandle, device: DeviceRequest) => Promise<string>;
   readonly targetUnmap: (handle: TargetHandle, device: DeviceRequest) => Promise<null>;
+  readonly targetRepair: (handle: TargetHandle, repair: RepairRequest) => Promise<number>;
   readonly targetSetRedirects: (handle: TargetHandle, table: Redirects) => Promise<null>;
   readonly targetStatus: (handle: TargetHandle) => Promise<readonly VolumeStatus[]>;
   readonly targetAnswer: (

@@ -15,6 +15,7 @@ import type {
   DeviceRequest,
   Qos,
   Redirects,
+  RepairRequest,
   ReplicaEndpoint,
   TargetEvent,
   TargetHandle,
@@ -30,6 +31,7 @@ export type {
   CopySnapshotRequest,
   DeviceRequest,
   Latency,
+  RepairRequest,
   ReplicaEndpoint,
   SnapshotChange,
   VolumeStatus,
@@ -96,9 +98,21 @@ export class TargetProcess implements AsyncDisposable {
   async configureVolume(request: ConfigureRequest): Promise<void> {
     checkU64(request.volumeId, 'volumeId', 1n);
     checkU64(request.rebuildBytesPerSecond, 'rebuildBytesPerSecond');
+    checkPercent(request.foregroundPercent);
     checkReplicas(request.replicas);
     checkQos(request.qos);
     await native(() => loadAddon().targetConfigure(this.#handle, request));
+  }
+
+  /** Blocks written again from another copy. */
+  async repairVolume(request: RepairRequest): Promise<number> {
+    checkU64(request.volumeId, 'volumeId', 1n);
+    checkU64(request.replicaId, 'replicaId', 1n);
+    checkU64(request.firstBlock, 'firstBlock');
+    if (!Number.isInteger(request.blockCount) || request.blockCount < 1 || request.blockCount > 256) {
+      throw invalid(`blockCount ${request.blockCount} is not 1 to 256`);
+    }
+    return await native(() => loadAddon().targetRepair(this.#handle, request));
   }
 
   async resizeVolume(volumeId: bigint, sizeBytes: bigint): Promise<void> {
@@ -199,6 +213,12 @@ function checkDevice({ volumeId, directory }: DeviceRequest): void {
   checkText(directory, 'directory', 3000);
 }
 
+function checkPercent(percent: number): void {
+  if (!Number.isInteger(percent) || percent < 0 || percent > 99) {
+    throw invalid(`foregroundPercent ${percent} is not 0 to 99`);
+  }
+}
+
 function checkReplicas(replicas: readonly ReplicaEndpoint[]): void {
   if (replicas.length === 0) throw invalid('replicas is empty');
   const seen = new Set<bigint>();
@@ -232,6 +252,7 @@ function checkAttach(request: AttachRequest): void {
   checkChap(request.mutualChap, 'mutualChap');
   for (const initiator of request.initiatorAllowList) checkText(initiator, 'initiatorAllowList', 223);
   checkU64(request.rebuildBytesPerSecond, 'rebuildBytesPerSecond');
+  checkPercent(request.foregroundPercent);
   checkQos(request.qos);
 }
 

@@ -326,6 +326,11 @@ function addSettingsCommands(program: Command, { streams }: Wiring): void {
     .option('--failover <seconds>', 'how long a node may be away before its volumes are served elsewhere; 0: never')
     .option('--balance <on|off>', 'move replicas to even out the disks')
     .option('--moves <count>', 'how many replicas move at a time')
+    .option('--rebuild-rate <rate>', "of a volume's rebuilds at most, bytes per second such as 100Mi; 0: no limit")
+    .option('--foreground-share <percent>', 'what hosts get while a volume is rebuilt, 0 to 99')
+    .option('--rebuilds-per-disk <count>', 'replicas on one disk that are rebuilt at a time')
+    .option('--scrub-interval <seconds>', 'how old the verification of a volume may get; 0: no scrubs by schedule')
+    .option('--scrub-rate <rate>', 'of a scrub per replica, bytes per second; 0: no limit')
     .description('change settings')
     .addHelpText('after', examples('holdfast settings set --trash 604800 --replace-after 600'))
     .action(async (flags: Flags, command: Command) => {
@@ -346,6 +351,15 @@ function settingsOf(flags: Flags): Readonly<Record<string, unknown>> {
   number('replaceAfter', '--replace-after', 'replaceAfterSeconds');
   number('failover', '--failover', 'failoverSeconds');
   number('moves', '--moves', 'movesMax');
+  number('foregroundShare', '--foreground-share', 'foregroundPercent');
+  number('rebuildsPerDisk', '--rebuilds-per-disk', 'rebuildsPerDisk');
+  number('scrubInterval', '--scrub-interval', 'scrubIntervalSeconds');
+  const rate = (flag: string, field: string) => {
+    const text = flags[flag];
+    if (typeof text === 'string') body[field] = parseSizeText(text);
+  };
+  rate('rebuildRate', 'rebuildBytesPerSecond');
+  rate('scrubRate', 'scrubBytesPerSecond');
   if (flags['overProvisioning'] !== undefined) body['overProvisioning'] = Number(flags['overProvisioning']);
   if (flags['balance'] !== undefined) {
     if (flags['balance'] !== 'on' && flags['balance'] !== 'off')
@@ -363,10 +377,19 @@ function settingsText(settings: SettingsView): string {
     ['failover after', settings.failoverSeconds === 0 ? 'never' : duration(settings.failoverSeconds)],
     ['balance', settings.balance ? 'on' : 'off'],
     ['moves at a time', String(settings.movesMax)],
+    ['rebuild rate', rateText(settings.rebuildBytesPerSecond)],
+    ['foreground share', `${settings.foregroundPercent} %`],
+    ['rebuilds per disk', String(settings.rebuildsPerDisk)],
+    ['scrub after', settings.scrubIntervalSeconds === 0 ? 'never' : duration(settings.scrubIntervalSeconds)],
+    ['scrub rate', rateText(settings.scrubBytesPerSecond)],
   ]);
 }
 
 // ---- helpers ----
+
+function rateText(bytesPerSecond: number): string {
+  return bytesPerSecond === 0 ? 'no limit' : `${formatSize(bytesPerSecond)}/s`;
+}
 
 function sessionOf(command: Command) {
   const options = command.optsWithGlobals<CommonOptions>();

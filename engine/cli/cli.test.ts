@@ -46,6 +46,10 @@ describe('wrong usage ends with 2 and says what is wrong', () => {
     [['volume', 'atach', 'db'], /Did you mean attach/],
     [['volume', 'attach'], /missing required argument 'name'/],
     [['replica', 'ls'], /missing required argument 'volume'/],
+    [['replica', 'rm', 'db', 'nonsense'], /"nonsense" is not the id of a replica/],
+    [['volume', 'set', 'db', '--replicas', '0'], /0 replicas are not possible/],
+    [['volume', 'attach', 'db', '--replica', '9e01e17fff094c2c'], /--replica is for --accept-data-loss/],
+    [['settings', 'set'], /say what to set/],
     [['volume', 'create', 'db'], /required option '--size/],
     [['volume', 'create', 'db', '--size', 'big'], /size "big" is not valid/],
     [['volume', 'create', 'Db', '--size', '1Gi'], /volume name "Db" is not valid/],
@@ -94,7 +98,9 @@ describe('help', () => {
     ['store', 'dump'],
     ['store', 'restore'],
     ['completion'],
-    ...['create', 'attach', 'detach', 'show', 'delete', 'resize', 'ls'].map((name) => ['volume', name]),
+    ...['create', 'attach', 'detach', 'show', 'delete', 'resize', 'set', 'scrub', 'ls'].map((name) => ['volume', name]),
+    ...['add', 'rm'].map((name) => ['replica', name]),
+    ...['show', 'set'].map((name) => ['settings', name]),
     ...['replica', 'node', 'disk', 'process'].map((name) => [name, 'ls']),
   ];
   test.each(commands)('%s %s has an example', async (...command) => {
@@ -169,6 +175,8 @@ describe('with a manager', () => {
         lun: 0,
         url: 'iscsi://127.0.0.1:3260/iqn.2026-11.io.holdfast:db/0',
       },
+      takeover: null,
+      servedFrom: null,
     });
     expect(await json('volume', 'resize', 'db', '--size', '12Mi')).toMatchObject({ size: 12_582_912 });
     expect(await json('replica', 'ls', 'db')).toMatchObject([

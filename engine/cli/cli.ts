@@ -3,6 +3,7 @@ import { Command, CommanderError } from 'commander';
 import { HoldfastError, toHoldfastError } from '../errors/holdfast-error.js';
 import { addClusterCommands } from './cluster-commands.js';
 import { addDeviceCommands } from './device-commands.js';
+import { addReplicaCommands } from './replica-commands.js';
 import { exitCodes, printError, UsageError, withCommonOptions } from './run.js';
 import type { Streams } from './run.js';
 import { addAdminCommands } from './admin-commands.js';
@@ -48,6 +49,7 @@ function buildProgram(streams: Streams, version: string): Command {
   addVolumeCommands(program, streams);
   addSnapshotCommands(program, streams);
   addDeviceCommands(program, streams);
+  addReplicaCommands(program, streams);
   addClusterCommands(program, streams);
   addAdminCommands(program, streams);
   addStatusCommands(program, streams);

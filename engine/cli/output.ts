@@ -6,7 +6,9 @@ import type {
   DiskView,
   NodeView,
   ProcessView,
+  RebuildView,
   ReplicaView,
+  ScrubView,
   SnapshotView,
   VolumeView,
 } from '../manager/views.js';
@@ -95,11 +97,27 @@ export function volumeDetails(volume: VolumeView): string {
     ['url', volume.iscsi?.url ?? null],
     ['device', volume.device === null ? null : (volume.device.path ?? 'by an initiator')],
     ['created', volume.createdAt],
+    ['maintenance', volume.maintenance === null ? null : `an engine on ${volume.maintenance} rebuilds or repairs it`],
+    ['verified', scrubSummary(volume.scrub)],
   ]);
   return `${head}\n\n${replicaTable(volume.replicas)}`;
 }
 
-export function attachmentDetails({ volume, node, epoch, iscsi }: AttachmentView): string {
+/** Null: never. */
+export function scrubSummary(scrub: ScrubView | null): string | null {
+  if (scrub === null) return null;
+  const { state, verifiedAt, chunksTotal, chunksChecked, failure } = scrub;
+  if (state === 'running') {
+    const share = chunksTotal === null || chunksChecked === null ? '' : `, ${chunksChecked} of ${chunksTotal} chunks`;
+    return `being scrubbed${share}`;
+  }
+  const found =
+    `${scrub.checkedBlocks} blocks checked, ${scrub.damagedBlocks} damaged, ${scrub.differingChunks} chunks differed, ` +
+    `${scrub.repairedBlocks} blocks repaired, ${scrub.unrepairableBlocks} cannot be`;
+  return `${verifiedAt ?? 'never to the end'}: ${found}${failure === null ? '' : `; ended early: ${failure}`}`;
+}
+
+export function attachmentDetails({ volume, node, epoch, iscsi, takeover, servedFrom }: AttachmentView): string {
   return fields([
     ['volume', volume],
     ['node', node],
@@ -108,6 +126,8 @@ export function attachmentDetails({ volume, node, epoch, iscsi }: AttachmentView
     ['iqn', iscsi.iqn],
     ['lun', String(iscsi.lun)],
     ['url', iscsi.url],
+    ['taken from', takeover === null ? null : `${takeover.from}, ${takeover.former}; waited for ${takeover.waitedFor}`],
+    ['older data', servedFrom === null ? null : `of replica ${servedFrom}: what was written since is lost`],
   ]);
 }
 
@@ -129,7 +149,13 @@ export function replicaTable(replicas: readonly ReplicaView[]): string {
 function progress({ rebuild }: ReplicaView): string {
   if (rebuild === null) return '-';
   const share = rebuild.chunksTotal === 0 ? 0 : Math.floor((100 * rebuild.chunksExamined) / rebuild.chunksTotal);
-  return `${bar(share / 100, 10)} ${share} %, ${formatSize(rebuild.bytesCopied)} copied, ${formatSize(rebuild.bytesPerSecond)}/s`;
+  return `${bar(share / 100, 10)} ${share} %, ${formatSize(rebuild.bytesCopied)} copied, ${formatSize(rebuild.bytesPerSecond)}/s${remaining(rebuild)}`;
+}
+
+function remaining({ remainingSeconds }: RebuildView): string {
+  if (remainingSeconds === null) return '';
+  const minutes = Math.floor(remainingSeconds / 60);
+  return `, ${minutes === 0 ? '' : `${minutes} min `}${remainingSeconds % 60} s left`;
 }
 
 export function nodeTable(nodes: readonly NodeView[]): string {

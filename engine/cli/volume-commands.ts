@@ -3,23 +3,31 @@ import type { Command } from 'commander';
 import {
   parseCount,
   parseSize,
+  parseSizeText,
   validateBlockSize,
   validateReplicaCount,
   validateVolumeName,
 } from '../config/volume-input.js';
+import { HoldfastError } from '../errors/holdfast-error.js';
 import type { DeletionView } from '../manager/api.js';
-import type { AttachmentView, ReplicaView, VolumeView } from '../manager/views.js';
+import type { AttachmentView, VolumeView } from '../manager/views.js';
 import { growHere } from './local-devices.js';
 import { addCloneCommand } from './snapshot-commands.js';
 import type { ExplanationView } from '../manager/admin-api.js';
 import { accessOf, constraintsOf, qosOf, withAccessOptions, withPlacementOptions } from './volume-options.js';
 import type { AccessOptions, PlacementOptions } from './volume-options.js';
-import { explanationTable, attachmentDetails, replicaTable, volumeDetails, volumeTable } from './output.js';
-import { checkUsage, openSession, printResult, withCommonOptions, withProgress } from './run.js';
+import { explanationTable, attachmentDetails, volumeDetails, volumeTable } from './output.js';
+import { checkUsage, openSession, printResult, UsageError, withCommonOptions, withProgress } from './run.js';
 import type { CommonOptions, Session, Streams } from './run.js';
 
 const sizeHelp = 'such as 10Gi, 500Mi or 1Ti; a multiple of 4096 bytes';
 
+type AttachCliOptions = CommonOptions & {
+  readonly node?: string;
+  readonly force?: boolean;
+  readonly acceptDataLoss?: boolean;
+  readonly replica?: string;
+};
 type CreateOptions = CommonOptions &
   PlacementOptions &
   AccessOptions & {
@@ -65,11 +73,25 @@ export function addVolumeCommands(program: Command, streams: Streams): void {
 
   named(volume, 'attach', 'serve a volume to hosts; prints how to reach it')
     .option('--node <node>', 'where (default: a node that holds an in-sync replica)')
+    .option('--force', 'take it over from the node where it is attached, also when that does not answer')
+    .option(
+      '--accept-data-loss',
+      'with no in-sync replica in reach, serve the newest older copy; later writes are lost',
+    )
+    .option('--replica <id>', 'with --accept-data-loss: serve this copy')
     .addHelpText('after', examples('holdfast volume attach db', 'holdfast volume attach db --node node2 --json'))
     .action(async (name: string, _: unknown, command: Command) => {
-      const options = command.optsWithGlobals<CommonOptions & { readonly node?: string }>();
+      const options = command.optsWithGlobals<AttachCliOptions>();
+      if (options.replica !== undefined && options.acceptDataLoss !== true) {
+        throw new UsageError(new HoldfastError('INVALID_ARGUMENT', '--replica is for --accept-data-loss'));
+      }
       const session = openSession(options, process.env);
-      const work = session.call<AttachmentView>('POST', path(name, '/attach'), { node: options.node ?? null });
+      const work = session.call<AttachmentView>('POST', path(name, '/attach'), {
+        node: options.node ?? null,
+        force: options.force === true,
+        acceptDataLoss: options.acceptDataLoss === true,
+        replica: options.replica ?? null,
+      });
       const attachment = await withProgress(streams, progressOf(session, name, 'attaching'), work);
       printResult(streams, options.json === true, attachment, attachmentDetails);
     });
@@ -118,13 +140,15 @@ export function addVolumeCommands(program: Command, streams: Streams): void {
 
   withAccessOptions(withPlacementOptions(named(volume, 'set', 'change a volume while it is used')))
     .option('--replicas <count>', 'how many copies there are to be')
+    .option('--rebuild-rate <rate>', 'of its rebuilds at most, bytes per second such as 100Mi; 0: no limit')
+    .option('--foreground-share <percent>', 'what hosts get while it is rebuilt, 0 to 99')
     .addHelpText(
       'after',
       '\nWho may log in is changed for the next attach on.\n' +
         examples('holdfast volume set db --replicas 2', 'holdfast volume set db --iops 1000 --bandwidth 50Mi'),
     )
     .action(async (name: string, _: unknown, command: Command) => {
-      const options = command.optsWithGlobals<CreateOptions>();
+      const options = command.optsWithGlobals<CreateOptions & PaceOptions>();
       const body = checkUsage(() => ({
         ...(options.replicas === undefined
           ? {}
@@ -132,6 +156,7 @@ export function addVolumeCommands(program: Command, streams: Streams): void {
         constraints: constraintsOf(options),
         qos: qosOf(options),
         access: accessOf(options),
+        ...paceOf(options),
       }));
       const changed = await openSession(options, process.env).call<VolumeView>('PATCH', path(name), body);
       printResult(streams, options.json === true, changed, volumeDetails);
@@ -155,35 +180,21 @@ export function addVolumeCommands(program: Command, streams: Streams): void {
       const volumes = await openSession(options, process.env).call<readonly VolumeView[]>('GET', '/v1/volumes');
       printResult(streams, options.json === true, volumes, volumeTable);
     });
-
-  const replica = program.command('replica').description('show the replicas of a volume').helpCommand(false);
-  withCommonOptions(replica.command('ls'))
-    .argument('<volume>', 'name of the volume')
-    .description('list the replicas of a volume')
-    .addHelpText('after', examples('holdfast replica ls db'))
-    .action(async (name: string, _: unknown, command: Command) => {
-      const options = command.optsWithGlobals<CommonOptions>();
-      const replicas = await openSession(options, process.env).call<readonly ReplicaView[]>(
-        'GET',
-        path(name, '/replicas'),
-      );
-      printResult(streams, options.json === true, replicas, replicaTable);
-    });
 }
 
 export function examples(...lines: readonly string[]): string {
   return `\n${lines.length === 1 ? 'Example' : 'Examples'}:\n${lines.map((line) => `  ${line}`).join('\n')}`;
 }
 
-function named(parent: Command, name: string, description: string): Command {
+export function named(parent: Command, name: string, description: string): Command {
   return withCommonOptions(parent.command(name)).argument('<name>', 'name of the volume').description(description);
 }
 
-function path(name: string, rest = ''): string {
+export function path(name: string, rest = ''): string {
   return `/v1/volumes/${encodeURIComponent(checkUsage(() => validateVolumeName(name)))}${rest}`;
 }
 
-function progressOf(session: Session, name: string, what: string): () => Promise<string> {
+export function progressOf(session: Session, name: string, what: string): () => Promise<string> {
   return async () => {
     const { state, reason } = await session.call<VolumeView>('GET', path(name));
     return `${what} ${name}: ${state}${reason === null ? '' : `, ${reason}`}`;
@@ -195,4 +206,13 @@ function describeDeletion({ volume, pendingReplicas, restorableUntil }: Deletion
     return `Volume ${volume} is in the trash until ${restorableUntil} ("holdfast trash restore ${volume}").`;
   if (pendingReplicas.length === 0) return `Volume ${volume} is deleted.`;
   return `Volume ${volume} is deleted; ${pendingReplicas.length} of its replicas follow when their disks can be reached.`;
+}
+
+type PaceOptions = { readonly rebuildRate?: string; readonly foregroundShare?: string };
+
+function paceOf({ rebuildRate, foregroundShare }: PaceOptions): Readonly<Record<string, number>> {
+  return {
+    ...(rebuildRate === undefined ? {} : { rebuildBytesPerSecond: parseSizeText(rebuildRate) }),
+    ...(foregroundShare === undefined ? {} : { foregroundPercent: parseCount(foregroundShare, '--foreground-share') }),
+  };
 }

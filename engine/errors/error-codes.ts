@@ -152,6 +152,16 @@ export const errorCodes = {
     meaning: "The token's role does not allow the request.",
     action: "Use a token with the role that the message names.",
   },
+  LAST_GOOD_COPY: {
+    grpcStatus: 9,
+    meaning: "The replica is the last one that has everything.",
+    action: "Bring another replica in-sync first, or delete the volume.",
+  },
+  DATA_LOSS: {
+    grpcStatus: 15,
+    meaning: "Serving the volume would serve data older than what was acknowledged.",
+    action: "Bring back the replicas that the message names, or accept the loss with --accept-data-loss.",
+  },
 } as const;
 
 export type ErrorCode = keyof typeof errorCodes;

@@ -4,25 +4,24 @@ import { HoldfastError } from '../errors/holdfast-error.js';
 import { createAdminApi } from './admin-api.js';
 import type { AdminApi } from './admin-api.js';
 import { scheduledByDisk } from './candidates.js';
+import { attachVolume } from './attach-operation.js';
+import type { AttachOptions, AttachOutcome } from './attach-operation.js';
 import type { ManagerContext } from './context.js';
+import { engineNode } from './maintenance.js';
+import { requestRemoval, requestReplica } from './replica-requests.js';
+import type { Removal } from './replica-requests.js';
+import type { Scrubber } from './scrubber.js';
 import type { DiskStatus, VolumeStatus } from './data-plane.js';
 import { mapVolume, unmapVolume } from './device-operations.js';
 import type { MapInput } from './device-operations.js';
 import { replicaAddress, runningTarget } from './observed.js';
 import { lastAddressesOf } from './reconcile.js';
 import type { VolumeRecord } from './records.js';
-import {
-  attachVolume,
-  changeVolume,
-  createVolume,
-  deleteVolume,
-  detachVolume,
-  resizeVolume,
-} from './volume-operations.js';
+import { changeVolume, createVolume, deleteVolume, detachVolume, resizeVolume } from './volume-operations.js';
 import type { CreateInput, VolumeChange } from './volume-operations.js';
 import { cloneVolume, createSnapshot, deleteSnapshot, listSnapshots, revertVolume } from './snapshot-operations.js';
 import type { CloneInput } from './snapshot-operations.js';
-import { diskView, iscsiView, nodeView, processViews, volumeView } from './views.js';
+import { diskView, iscsiView, nodeView, processViews, scrubView, volumeView } from './views.js';
 import type { ClusterEvent } from './events.js';
 import { expose } from './exposition.js';
 import { metricFamilies } from './metrics.js';
@@ -62,7 +61,12 @@ export type ManagerApi = AdminApi & {
   readonly deleteVolume: (name: string, forGood: boolean) => Promise<DeletionView>;
   readonly changeVolume: (name: string, change: VolumeChange) => Promise<VolumeView>;
   /** `node` null: the manager chooses. */
-  readonly attachVolume: (name: string, node: string | null) => Promise<AttachmentView>;
+  readonly attachVolume: (name: string, node: string | null, choices?: AttachChoices) => Promise<AttachmentView>;
+  /** `node` null: placement chooses. */
+  readonly addReplica: (volume: string, node: string | null) => Promise<VolumeView>;
+  readonly removeReplica: (volume: string, removal: Removal) => Promise<VolumeView>;
+  /** `bytesPerSecond` null: the cluster's setting. */
+  readonly scrubVolume: (name: string, bytesPerSecond: number | null) => Promise<VolumeView>;
   readonly detachVolume: (name: string, force: boolean) => Promise<VolumeView>;
   readonly resizeVolume: (name: string, size: number) => Promise<VolumeView>;
   /** `name` null: made of the time. */
@@ -88,6 +92,8 @@ export type ManagerApi = AdminApi & {
   readonly watchEvents: (signal: AbortSignal) => AsyncIterable<ClusterEvent>;
 };
 
+export type AttachChoices = Partial<Omit<AttachOptions, 'node'>>;
+
 export type ApiOptions = {
   readonly version: string;
   readonly pid: number;
@@ -97,6 +103,7 @@ export type ApiOptions = {
   readonly managers: readonly string[];
   readonly diskChanges: { readonly announce: () => void };
   readonly statistics: Statistics;
+  readonly scrubber: Scrubber;
   /** What the manager tries again and again. */
   readonly failing: () => StatusInput['failing'];
 };
@@ -114,7 +121,7 @@ export function createApi(context: ManagerContext, options: ApiOptions): Manager
     }
   };
   const view = async (record: VolumeRecord): Promise<VolumeView> => {
-    const [seen] = await volumeViews(context, [record]);
+    const [seen] = await volumeViews(context, [record], options.scrubber);
     if (seen === undefined) throw new HoldfastError('INTERNAL', `volume "${record.name}" has no view`);
     return seen;
   };
@@ -127,18 +134,22 @@ export function createApi(context: ManagerContext, options: ApiOptions): Manager
     },
     createVolume: (input) => change(async () => view(await createVolume(context, input))),
     getVolume: async (name) => await view((await repository.volume(name)).record),
-    listVolumes: async () => await volumeViews(context, await repository.listVolumes()),
+    listVolumes: async () => await volumeViews(context, await repository.listVolumes(), options.scrubber),
     deleteVolume: (name, forGood) =>
       change(async () => {
         const { pendingReplicas, purgeAt } = await deleteVolume(context, name, forGood);
         return { volume: name, pendingReplicas, restorableUntil: purgeAt };
       }),
     changeVolume: (name, edit) => change(async () => view(await changeVolume(context, name, edit))),
-    attachVolume: (name, node) =>
+    attachVolume: (name, node, choices = {}) =>
       change(async () => {
-        const engine = await attachVolume(context, name, node);
-        return { volume: name, epoch: engine.epoch, node: engine.node, iscsi: iscsiView(name, engine.portal) };
+        const all = { node, force: false, acceptDataLoss: false, replicaId: null, ...choices };
+        return attachmentView(name, await attachVolume(context, name, all));
       }),
+    addReplica: (volume, node) => change(async () => view(await requestReplica(context, volume, node))),
+    removeReplica: (volume, removal) => change(async () => view(await requestRemoval(context, volume, removal))),
+    scrubVolume: (name, bytesPerSecond) =>
+      change(async () => view(await options.scrubber.request(name, bytesPerSecond))),
     detachVolume: (name, force) => change(async () => view(await detachVolume(context, name, force))),
     resizeVolume: (name, size) => change(async () => view(await resizeVolume(context, name, size))),
     createSnapshot: (volume, name) => change(() => createSnapshot(context, volume, name)),
@@ -173,7 +184,7 @@ export function createApi(context: ManagerContext, options: ApiOptions): Manager
     listDisks: () => diskViews(context),
     listProcesses: () => Promise.resolve(processViews(options.pid, observed.nodes)),
     getStatus: async () => {
-      const { volumes, nodes, disks, trashed } = await everything(context);
+      const { volumes, nodes, disks, trashed } = await everything(context, options.scrubber);
       const { version } = options;
       return statusView({
         cluster: context.cluster.id,
@@ -186,7 +197,7 @@ export function createApi(context: ManagerContext, options: ApiOptions): Manager
       });
     },
     getMetrics: async () => {
-      const seen = await everything(context);
+      const seen = await everything(context, options.scrubber);
       return expose(metricFamilies({ ...seen, version: options.version, manager: options.statistics.read() }));
     },
     listEvents: (limit, after) => {
@@ -199,11 +210,11 @@ export function createApi(context: ManagerContext, options: ApiOptions): Manager
 }
 
 // One look at all there is.
-async function everything(context: ManagerContext) {
+async function everything(context: ManagerContext, scrubber: Scrubber) {
   const records = await context.repository.listVolumes();
   const engines = await enginesOf(context, records);
   const [volumes, nodes, disks, trash] = await Promise.all([
-    volumeViews(context, records, engines),
+    volumeViews(context, records, scrubber, engines),
     nodeViews(context),
     diskViews(context),
     context.repository.listTrash(),
@@ -223,18 +234,22 @@ async function nodeViews({ repository, observed }: ManagerContext): Promise<Node
 async function volumeViews(
   context: ManagerContext,
   records: readonly VolumeRecord[],
+  scrubber: Scrubber,
   known?: ReadonlyMap<string, VolumeStatus>,
 ): Promise<VolumeView[]> {
   const { observed, repository } = context;
-  const [engines, usage, disks] = await Promise.all([
+  const [engines, usage, disks, scrubs] = await Promise.all([
     known ?? enginesOf(context, records),
     usageOf(context, records),
     repository.listDisks(),
+    repository.listScrubs(),
   ]);
+  const scrubOf = new Map(scrubs.map((scrub) => [scrub.volume, scrub]));
   const lastAddresses = lastAddressesOf(disks);
   return records.map((record) => {
     const used = record.inSync.map((id) => usage.get(id)).find((bytes) => bytes !== undefined);
-    return volumeView(record, observed.nodes, lastAddresses, engines.get(record.id) ?? null, used ?? null);
+    const scrub = scrubView(scrubOf.get(record.id) ?? null, scrubber.progress(record.id));
+    return volumeView(record, observed.nodes, lastAddresses, engines.get(record.id) ?? null, used ?? null, scrub);
   });
 }
 
@@ -244,8 +259,8 @@ async function enginesOf(
   records: readonly VolumeRecord[],
 ): Promise<ReadonlyMap<string, VolumeStatus>> {
   const engines = new Map<string, VolumeStatus>();
-  const wanted = new Map(records.map((record) => [record.id, record.attachment?.node]));
-  const nodes = new Set([...wanted.values()].filter((node) => node !== undefined));
+  const wanted = new Map(records.map((record) => [record.id, engineNode(record)]));
+  const nodes = new Set([...wanted.values()].filter((node) => node !== null));
   await Promise.all(
     [...nodes].map(async (node) => {
       const target = runningTarget(observed.node(node));
@@ -289,4 +304,25 @@ async function diskViews({ repository, observed, dataPlane }: ManagerContext): P
       return diskView(disk, observed.nodes, volumes, status, scheduled.get(`${disk.node}/${disk.name}`) ?? 0);
     }),
   );
+}
+
+function attachmentView(volume: string, { engine, takeover, servedFrom }: AttachOutcome): AttachmentView {
+  const { epoch, node, portal, leaseWaitMs, leftOut } = engine;
+  const waitedFor =
+    takeover === null
+      ? ''
+      : takeover.former === 'detached'
+        ? `the engine on ${takeover.from} finished and let go`
+        : leaseWaitMs > 0
+          ? `${(leaseWaitMs / 1_000).toFixed(1)} s until the lease of the engine on ${takeover.from} was over, ` +
+            `because ${leftOut.length} of its replicas could not be asked`
+          : `nothing: every in-sync replica refuses the engine on ${takeover.from} from now on`;
+  return {
+    volume,
+    epoch,
+    node,
+    iscsi: iscsiView(volume, portal),
+    takeover: takeover === null ? null : { ...takeover, leaseWaitMs, leftOut, waitedFor },
+    servedFrom,
+  };
 }

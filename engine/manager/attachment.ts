@@ -4,12 +4,17 @@ import { HoldfastError, isHoldfastError } from '../errors/holdfast-error.js';
 import type { ManagerContext } from './context.js';
 import { configurationKey } from './data-plane.js';
 import type { VolumeStatus } from './data-plane.js';
+import { engineNode } from './maintenance.js';
 import { replicaProcess, runningTarget } from './observed.js';
-import type { RunningTarget } from './observed.js';
+import type { ObservedProcess, RunningTarget } from './observed.js';
 import { endpointsOf, iqnOf, lastAddressesOf, settingsOf } from './reconcile.js';
 import type { VolumeRecord } from './records.js';
 
 const replicaStartPatienceMs = 2_000;
+
+// A restart of everything brings the nodes up one after the other.
+const restartPatienceMs = 15_000;
+const maintenanceDetachMs = 5_000;
 
 export type EngineAt = {
   readonly epoch: number;
@@ -17,6 +22,9 @@ export type EngineAt = {
   readonly portal: string;
   /** /dev/loopN of that node, when the record wants one */
   readonly device: string | null;
+  /** Of an engine that was started just now. */
+  readonly leaseWaitMs: number;
+  readonly leftOut: readonly string[];
 };
 
 /**
@@ -25,12 +33,15 @@ export type EngineAt = {
  */
 export async function ensureAttached(context: ManagerContext, volumeId: string): Promise<EngineAt> {
   const record = await requireVolume(context, volumeId);
-  if (record.attachment === null) throw new HoldfastError('VOLUME_DETACHED', `volume "${record.name}" is not attached`);
-  const { node } = record.attachment;
+  const node = engineNode(record);
+  if (node === null) throw new HoldfastError('VOLUME_DETACHED', `volume "${record.name}" is not attached`);
   const target = await waitForTarget(context, node);
   const engine = await settledEngine(context, node, target, record);
-  const epoch = engine === null ? await startEngine(context, record, node, target) : record.epoch;
-  return { epoch, node, portal: target.portal, device: await ensureDevice(context, record, target, engine) };
+  const started =
+    engine === null
+      ? await startEngine(context, record, node, target)
+      : { epoch: record.epoch, leaseWaitMs: 0, leftOut: [] };
+  return { ...started, node, portal: target.portal, device: await ensureDevice(context, record, target, engine) };
 }
 
 // A device survives its engine; with the new one its I/O goes on.
@@ -129,7 +140,7 @@ async function startEngine(
   node: string,
   target: RunningTarget,
   internal = false,
-): Promise<number> {
+): Promise<Pick<EngineAt, 'epoch' | 'leaseWaitMs' | 'leftOut'>> {
   const { repository, observed, dataPlane } = context;
   await replicasStarted(context, former);
   const record = await repository.updateVolume(former.id, (current) => ({
@@ -140,15 +151,15 @@ async function startEngine(
   const lastAddresses = lastAddressesOf(await repository.listDisks());
   const endpoints = endpointsOf(record, node, observed.nodes, lastAddresses);
   const reservations = await repository.reservations(record.id);
-  const settings = settingsOf(record);
-  const { sizeBytes } = await dataPlane.attach(target.control, {
+  const settings = settingsOf(record, await repository.settings());
+  const { sizeBytes, leaseWaitMs, leftOut } = await dataPlane.attach(target.control, {
     volumeId: record.id,
     name: record.name,
     epoch: record.epoch,
     sizeBytes: record.size,
     blockSize: record.blockSize,
     endpoints,
-    iqn: iqnOf(record.name),
+    iqn: record.attachment === null ? '' : iqnOf(record.name),
     reservations: Buffer.from(reservations?.state ?? '', 'base64'),
     settings,
     internal,
@@ -161,17 +172,67 @@ async function startEngine(
     configurationKey: configurationKey(endpoints, settings),
   });
   await meetSizes(context, record, target, sizeBytes);
-  return record.epoch;
+  return { epoch: record.epoch, leaseWaitMs, leftOut };
+}
+
+/** For a detached volume; a host that wants it takes it over at once. */
+export async function beginMaintenance(
+  context: ManagerContext,
+  volumeId: string,
+  maintenance: { readonly node: string; readonly reason: string },
+): Promise<void> {
+  const begun = await context.repository.updateVolume(volumeId, (current) =>
+    current.attachment === null && current.maintenance === null ? { ...current, maintenance } : null,
+  );
+  if (begun.maintenance === null) return;
+  try {
+    await ensureAttached(context, volumeId);
+  } catch (error) {
+    await context.repository.updateVolume(volumeId, (current) => ({ ...current, maintenance: null }));
+    throw error;
+  }
+}
+
+/** Stops the engine if it can be reached; if not, the next engine's epoch fences it. */
+export async function endMaintenance(context: ManagerContext, volumeId: string): Promise<void> {
+  const { repository, observed, dataPlane } = context;
+  const found = await repository.findVolumeById(volumeId);
+  const node = found?.record.maintenance?.node ?? null;
+  if (node === null) return;
+  // The epoch that the engine has is over, whether it hears of it or not.
+  await repository.updateVolume(volumeId, (current) => ({
+    ...current,
+    maintenance: null,
+    epoch: current.epoch + 1,
+    inSyncSequence: 0,
+  }));
+  const target = runningTarget(observed.node(node));
+  if (target === null) return;
+  try {
+    await dataPlane.detach(target.control, volumeId, maintenanceDetachMs);
+    observed.removeServedVolume(node, volumeId);
+  } catch {
+    observed.forgetServed(node);
+  }
 }
 
 // An engine leaves out the in-sync replicas that do not answer, and they have to be rebuilt. Worth a short wait for those that
 // are just being started, as all are after a restart of everything.
-async function replicasStarted({ observed }: ManagerContext, record: VolumeRecord): Promise<void> {
+async function replicasStarted({ observed, restarting }: ManagerContext, record: VolumeRecord): Promise<void> {
   const inSync = record.replicas.filter(({ id }) => record.inSync.includes(id));
-  await observed.waitFor(() => {
-    const started = inSync.every(({ node, disk }) => replicaProcess(observed.node(node), disk)?.state !== 'starting');
-    return started ? true : null;
-  }, replicaStartPatienceMs);
+  const lookAt = (settled: (process: ObservedProcess | null) => boolean) => () =>
+    inSync.every(({ node, disk }) => settled(replicaProcess(observed.node(node), disk))) ? true : null;
+  if (restarting()) {
+    await observed.waitFor(
+      lookAt((process) => process?.state === 'running' || process?.state === 'failed'),
+      restartPatienceMs,
+    );
+    return;
+  }
+  await observed.waitFor(
+    lookAt((process) => process?.state !== 'starting'),
+    replicaStartPatienceMs,
+  );
 }
 
 // The log may be ahead of the record (the manager died between the two), or behind (resized while detached).
@@ -206,7 +267,10 @@ async function settledEngine(
     if (engine === undefined) return null;
     if (engine.epoch === record.epoch) {
       if (engine.state === 'serving' || engine.state === 'waiting') return engine;
-      if (engine.state === 'failed') throw engineFailed(record, node, engine);
+      if (engine.state === 'failed') {
+        if (engine.lostData) await noteLostData(context, record, engine.failure);
+        throw engineFailed(record, node, engine);
+      }
       if (engine.state === 'opening' && performance.now() < deadline) {
         await sleep(100);
         continue;
@@ -216,6 +280,14 @@ async function settledEngine(
     observed.removeServedVolume(node, record.id);
     return null;
   }
+}
+
+/** Kept in the record, so that no other engine serves what is left before somebody accepts that. */
+export async function noteLostData(context: ManagerContext, record: VolumeRecord, why: string): Promise<void> {
+  await context.repository.updateVolume(record.id, (current) =>
+    current.lostData === null ? { ...current, lostData: why } : null,
+  );
+  context.events.emit({ severity: 'error', object: `volume ${record.name}`, message: why });
 }
 
 // It stopped on purpose, to not serve wrong data: a new engine must not be started over it unasked.

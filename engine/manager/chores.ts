@@ -8,10 +8,16 @@ import { purgeExpired } from './trash-operations.js';
 export type ChoreTimes = { readonly everyMs: number; readonly balanceEveryMs: number };
 
 /** Returns what stops it, after the chore that is under way. */
-export function startChores(context: ManagerContext, kick: () => void, times: ChoreTimes): () => Promise<void> {
+export function startChores(
+  context: ManagerContext,
+  kick: () => void,
+  scrubber: { readonly startDue: () => Promise<void> },
+  times: ChoreTimes,
+): () => Promise<void> {
   const { observed, logger, repository } = context;
   let balanceAt = performance.now() + times.balanceEveryMs;
   let trashLookAt = 0;
+  let scrubLookAt = 0;
   let running: Promise<void> | null = null;
 
   const someoneIsAway = async () => {
@@ -28,6 +34,10 @@ export function startChores(context: ManagerContext, kick: () => void, times: Ch
       const dueAt = await purgeExpired(context);
       // What is put there in the meantime stays for longer than that.
       trashLookAt = now + Math.min(5_000, Math.max(times.everyMs, (dueAt ?? Infinity) - Date.now()));
+    }
+    if (now >= scrubLookAt) {
+      scrubLookAt = now + times.balanceEveryMs;
+      await scrubber.startDue();
     }
     if (now >= balanceAt) {
       balanceAt = now + times.balanceEveryMs;

@@ -20,8 +20,12 @@ export type ManagerContext = {
   readonly now: () => Date;
   /** Keys: volume ids, and "create". Serializes what changes an attachment; never held by service Membership. */
   readonly locks: KeyedMutex;
+  /** True for a while after a start of the manager: perhaps everything is being started. */
+  readonly restarting: () => boolean;
   /** Resolves once the agents had their chance to report after a start of the manager. */
   readonly ready: Promise<void>;
+  /** Desired state has changed: let the reconciler look. */
+  readonly kick: () => void;
   /** How long an operation waits for a process that is being started, ms. */
   readonly patienceMs: number;
 };

@@ -6,6 +6,8 @@ export type Endpoint = {
   readonly address: string;
   readonly local: boolean;
   readonly inSync: boolean;
+  /** Others have their turn to be rebuilt. */
+  readonly holdRebuild: boolean;
 };
 
 /** What an engine is told besides its replicas, at attach and whenever it changes. */
@@ -16,6 +18,10 @@ export type EngineSettings = {
     readonly bytesPerSecond: number;
     readonly burstSeconds: number;
   } | null;
+  /** 0: unlimited. */
+  readonly rebuildBytesPerSecond: number;
+  /** What hosts get while rebuilds run, per cent. */
+  readonly foregroundPercent: number;
 };
 
 export type Chap = { readonly user: string; readonly secret: string };
@@ -68,6 +74,10 @@ export type VolumeStatus = {
   readonly sizeBytes: number;
   /** /dev/loopN of the target's host; empty when it is not mapped */
   readonly device: string;
+  /** The disks of all in-sync replicas are full. */
+  readonly writesPaused: boolean;
+  /** "failed" because every in-sync replica lost acknowledged writes. */
+  readonly lostData: boolean;
   readonly replicas: readonly ReplicaStatus[];
   readonly activity: VolumeActivity;
 };
@@ -105,13 +115,68 @@ export type NewReplica = {
   readonly replicaId: string;
   readonly volumeId: string;
   readonly sizeBytes: number;
-  /** False: a rebuild is to fill it. */
+  /** Of a new volume; else a rebuild fills it. */
   readonly complete: boolean;
 };
 
+export type Attached = {
+  readonly portal: string;
+  readonly sizeBytes: number;
+  /** Waited for the lease of an engine before this one. */
+  readonly leaseWaitMs: number;
+  /** In-sync replicas that could not be used. */
+  readonly leftOut: readonly string[];
+};
+
+/** What a replica has, as its disk says. */
+export type ReplicaState = {
+  readonly replicaId: string;
+  readonly complete: boolean;
+  readonly lastEpoch: number;
+  readonly lastSeq: number;
+};
+
+export type DamagedChunk = { readonly chunk: number; readonly blocks: bigint; readonly message: string };
+
+export type ScrubProgress = {
+  readonly nextChunk: number;
+  readonly chunksTotal: number;
+  readonly blocksChecked: number;
+  readonly damaged: readonly DamagedChunk[];
+  readonly finished: boolean;
+};
+
+export type ScrubRequest = {
+  readonly replicaId: string;
+  readonly firstChunk: number;
+  /** Exclusive. */
+  readonly endChunk: number;
+  readonly bytesPerSecond: number;
+};
+
+export type ChunkVersion = {
+  readonly chunk: number;
+  /** What changed between two snapshots is versioned by itself. */
+  readonly layer: string;
+  readonly epoch: number;
+  readonly seq: number;
+  /** 0: not known yet. */
+  readonly digest: number;
+};
+
+export type Repair = {
+  readonly volumeId: string;
+  /** The bad copy. */
+  readonly replicaId: string;
+  readonly firstBlock: number;
+  readonly blockCount: number;
+  /** Wrong whatever its checksums say. */
+  readonly differs: boolean;
+};
+
 export type DataPlane = {
-  readonly attach: (control: string, request: AttachRequest) => Promise<{ portal: string; sizeBytes: number }>;
-  readonly detach: (control: string, volumeId: string) => Promise<void>;
+  readonly attach: (control: string, request: AttachRequest) => Promise<Attached>;
+  readonly detach: (control: string, volumeId: string, timeoutMs?: number) => Promise<void>;
   readonly configure: (
     control: string,
     volumeId: string,
@@ -134,6 +199,8 @@ export type DataPlane = {
   /** The block device, /dev/loopN of the target's host. */
   readonly map: (control: string, volumeId: string) => Promise<string>;
   readonly unmap: (control: string, volumeId: string, force: boolean) => Promise<void>;
+  /** Blocks written again; CORRUPT when no good copy is left. */
+  readonly repair: (control: string, repair: Repair) => Promise<number>;
   readonly setRedirects: (control: string, redirects: readonly Redirect[]) => Promise<void>;
   readonly targetStatus: (control: string) => Promise<TargetStatus>;
   readonly createReplica: (address: string, replica: NewReplica) => Promise<void>;
@@ -143,16 +210,33 @@ export type DataPlane = {
   readonly replicaUsage: (address: string) => Promise<ReadonlyMap<string, number>>;
   /** Of one replica, oldest first. */
   readonly snapshots: (address: string, replicaId: string) => Promise<readonly ReplicaSnapshot[]>;
+  readonly replicaStates: (address: string) => Promise<readonly ReplicaState[]>;
+  /** Until the last chunk was checked. */
+  readonly scrub: (
+    address: string,
+    request: ScrubRequest,
+    onProgress: (progress: ScrubProgress) => void,
+    signal: AbortSignal,
+  ) => Promise<void>;
+  readonly chunkVersions: (
+    address: string,
+    replicaId: string,
+    firstChunk: number,
+    endChunk: number,
+  ) => Promise<readonly ChunkVersion[]>;
   readonly close: () => void;
 };
 
 export type Redirect = { readonly iqn: string; readonly portal: string };
 
 /** Equal for equal settings and sets of endpoints, whatever their in-sync state: that belongs to the engine. */
-export function configurationKey(endpoints: readonly Endpoint[], { qos }: EngineSettings): string {
+export function configurationKey(endpoints: readonly Endpoint[], settings: EngineSettings): string {
+  const { qos, rebuildBytesPerSecond, foregroundPercent } = settings;
   const limits = qos === null ? '' : `${qos.operationsPerSecond} ${qos.bytesPerSecond} ${qos.burstSeconds}`;
-  const lines = endpoints.map(({ replicaId, address, local }) => `${replicaId} ${address} ${local}`).sort();
-  return [limits, ...lines].join('\n');
+  const lines = endpoints.map(
+    ({ replicaId, address, local, holdRebuild }) => `${replicaId} ${address} ${local} ${holdRebuild}`,
+  );
+  return [limits, `${rebuildBytesPerSecond} ${foregroundPercent}`, ...lines.sort()].join('\n');
 }
 
 export function redirectsKey(redirects: readonly Redirect[]): string {

@@ -7,7 +7,8 @@ import type { EngineAt } from './attachment.js';
 import type { ManagerContext } from './context.js';
 import { runningTarget } from './observed.js';
 import type { VolumeRecord } from './records.js';
-import { attachVolume, detachVolume, withVolume } from './volume-operations.js';
+import { attachPlainly } from './attach-operation.js';
+import { detachVolume, withVolume } from './volume-operations.js';
 
 export type DeviceKind = 'fuse' | 'iscsi';
 
@@ -24,7 +25,7 @@ export async function mapVolume(context: ManagerContext, input: MapInput): Promi
   const { repository } = context;
   const { name, node, via } = input;
   const before = (await repository.volume(name)).record;
-  await attachVolume(context, name, node);
+  await attachPlainly(context, name, node);
   try {
     return await withVolume(context, name, async ({ record }) => {
       const present = record.attachment?.device ?? null;

@@ -1,20 +1,33 @@
 // DataPlane over gRPC: clients are kept per address, and made anew after a connection was lost, so that a process that was
 // just restarted is reached at once instead of after the channel's back-off.
 import { credentials, Metadata } from '@grpc/grpc-js';
-import type { Client, ServiceError } from '@grpc/grpc-js';
+import type { Client, ClientReadableStream, ServiceError } from '@grpc/grpc-js';
 import { fromServiceError } from '../errors/grpc-errors.js';
 import { isHoldfastError } from '../errors/holdfast-error.js';
 import { ReplicaClient } from '../generated/holdfast/v1/replica.js';
-import type { Snapshot, SnapshotPage } from '../generated/holdfast/v1/replica.js';
+import type {
+  ChunkVersions,
+  ListReplicasResponse,
+  ScrubProgress as ScrubProgressMessage,
+  Snapshot,
+  SnapshotPage,
+} from '../generated/holdfast/v1/replica.js';
 import { TargetClient } from '../generated/holdfast/v1/target.js';
-import type { AttachedReplica, AttachedVolume, Latency as LatencyMessage } from '../generated/holdfast/v1/target.js';
+import type {
+  AttachedReplica,
+  AttachedVolume,
+  AttachVolumeResponse,
+  Latency as LatencyMessage,
+} from '../generated/holdfast/v1/target.js';
 import { idFromBigint, idToBigint } from './ids.js';
 import type {
+  ChunkVersion,
   DataPlane,
   EngineSettings,
   Endpoint,
   ReplicaSnapshot,
   ReplicaStatus,
+  ScrubProgress,
   VolumeStatus,
 } from './data-plane.js';
 
@@ -36,6 +49,8 @@ const deadlineMs = {
   copy: 7 * 86_400_000,
   // Whatever the kernel still holds for the device is written first.
   map: 30_000,
+  repair: 30_000,
+  list: 60_000,
 } as const;
 
 type Callback<T> = (error: ServiceError | null, response: T) => void;
@@ -74,6 +89,34 @@ class ClientPool<C extends Client> {
     }
   }
 
+  /** A stream of answers, until its end. */
+  async stream<M>(
+    address: string,
+    start: (client: C) => ClientReadableStream<M>,
+    onMessage: (message: M) => void,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const client = this.#clients.get(address) ?? this.#make(address);
+    this.#clients.set(address, client);
+    await new Promise<void>((resolve, reject) => {
+      const call = start(client);
+      const cancel = () => {
+        call.cancel();
+      };
+      signal.addEventListener('abort', cancel);
+      call.on('data', onMessage);
+      call.on('end', () => {
+        signal.removeEventListener('abort', cancel);
+        resolve();
+      });
+      call.on('error', (error: ServiceError) => {
+        signal.removeEventListener('abort', cancel);
+        reject(fromServiceError(error, `${this.#peer} at ${address}`));
+      });
+      if (signal.aborted) cancel();
+    });
+  }
+
   close(): void {
     for (const client of this.#clients.values()) client.close();
     this.#clients.clear();
@@ -107,12 +150,23 @@ type TargetCalls = Pick<
   | 'resize'
   | 'changeSnapshot'
   | 'copySnapshot'
+  | 'repair'
   | 'map'
   | 'unmap'
   | 'setRedirects'
   | 'targetStatus'
 >;
-type ReplicaCalls = Pick<DataPlane, 'createReplica' | 'deleteReplica' | 'disk' | 'replicaUsage' | 'snapshots'>;
+type ReplicaCalls = Pick<
+  DataPlane,
+  | 'createReplica'
+  | 'deleteReplica'
+  | 'disk'
+  | 'replicaUsage'
+  | 'snapshots'
+  | 'replicaStates'
+  | 'scrub'
+  | 'chunkVersions'
+>;
 
 function targetCalls(pool: ClientPool<TargetClient>): TargetCalls {
   return {
@@ -129,20 +183,24 @@ function targetCalls(pool: ClientPool<TargetClient>): TargetCalls {
         mutualChap: request.mutualChap ?? undefined,
         initiatorAllowList: [...request.initiators],
         reservations: Buffer.from(request.reservations),
-        rebuildBytesPerSecond: 0n,
-        qos: toQos(request.settings),
+        ...toLimits(request.settings),
         internal: request.internal,
       };
-      const response = await pool.call<{ portal: string; sizeBytes: bigint }>(
+      const response = await pool.call<AttachVolumeResponse>(
         control,
         deadlineMs.attach,
         (client, metadata, options, done) => client.attach(message, metadata, options, done),
       );
-      return { portal: response.portal, sizeBytes: Number(response.sizeBytes) };
+      return {
+        portal: response.portal,
+        sizeBytes: Number(response.sizeBytes),
+        leaseWaitMs: Number(response.leaseWaitMs),
+        leftOut: response.leftOut.map(idFromBigint),
+      };
     },
-    detach: async (control, volumeId) => {
+    detach: async (control, volumeId, timeoutMs) => {
       const message = { volumeId: idToBigint(volumeId) };
-      await pool.call(control, deadlineMs.detach, (client, metadata, options, done) =>
+      await pool.call(control, timeoutMs ?? deadlineMs.detach, (client, metadata, options, done) =>
         client.detach(message, metadata, options, done),
       );
     },
@@ -150,8 +208,7 @@ function targetCalls(pool: ClientPool<TargetClient>): TargetCalls {
       const message = {
         volumeId: idToBigint(volumeId),
         replicas: endpoints.map(toEndpoint),
-        rebuildBytesPerSecond: 0n,
-        qos: toQos(settings),
+        ...toLimits(settings),
       };
       await pool.call(control, deadlineMs.configure, (client, metadata, options, done) =>
         client.configure(message, metadata, options, done),
@@ -193,6 +250,21 @@ function targetCalls(pool: ClientPool<TargetClient>): TargetCalls {
       await pool.call(control, deadlineMs.map, (client, metadata, options, done) =>
         client.unmap(message, metadata, options, done),
       );
+    },
+    repair: async (control, { volumeId, replicaId, firstBlock, blockCount, differs }) => {
+      const message = {
+        volumeId: idToBigint(volumeId),
+        replicaId: idToBigint(replicaId),
+        firstBlock: BigInt(firstBlock),
+        blockCount,
+        differs,
+      };
+      const { repairedBlocks } = await pool.call<{ repairedBlocks: number }>(
+        control,
+        deadlineMs.repair,
+        (client, metadata, options, done) => client.repair(message, metadata, options, done),
+      );
+      return repairedBlocks;
     },
     setRedirects: async (control, redirects) => {
       const message = { redirects: redirects.map(({ iqn, portal }) => ({ iqn, portal })) };
@@ -270,6 +342,62 @@ function replicaCalls(pool: ClientPool<ReplicaClient>): ReplicaCalls {
         });
       });
     },
+    replicaStates: async (address) => {
+      const { replicas } = await pool.call<ListReplicasResponse>(
+        address,
+        deadlineMs.status,
+        (client, metadata, options, done) => client.listReplicas({}, metadata, options, done),
+      );
+      return replicas.map(({ replicaId, complete, lastEpoch, lastSeq }) => ({
+        replicaId: idFromBigint(replicaId),
+        complete,
+        lastEpoch: Number(lastEpoch),
+        lastSeq: Number(lastSeq),
+      }));
+    },
+    scrub: async (address, { replicaId, firstChunk, endChunk, bytesPerSecond }, onProgress, signal) => {
+      const request = {
+        replicaId: idToBigint(replicaId),
+        firstChunk: BigInt(firstChunk),
+        endChunk: BigInt(endChunk),
+        bytesPerSecond: BigInt(bytesPerSecond),
+      };
+      await pool.stream<ScrubProgressMessage>(
+        address,
+        (client) => client.scrub(request),
+        (message) => {
+          onProgress(toScrubProgress(message));
+        },
+        signal,
+      );
+    },
+    chunkVersions: async (address, replicaId, firstChunk, endChunk) => {
+      const request = {
+        replicaId: idToBigint(replicaId),
+        minSeq: 0n,
+        afterSeq: 0n,
+        firstChunk: BigInt(firstChunk),
+        endChunk: BigInt(endChunk),
+      };
+      const versions: ChunkVersion[] = [];
+      await pool.stream<ChunkVersions>(
+        address,
+        (client) => client.listChunks(request),
+        ({ chunks }) => {
+          for (const { chunk, layer, epoch, seq, digest } of chunks) {
+            versions.push({
+              chunk: Number(chunk),
+              layer: String(layer),
+              epoch: Number(epoch),
+              seq: Number(seq),
+              digest,
+            });
+          }
+        },
+        AbortSignal.timeout(deadlineMs.list),
+      );
+      return versions;
+    },
   };
 }
 
@@ -282,8 +410,30 @@ function toSnapshot({ id, parentId, sizeBlocks, usedBytes }: Snapshot): ReplicaS
   };
 }
 
-function toEndpoint({ replicaId, address, local, inSync }: Endpoint) {
-  return { replicaId: idToBigint(replicaId), address, local, inSync };
+function toScrubProgress(message: ScrubProgressMessage): ScrubProgress {
+  return {
+    nextChunk: Number(message.nextChunk),
+    chunksTotal: Number(message.chunksTotal),
+    blocksChecked: Number(message.blocksChecked),
+    damaged: message.damaged.map(({ chunk, blocks, message: why }) => ({
+      chunk: Number(chunk),
+      blocks,
+      message: why,
+    })),
+    finished: message.finished,
+  };
+}
+
+function toEndpoint({ replicaId, address, local, inSync, holdRebuild }: Endpoint) {
+  return { replicaId: idToBigint(replicaId), address, local, inSync, holdRebuild };
+}
+
+function toLimits(settings: EngineSettings) {
+  return {
+    rebuildBytesPerSecond: BigInt(settings.rebuildBytesPerSecond),
+    foregroundPercent: settings.foregroundPercent,
+    qos: toQos(settings),
+  };
 }
 
 function toQos({ qos }: EngineSettings) {
@@ -308,6 +458,8 @@ function toVolumeStatus(volume: AttachedVolume): VolumeStatus {
     failure: volume.failure,
     sizeBytes: Number(volume.sizeBytes),
     device: volume.device,
+    writesPaused: volume.writesPaused,
+    lostData: volume.lostData,
     replicas: volume.replicas.map(toReplicaStatus),
     activity: {
       reads: Number(volume.reads),

@@ -117,8 +117,26 @@ function managerService(api: ManagerApi, unary: Unary): ManagerServer {
     deleteVolume: unary('operator', async ({ name }) =>
       DeleteVolumeResponse.fromJSON(await api.deleteVolume(name, false)),
     ),
-    attachVolume: unary('operator', async ({ name, node }) =>
-      Attachment.fromJSON(await api.attachVolume(name, node === '' ? null : node)),
+    attachVolume: unary('operator', async ({ name, node, force, acceptDataLoss, replicaId }) => {
+      const choices = { force, acceptDataLoss, replicaId: orNull(replicaId) };
+      return Attachment.fromJSON(await api.attachVolume(name, orNull(node), choices));
+    }),
+    setVolume: unary('operator', async ({ name, replicas, rebuildBytesPerSecond, foregroundPercent }) => {
+      const rate = rebuildBytesPerSecond === undefined ? undefined : toNumber(rebuildBytesPerSecond, 'rate');
+      return Volume.fromJSON(
+        await api.changeVolume(name, { replicas, rebuildBytesPerSecond: rate, foregroundPercent }),
+      );
+    }),
+    addReplica: unary('operator', async ({ volume, node }) =>
+      Volume.fromJSON(await api.addReplica(volume, orNull(node))),
+    ),
+    removeReplica: unary('operator', async ({ volume, replicaId, replace }) =>
+      Volume.fromJSON(await api.removeReplica(volume, { replicaId, replace })),
+    ),
+    scrubVolume: unary('operator', async ({ name, bytesPerSecond }) =>
+      Volume.fromJSON(
+        await api.scrubVolume(name, bytesPerSecond === undefined ? null : toNumber(bytesPerSecond, 'rate')),
+      ),
     ),
     detachVolume: unary('operator', async ({ name, force }) => Volume.fromJSON(await api.detachVolume(name, force))),
     resizeVolume: unary('operator', async ({ name, size }) =>
@@ -245,12 +263,13 @@ function agentRegistryService(agents: AgentSink, access: AccessControl, logger: 
   };
 }
 
+const orNull = (text: string) => (text === '' ? null : text);
+
 function toReport(message: AgentReportMessage): AgentReport {
   return { node: message.node, pid: message.pid, processes: message.processes.map(toProcess) };
 }
 
 function toProcess(message: ProcessReport): ObservedProcess {
-  const orNull = (text: string) => (text === '' ? null : text);
   const code = isErrorCode(message.failureCode) ? message.failureCode : 'INTERNAL';
   return {
     role: message.role === 'target' ? 'target' : 'replica',

@@ -74,6 +74,8 @@ function describeAction(action: Action): { readonly object: string; readonly mes
       };
     case 'abandon-creation':
       return { object: `volume ${action.volumeId}`, message: 'its creation was cut short and has been undone' };
+    case 'begin-maintenance':
+    case 'end-maintenance':
     case 'observe-target':
     case 'configure':
     case 'set-redirects':

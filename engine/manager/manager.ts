@@ -25,6 +25,7 @@ import { recordVersion } from './records.js';
 import type { Role } from './records.js';
 import { Repository } from './repository.js';
 import { Runner } from './runner.js';
+import { Scrubber } from './scrubber.js';
 import { Statistics } from './statistics.js';
 
 export type ManagerOptions = {
@@ -43,6 +44,8 @@ export type ManagerOptions = {
   readonly settleMs?: number;
   /** How long an operation waits for a process that is being started, ms. */
   readonly patienceMs?: number;
+  /** For how long after a start other nodes may be starting too, ms. */
+  readonly restartMs?: number;
   /** How often it is looked for what only time brings up: things that were away for too long, the trash. */
   readonly choresEveryMs?: number;
   /** How often disks are compared. */
@@ -78,6 +81,7 @@ export async function startManager(options: ManagerOptions): Promise<Manager> {
     createdAt: new Date().toISOString(),
   });
   const observed = new Observed();
+  const startedMs = performance.now();
   const context: ManagerContext = {
     cluster,
     repository,
@@ -89,11 +93,15 @@ export async function startManager(options: ManagerOptions): Promise<Manager> {
     now: () => new Date(),
     locks: new KeyedMutex(),
     patienceMs: options.patienceMs ?? 10_000,
+    restarting: () => performance.now() - startedMs < (options.restartMs ?? 30_000),
+    kick: () => {
+      runner.kick();
+    },
     ready: agentsReported(repository, observed, options.settleMs ?? 3_000),
   };
   const diskChanges = new DiskChanges();
   const statistics = new Statistics();
-  const runner = new Runner({
+  const runner: Runner = new Runner({
     plan: async () =>
       reconcile(await readDesired(context), observed.nodes, { now: observed.now(), startedAt: observed.startedAt }),
     perform: (action) => perform(context, action),
@@ -106,9 +114,8 @@ export async function startManager(options: ManagerOptions): Promise<Manager> {
     },
     logger,
   });
-  const kick = () => {
-    runner.kick();
-  };
+  const { kick } = context;
+  const scrubber = new Scrubber(context);
   observed.onChange(kick);
   watchObserved(observed, context.events);
   const api = createApi(context, {
@@ -119,6 +126,7 @@ export async function startManager(options: ManagerOptions): Promise<Manager> {
     managers: options.managers ?? [],
     statistics,
     failing: () => failingActions(runner.failing),
+    scrubber,
   });
   const access = options.tokens === undefined ? openAccess : tokenAccess(repository, () => new Date());
   const audit = options.auditFile === undefined ? noAudit : auditFile(options.auditFile, () => new Date());
@@ -141,7 +149,7 @@ export async function startManager(options: ManagerOptions): Promise<Manager> {
     grpc,
     http: createHttpHandler({ api, version: options.version, access, audit, logger }),
   });
-  const stopChores = startChores(context, kick, {
+  const stopChores = startChores(context, kick, scrubber, {
     everyMs: options.choresEveryMs ?? 5_000,
     balanceEveryMs: options.balanceEveryMs ?? 60_000,
   });
@@ -157,6 +165,7 @@ export async function startManager(options: ManagerOptions): Promise<Manager> {
       if (typeof listen === 'string') await door.close();
       else door.receive({ kind: 'refuse' });
       await stopChores();
+      await scrubber.stop();
       await runner.stop();
       dataPlane.close();
       await store.close();

@@ -1,6 +1,7 @@
 // Service Membership: what engines ask of the metadata store while they do I/O. Takes no lock of the manager: an engine asks in
 // the middle of being attached or detached, while that operation holds the volume.
 import { HoldfastError } from '../errors/holdfast-error.js';
+import { activeReplicas } from './maintenance.js';
 import type { VolumeRecord } from './records.js';
 import { requireEpoch } from './repository.js';
 import type { Repository } from './repository.js';
@@ -17,7 +18,7 @@ export type InSyncChange = {
 /** The record after the change; throws EPOCH_SUPERSEDED, CONFLICT (delayed duplicate) or INVALID_ARGUMENT (nothing is left). */
 export function applyInSyncChange(record: VolumeRecord, change: InSyncChange): VolumeRecord {
   requireEpoch(record, change.volumeId, change.epoch);
-  const known = new Set(record.replicas.map(({ id }) => id));
+  const known = new Set(activeReplicas(record).map(({ id }) => id));
   // A replica that was taken out of the volume a moment ago is still in the engine's set until it has been told.
   const inSync = [...new Set(change.inSync)].filter((id) => known.has(id));
   if (inSync.length === 0) {

@@ -4,7 +4,13 @@ import { metricFamilies } from './metrics.js';
 import { statusView } from './status.js';
 import type { DiskView, NodeView, VolumeView } from './views.js';
 
-const rebuild = { chunksTotal: 100, chunksExamined: 25, bytesCopied: 2_500, bytesPerSecond: 500 };
+const rebuild = {
+  chunksTotal: 100,
+  chunksExamined: 25,
+  bytesCopied: 2_500,
+  bytesPerSecond: 500,
+  remainingSeconds: 15,
+};
 const volume: VolumeView = {
   id: '0000000000000010',
   name: 'db',
@@ -28,10 +34,24 @@ const volume: VolumeView = {
       address: null,
       rebuild: null,
     },
-    { id: '0000000000000012', node: 'node2', disk: 'disk1', state: 'rebuilding', reason: null, address: null, rebuild },
+    {
+      id: '0000000000000012',
+      node: 'node2',
+      disk: 'disk1',
+      state: 'rebuilding',
+      reason: null,
+      address: null,
+      rebuild,
+    },
   ],
   usedBytes: 4_096,
   createdAt: '2026-11-23T00:00:00.000Z',
+  copies: 2,
+  writesPaused: false,
+  maintenance: null,
+  scrub: null,
+  rebuildBytesPerSecond: null,
+  foregroundPercent: null,
 };
 const disk: DiskView = {
   node: 'node1',
@@ -83,6 +103,8 @@ const engine = {
   failure: '',
   device: '',
   sizeBytes: 2 ** 30,
+  writesPaused: false,
+  lostData: false,
   replicas: [],
   activity,
 };

@@ -32,6 +32,11 @@ test('records of version 1 are read, with what they had and the defaults of what
     qos: null,
     access: { chap: null, mutualChap: null, initiators: [] },
     policy: null,
+    setAside: [],
+    maintenance: null,
+    lostData: null,
+    rebuildBytesPerSecond: null,
+    foregroundPercent: null,
   });
   expect(decodeRecord(nodeSchema, keys.node('node1'), JSON.stringify(node))).toMatchObject({
     portal: node.portal,

@@ -2,7 +2,8 @@
 // overtaken by somebody's request.
 import type { ManagerContext } from './context.js';
 import { configurationKey } from './data-plane.js';
-import { ensureAttached } from './attachment.js';
+import { beginMaintenance, endMaintenance, ensureAttached } from './attachment.js';
+import { engineNode } from './maintenance.js';
 import { runningTarget } from './observed.js';
 import type { Action, Desired } from './reconcile.js';
 import { addReplica, moveAttachment, removeReplica } from './replica-operations.js';
@@ -30,13 +31,13 @@ export async function perform(context: ManagerContext, action: Action): Promise<
       await context.ready;
       await locks.run(action.volumeId, async () => {
         const found = await repository.findVolumeById(action.volumeId);
-        if (found?.record.attachment?.node === action.node) await ensureAttached(context, action.volumeId);
+        if (found !== null && engineNode(found.record) === action.node) await ensureAttached(context, action.volumeId);
       });
       return;
     case 'detach':
       await locks.run(action.volumeId, async () => {
         const found = await repository.findVolumeById(action.volumeId);
-        if (found?.record.attachment?.node === action.node) return;
+        if (found !== null && engineNode(found.record) === action.node) return;
         await dataPlane.detach(action.control, action.volumeId);
         observed.removeServedVolume(action.node, action.volumeId);
       });
@@ -72,6 +73,15 @@ export async function perform(context: ManagerContext, action: Action): Promise<
         const found = await repository.findVolumeById(action.volumeId);
         if (found?.record.phase === 'creating') await repository.removeVolume(found);
       });
+      return;
+    case 'begin-maintenance':
+      await context.ready;
+      await locks.run(action.volumeId, () =>
+        beginMaintenance(context, action.volumeId, { node: action.node, reason: action.reason }),
+      );
+      return;
+    case 'end-maintenance':
+      await locks.run(action.volumeId, () => endMaintenance(context, action.volumeId));
       return;
   }
 }

@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest';
 import { configurationKey } from './data-plane.js';
 import { runningTarget } from './observed.js';
 import type { ObservedNode } from './observed.js';
-import { actionKey, endpointsOf, lastAddressesOf, reconcile } from './reconcile.js';
+import { actionKey, endpointsOf, lastAddressesOf, reconcile, settingsOf } from './reconcile.js';
 import type { Action, Desired } from './reconcile.js';
 import { defaultSettings, recordVersion } from './records.js';
 import type { DoomedReplicaRecord, VolumeRecord } from './records.js';
@@ -18,7 +18,12 @@ function desire(...volumes: VolumeRecord[]): Desired {
 
 function served(volume: VolumeRecord, node: string, nodes: readonly ObservedNode[], epoch = volume.epoch) {
   const endpoints = endpointsOf(volume, node, nodeMap(nodes), lastAddressesOf(disks));
-  return { volumeId: volume.id, epoch, state: 'serving', configurationKey: configurationKey(endpoints, { qos: null }) };
+  return {
+    volumeId: volume.id,
+    epoch,
+    state: 'serving',
+    configurationKey: configurationKey(endpoints, settingsOf(volume, defaultSettings)),
+  };
 }
 
 const kinds = (actions: readonly Action[]) => actions.map(({ kind }) => kind);
@@ -235,6 +240,8 @@ describe('convergence', () => {
       case 'remove-replica':
       case 'move-attachment':
       case 'abandon-creation':
+      case 'begin-maintenance':
+      case 'end-maintenance':
         throw new Error(`unexpected ${action.kind}`);
     }
   }

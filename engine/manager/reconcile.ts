@@ -3,6 +3,8 @@
 import { iqnPrefix } from '../config/volume-input.js';
 import { configurationKey, redirectsKey } from './data-plane.js';
 import type { EngineSettings, Endpoint, Redirect } from './data-plane.js';
+import { activeReplicas, engineNode, planMaintenance, rebuildsOnHold } from './maintenance.js';
+import type { MaintenanceAction } from './maintenance.js';
 import { replicaAddress, runningTarget } from './observed.js';
 import type { ObservedNode, ServedVolume } from './observed.js';
 import { outlooks, planAttachment } from './outlook.js';
@@ -63,7 +65,8 @@ export type Action =
       readonly reason: 'lost' | 'drained';
     }
   /** Undo a creation that a crash interrupted. */
-  | { readonly kind: 'abandon-creation'; readonly volumeId: string };
+  | { readonly kind: 'abandon-creation'; readonly volumeId: string }
+  | MaintenanceAction;
 
 export type Nodes = ReadonlyMap<string, ObservedNode>;
 
@@ -75,21 +78,25 @@ export function reconcile(desired: Desired, nodes: Nodes, moment: Moment): reado
   for (const volume of desired.volumes) {
     if (volume.phase === 'creating') actions.push({ kind: 'abandon-creation', volumeId: volume.id });
     else {
-      if (volume.attachment !== null) pushTo(byNode, volume.attachment.node, volume);
+      const engineAt = engineNode(volume);
+      if (engineAt !== null) pushTo(byNode, engineAt, volume);
       const step = planReplicas(volume, (replica) => outlook.ofReplica(volume, replica));
       if (step !== null) actions.push(step);
       const move = planAttachment(volume, outlook);
       if (move !== null) actions.push(move);
     }
   }
+  actions.push(...planMaintenance(desired.volumes, nodes));
+  const onHold = rebuildsOnHold(desired.volumes, desired.settings.rebuildsPerDisk);
+  const around: Around = { nodes, addresses, onHold, settings: desired.settings };
   const redirects = redirectTable(byNode, nodes);
   for (const node of nodes.values()) {
-    actions.push(...reconcileTarget(node, byNode.get(node.name) ?? [], nodes, addresses));
+    actions.push(...reconcileTarget(node, byNode.get(node.name) ?? [], around));
     actions.push(...reconcileRedirects(node, redirects));
   }
   const byName = desired.doomed.length === 0 ? null : new Map(desired.volumes.map((volume) => [volume.name, volume]));
   for (const replica of desired.doomed) {
-    if (mayBeInUse(byName?.get(replica.volume), nodes, addresses)) continue;
+    if (mayBeInUse(byName?.get(replica.volume), around)) continue;
     const address = replicaAddress(nodes.get(replica.node), replica.disk);
     if (address !== null) actions.push({ kind: 'delete-replica', replica, address });
   }
@@ -113,6 +120,8 @@ export function actionKey(action: Action): string {
     case 'add-replica':
     case 'move-attachment':
     case 'abandon-creation':
+    case 'begin-maintenance':
+    case 'end-maintenance':
       return `${action.kind} ${action.volumeId}`;
   }
 }
@@ -123,16 +132,17 @@ export function endpointsOf(
   node: string,
   nodes: Nodes,
   lastAddresses: ReadonlyMap<string, string | null>,
+  onHold: ReadonlySet<string> = noneOnHold,
 ): readonly Endpoint[] {
-  return volume.replicas.flatMap((replica) => {
+  return activeReplicas(volume).flatMap((replica) => {
     const address =
       replicaAddress(nodes.get(replica.node), replica.disk) ??
       lastAddresses.get(diskKey(replica.node, replica.disk)) ??
       null;
     if (address === null) return [];
-    return [
-      { replicaId: replica.id, address, local: replica.node === node, inSync: volume.inSync.includes(replica.id) },
-    ];
+    const inSync = volume.inSync.includes(replica.id);
+    const holdRebuild = !inSync && onHold.has(replica.id);
+    return [{ replicaId: replica.id, address, local: replica.node === node, inSync, holdRebuild }];
   });
 }
 
@@ -141,8 +151,12 @@ export function lastAddressesOf(disks: readonly DiskRecord[]): ReadonlyMap<strin
   return new Map(disks.map((disk) => [diskKey(disk.node, disk.name), disk.address]));
 }
 
-export function settingsOf({ qos }: VolumeRecord): EngineSettings {
-  return { qos };
+export function settingsOf(volume: VolumeRecord, settings: SettingsRecord): EngineSettings {
+  return {
+    qos: volume.qos,
+    rebuildBytesPerSecond: volume.rebuildBytesPerSecond ?? settings.rebuildBytesPerSecond,
+    foregroundPercent: volume.foregroundPercent ?? settings.foregroundPercent,
+  };
 }
 
 export function diskKey(node: string, disk: string): string {
@@ -154,23 +168,31 @@ export function iqnOf(volumeName: string): string {
 }
 
 // An engine that was not told yet that the replica left the volume still writes to it.
-function mayBeInUse(
-  volume: VolumeRecord | undefined,
-  nodes: Nodes,
-  addresses: ReadonlyMap<string, string | null>,
-): boolean {
-  if (volume?.attachment == null) return false;
-  const { node } = volume.attachment;
+function mayBeInUse(volume: VolumeRecord | undefined, { nodes, addresses, onHold, settings }: Around): boolean {
+  const node = volume === undefined ? null : engineNode(volume);
+  if (volume === undefined || node === null) return false;
   const engine = nodes.get(node)?.served?.find(({ volumeId }) => volumeId === volume.id);
   if (engine?.epoch !== volume.epoch) return false;
-  return engine.configurationKey !== configurationKey(endpointsOf(volume, node, nodes, addresses), settingsOf(volume));
+  return (
+    engine.configurationKey !==
+    configurationKey(endpointsOf(volume, node, nodes, addresses, onHold), settingsOf(volume, settings))
+  );
 }
+
+// What engines are told depends on more than their volume.
+type Around = {
+  readonly nodes: Nodes;
+  readonly addresses: ReadonlyMap<string, string | null>;
+  readonly onHold: ReadonlySet<string>;
+  readonly settings: SettingsRecord;
+};
+
+const noneOnHold: ReadonlySet<string> = new Set();
 
 function reconcileTarget(
   node: ObservedNode,
   wanted: readonly VolumeRecord[],
-  nodes: Nodes,
-  addresses: ReadonlyMap<string, string | null>,
+  { nodes, addresses, onHold, settings: cluster }: Around,
 ): readonly Action[] {
   const target = runningTarget(node);
   if (target === null) return [];
@@ -183,11 +205,12 @@ function reconcileTarget(
     const engine = served.get(volume.id);
     served.delete(volume.id);
     if (!isCurrent(engine, volume)) {
+      if (volume.lostData !== null) continue;
       actions.push({ kind: 'attach', volumeId: volume.id, ...where });
       continue;
     }
-    const endpoints = endpointsOf(volume, node.name, nodes, addresses);
-    const settings = settingsOf(volume);
+    const endpoints = endpointsOf(volume, node.name, nodes, addresses, onHold);
+    const settings = settingsOf(volume, cluster);
     if (engine.configurationKey !== configurationKey(endpoints, settings)) {
       actions.push({ kind: 'configure', volumeId: volume.id, ...where, control, endpoints, settings });
     }
@@ -222,7 +245,9 @@ function redirectTable(byNode: ReadonlyMap<string, readonly VolumeRecord[]>, nod
     if (target === null) continue;
     table.set(
       owner,
-      volumes.map((volume) => ({ iqn: iqnOf(volume.name), portal: target.portal })),
+      volumes
+        .filter(({ attachment }) => attachment !== null)
+        .map((volume) => ({ iqn: iqnOf(volume.name), portal: target.portal })),
     );
   }
   return { key: redirectsKey([...table.values()].flat()), byNode: table };

@@ -6,6 +6,7 @@
 //   /disks/NODE/DISK         a disk of it
 //   /volumes/NAME            a volume; /volume-names/ID leads from its id to its name
 //   /snapshots/ID/NAME       a snapshot of a volume, by the volume's id
+//   /scrubs/ID               what the last scrub of a volume found, by volume id
 //   /reservations/ID         SCSI persistent reservations of a volume, by volume id
 //   /doomed-replicas/ID      a replica to be deleted from its disk as soon as that can be reached
 //   /trash/ID                a deleted volume with all it had, by volume id, until it is purged
@@ -147,6 +148,18 @@ export const volumeSchema = z.object({
   access: accessSchema,
   /** Whose defaults it was made with. */
   policy: z.string().nullable(),
+  /**
+   * Replicas that may have what was lost when older data was accepted: never touched by an engine, deleted only when somebody asks
+   * for it.
+   */
+  setAside: z.array(id64).default([]),
+  /** Where an engine without a front-end is wanted, to rebuild or repair a detached volume. */
+  maintenance: z.object({ node: z.string(), reason: z.string() }).nullable().default(null),
+  /** Why the volume must not be served: acknowledged writes are lost, and nobody has accepted that. */
+  lostData: z.string().nullable().default(null),
+  /** Null: the cluster's. */
+  rebuildBytesPerSecond: naturalNumber.nullable().default(null),
+  foregroundPercent: naturalNumber.nullable().default(null),
 });
 export type VolumeRecord = z.infer<typeof volumeSchema>;
 
@@ -193,6 +206,16 @@ export const settingsSchema = z.object({
   balance: z.boolean(),
   /** How many replicas are moved at a time, in the whole cluster. */
   movesMax: z.int().positive(),
+  /** Of a volume's rebuilds together, bytes per second. 0: unlimited */
+  rebuildBytesPerSecond: naturalNumber.default(0),
+  /** What hosts get of a volume's performance while it is rebuilt, per cent. */
+  foregroundPercent: z.int().min(0).max(99).default(80),
+  /** How many replicas on one disk are rebuilt at a time. */
+  rebuildsPerDisk: z.int().positive().default(4),
+  /** How old the last verification of a volume may get, s. 0: volumes are not scrubbed by themselves */
+  scrubIntervalSeconds: naturalNumber.default(604_800),
+  /** Per replica. 0: unlimited */
+  scrubBytesPerSecond: naturalNumber.default(33_554_432),
 });
 export type SettingsRecord = z.infer<typeof settingsSchema>;
 
@@ -237,6 +260,8 @@ export const keys = {
   snapshots: (volumeId: string) => `/snapshots/${volumeId}/`,
   snapshot: (volumeId: string, name: string) => `/snapshots/${volumeId}/${name}`,
   reservations: (id: string) => `/reservations/${id}`,
+  scrubs: '/scrubs/',
+  scrub: (id: string) => `/scrubs/${id}`,
   trash: '/trash/',
   trashed: (id: string) => `/trash/${id}`,
   policies: '/policies/',
@@ -260,7 +285,32 @@ export const defaultSettings: SettingsRecord = {
   failoverSeconds: 30,
   balance: true,
   movesMax: 4,
+  rebuildBytesPerSecond: 0,
+  foregroundPercent: 80,
+  rebuildsPerDisk: 4,
+  scrubIntervalSeconds: 604_800,
+  scrubBytesPerSecond: 33_554_432,
 };
+
+/** The last scrub of a volume, and the one that runs or is to be run. */
+export const scrubSchema = z.object({
+  version,
+  volume: id64,
+  /** When one was asked for that has not ended; null: none. */
+  requestedAt: z.string().nullable(),
+  /** Of the one asked for. Null: the cluster's setting. */
+  bytesPerSecond: naturalNumber.nullable(),
+  /** End of the last one that checked every replica. */
+  verifiedAt: z.string().nullable(),
+  checkedBlocks: naturalNumber,
+  damagedBlocks: naturalNumber,
+  repairedBlocks: naturalNumber,
+  unrepairableBlocks: naturalNumber,
+  differingChunks: naturalNumber,
+  /** Why the last one ended early. */
+  failure: z.string().nullable(),
+});
+export type ScrubRecord = z.infer<typeof scrubSchema>;
 
 export function decodeRecord<T>(schema: z.ZodType<T>, key: string, text: string): T {
   let value: unknown;

@@ -8,6 +8,7 @@ import { diskCandidates, neighboursOf, requestOf } from './candidates.js';
 import type { ManagerContext } from './context.js';
 import { configurationKey } from './data-plane.js';
 import { randomId } from './ids.js';
+import { engineNode } from './maintenance.js';
 import { replicaAddress, runningTarget } from './observed.js';
 import { outlooks } from './outlook.js';
 import { endpointsOf, lastAddressesOf, settingsOf } from './reconcile.js';
@@ -162,13 +163,13 @@ async function currentOutlook({ repository, observed }: ManagerContext, record: 
 async function configureEngine(context: ManagerContext, volumeId: string): Promise<void> {
   const { repository, observed, dataPlane, logger } = context;
   const record = (await repository.findVolumeById(volumeId))?.record;
-  const node = record?.attachment?.node;
-  const target = node === undefined ? null : runningTarget(observed.node(node));
-  if (record === undefined || node === undefined || target === null) return;
+  const node = record === undefined ? null : engineNode(record);
+  const target = node === null ? null : runningTarget(observed.node(node));
+  if (record === undefined || node === null || target === null) return;
   const served = observed.node(node)?.served?.find((engine) => engine.volumeId === volumeId);
   if (served?.epoch !== record.epoch) return;
   const endpoints = endpointsOf(record, node, observed.nodes, lastAddressesOf(await repository.listDisks()));
-  const settings = settingsOf(record);
+  const settings = settingsOf(record, await repository.settings());
   try {
     await dataPlane.configure(target.control, volumeId, endpoints, settings);
     const key = configurationKey(endpoints, settings);

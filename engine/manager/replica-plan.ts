@@ -3,6 +3,7 @@
 //
 // Never drops a copy before enough others are in-sync: a replica only goes when `copies` in-sync replicas stay that are where they
 // should be. What cannot be replaced (no disk has room) therefore stays where it is.
+import { activeReplicas } from './maintenance.js';
 import type { ReplicaRecord, VolumeRecord } from './records.js';
 
 /** "leaving": the disk or node is being emptied; "lost": it has been away for longer than the settings allow. */
@@ -19,7 +20,7 @@ export type Standing = ReplicaRecord & {
 };
 
 export function standingOf(volume: VolumeRecord, outlookOf: (replica: ReplicaRecord) => Outlook): readonly Standing[] {
-  return volume.replicas.map((replica) => ({
+  return activeReplicas(volume).map((replica) => ({
     ...replica,
     outlook: outlookOf(replica),
     inSync: volume.inSync.includes(replica.id),
@@ -28,7 +29,7 @@ export function standingOf(volume: VolumeRecord, outlookOf: (replica: ReplicaRec
 }
 
 export function planReplicas(volume: VolumeRecord, outlookOf: (replica: ReplicaRecord) => Outlook): ReplicaStep | null {
-  if (volume.phase !== 'ready') return null;
+  if (volume.phase !== 'ready' || volume.lostData !== null) return null;
   const standing = standingOf(volume, outlookOf);
   const staying = standing.filter(({ outlook, retiring }) => outlook === 'good' && !retiring);
   if (staying.length < volume.copies) {

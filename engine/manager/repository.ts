@@ -12,6 +12,7 @@ import {
   policySchema,
   recordVersion,
   reservationsSchema,
+  scrubSchema,
   settingsSchema,
   tokenSchema,
   snapshotSchema,
@@ -26,6 +27,7 @@ import type {
   PolicyRecord,
   ReplicaRecord,
   ReservationsRecord,
+  ScrubRecord,
   SettingsRecord,
   TokenRecord,
   SnapshotRecord,
@@ -129,6 +131,18 @@ export class Repository {
 
   async removeToken(id: string): Promise<void> {
     await this.#store.transact([], [deleteKey(keys.token(id))]);
+  }
+
+  listScrubs(): Promise<ScrubRecord[]> {
+    return this.#list(keys.scrubs, scrubSchema);
+  }
+
+  async scrub(volumeId: string): Promise<ScrubRecord | null> {
+    return (await this.#get(keys.scrub(volumeId), scrubSchema))?.record ?? null;
+  }
+
+  async putScrub(record: ScrubRecord): Promise<void> {
+    await this.#store.transact([], [putRecord(keys.scrub(record.volume), record)]);
   }
 
   async settings(): Promise<SettingsRecord> {
@@ -242,6 +256,7 @@ export class Repository {
         deleteKey(keys.volume(record.name)),
         deleteKey(keys.volumeName(record.id)),
         deleteKey(keys.reservations(record.id)),
+        deleteKey(keys.scrub(record.id)),
         ...changes,
       ],
     );

@@ -150,11 +150,8 @@ function diskProblems({ node, name, state, reason, totalBytes, usedBytes }: Disk
 function rebuildsOf({ name, replicas }: VolumeView): readonly RebuildSummary[] {
   return replicas.flatMap(({ id, node, disk, rebuild }) => {
     if (rebuild === null) return [];
-    const { chunksTotal, chunksExamined, bytesPerSecond, bytesCopied } = rebuild;
+    const { chunksTotal, chunksExamined, bytesPerSecond, remainingSeconds } = rebuild;
     const share = chunksTotal === 0 ? 0 : chunksExamined / chunksTotal;
-    // By what was copied per chunk so far: thin volumes and deltas copy less than they examine.
-    const left = chunksExamined === 0 ? null : ((chunksTotal - chunksExamined) * bytesCopied) / chunksExamined;
-    const remainingSeconds = left === null || bytesPerSecond === 0 ? null : Math.round(left / bytesPerSecond);
     return [{ volume: name, replica: id, node, disk, share, bytesPerSecond, remainingSeconds }];
   });
 }

@@ -5,7 +5,7 @@ import { replicaAddress, replicaProcess, runningTarget } from './observed.js';
 import type { ObservedProcess } from './observed.js';
 import { diskKey, iqnOf } from './reconcile.js';
 import type { Nodes } from './reconcile.js';
-import type { DiskRecord, NodeRecord, ReplicaRecord, VolumeRecord } from './records.js';
+import type { DiskRecord, NodeRecord, ReplicaRecord, ScrubRecord, VolumeRecord } from './records.js';
 
 export type IscsiView = {
   readonly portal: string;
@@ -14,14 +14,39 @@ export type IscsiView = {
   readonly url: string;
 };
 
+export type TakeoverView = {
+  readonly from: string;
+  readonly former: 'detached' | 'unreachable';
+  readonly leaseWaitMs: number;
+  readonly leftOut: readonly string[];
+  readonly waitedFor: string;
+};
+
 export type AttachmentView = {
   readonly volume: string;
   readonly epoch: number;
   readonly node: string;
   readonly iscsi: IscsiView;
+  /** When it was attached on another node before. */
+  readonly takeover: TakeoverView | null;
+  /** The replica whose older data is served now, because the loss was accepted. */
+  readonly servedFrom: string | null;
 };
 
-export type MappingView = AttachmentView & {
+export type ScrubView = {
+  readonly state: 'running' | 'idle';
+  readonly chunksTotal: number | null;
+  readonly chunksChecked: number | null;
+  readonly verifiedAt: string | null;
+  readonly checkedBlocks: number;
+  readonly damagedBlocks: number;
+  readonly repairedBlocks: number;
+  readonly unrepairableBlocks: number;
+  readonly differingChunks: number;
+  readonly failure: string | null;
+};
+
+export type MappingView = Omit<AttachmentView, 'takeover' | 'servedFrom'> & {
   readonly via: 'fuse' | 'iscsi';
   /** Of the host of `node`; null when an initiator is to make one. */
   readonly device: string | null;
@@ -34,13 +59,15 @@ export type RebuildView = {
   readonly chunksExamined: number;
   readonly bytesCopied: number;
   readonly bytesPerSecond: number;
+  /** Null while it cannot be told. */
+  readonly remainingSeconds: number | null;
 };
 
 export type ReplicaView = {
   readonly id: string;
   readonly node: string;
   readonly disk: string;
-  readonly state: 'in-sync' | 'rebuilding' | 'failed';
+  readonly state: 'in-sync' | 'rebuilding' | 'failed' | 'set-aside';
   readonly reason: string | null;
   /** Of its replica process: where it runs, else where it last ran. */
   readonly address: string | null;
@@ -64,6 +91,13 @@ export type VolumeView = {
   readonly replicas: readonly ReplicaView[];
   readonly usedBytes: number | null;
   readonly createdAt: string;
+  /** How many replicas are wanted. */
+  readonly copies: number;
+  readonly writesPaused: boolean;
+  readonly maintenance: string | null;
+  readonly scrub: ScrubView | null;
+  readonly rebuildBytesPerSecond: number | null;
+  readonly foregroundPercent: number | null;
 };
 
 export type SnapshotView = {
@@ -118,6 +152,7 @@ export function volumeView(
   lastAddresses: ReadonlyMap<string, string | null>,
   engine: VolumeStatus | null,
   usedBytes: number | null,
+  scrub: ScrubView | null = null,
 ): VolumeView {
   const replicas = record.replicas.map((replica) => replicaView(replica, record, nodes, lastAddresses, engine));
   const state = volumeState(record, engine);
@@ -138,6 +173,12 @@ export function volumeView(
     replicas,
     usedBytes,
     createdAt: record.createdAt,
+    copies: record.copies,
+    writesPaused: engine?.writesPaused ?? false,
+    maintenance: record.maintenance?.node ?? null,
+    scrub,
+    rebuildBytesPerSecond: record.rebuildBytesPerSecond,
+    foregroundPercent: record.foregroundPercent,
   };
 }
 
@@ -168,24 +209,45 @@ function volumeHealth(
   replicas: readonly ReplicaView[],
   nodes: Nodes,
 ): Health {
+  if (record.lostData !== null) return { health: 'faulted', reason: record.lostData };
   if (state === 'attaching') {
     return { health: 'faulted', reason: `waits for the target process of ${record.attachment?.node ?? 'its node'}` };
   }
-  if (state === 'attached' && engine !== null && engine.state !== 'serving') {
-    return { health: 'faulted', reason: engine.failure === '' ? `I/O is stopped (${engine.state})` : engine.failure };
+  if (state === 'attached' && engine?.writesPaused === true) {
+    return { health: 'degraded', reason: `${engine.failure} (${describeReplicas(record)})` };
   }
-  if (state === 'attached')
-    return copiesHealth(replicas.filter((replica) => replica.state === 'in-sync').length, replicas);
+  if (state === 'attached' && engine !== null && engine.state !== 'serving') {
+    const reason = engine.failure === '' ? `I/O is stopped (${engine.state})` : engine.failure;
+    return { health: 'faulted', reason: `${reason} (${describeReplicas(record)})` };
+  }
+  if (state === 'attached') {
+    return copiesHealth(replicas.filter((replica) => replica.state === 'in-sync').length, record);
+  }
   const reachable = record.replicas.filter(
     (replica) => record.inSync.includes(replica.id) && replicaAddress(nodes.get(replica.node), replica.disk) !== null,
   );
-  return copiesHealth(reachable.length, replicas);
+  return copiesHealth(reachable.length, record);
 }
 
-function copiesHealth(good: number, replicas: readonly ReplicaView[]): Health {
-  if (good === replicas.length) return { health: 'healthy', reason: null };
-  if (good === 0) return { health: 'faulted', reason: 'no in-sync replica can be reached' };
-  return { health: 'degraded', reason: `${good} of ${replicas.length} replicas are in-sync and reachable` };
+function copiesHealth(good: number, record: VolumeRecord): Health {
+  if (good === 0) {
+    return { health: 'faulted', reason: `no in-sync replica can be reached: needed is ${describeReplicas(record)}` };
+  }
+  const present = record.replicas.length - record.setAside.length;
+  const wanted = Math.max(record.copies, present);
+  if (good >= wanted) return { health: 'healthy', reason: null };
+  const missing = record.copies - present;
+  const more =
+    missing > 0 ? `; no disk takes the ${missing} missing ("holdfast volume explain ${record.name}" says why)` : '';
+  return { health: 'degraded', reason: `${good} of ${wanted} replicas are in-sync and reachable${more}` };
+}
+
+// The copies that count, by place.
+function describeReplicas({ replicas, inSync }: VolumeRecord): string {
+  return replicas
+    .filter(({ id }) => inSync.includes(id))
+    .map(({ id, node, disk }) => `${id} on ${disk} of ${node}`)
+    .join(' or ');
 }
 
 function replicaView(
@@ -199,8 +261,12 @@ function replicaView(
   const address = running ?? lastAddresses.get(diskKey(node, disk)) ?? null;
   const status = engine?.replicas.find(({ replicaId }) => replicaId === id);
   const base = { id, node, disk, address };
+  if (record.setAside.includes(id)) {
+    const reason = 'it may have writes that were lost when older data was accepted; "holdfast replica rm" deletes it';
+    return { ...base, state: 'set-aside', reason, rebuild: null };
+  }
   if (status !== undefined) {
-    const reason = status.phase === 'in-sync' || status.reason === '' ? null : status.reason;
+    const reason = status.reason === '' ? null : status.reason;
     return { ...base, state: status.phase, reason, rebuild: rebuildView(status) };
   }
   const unreachable = running === null ? `its replica process does not run${describeFailure(nodes, node, disk)}` : null;
@@ -212,7 +278,31 @@ function replicaView(
 function rebuildView(status: ReplicaStatus): RebuildView | null {
   if (status.phase !== 'rebuilding') return null;
   const { chunksTotal, chunksExamined, bytesCopied, bytesPerSecond } = status;
-  return { chunksTotal, chunksExamined, bytesCopied, bytesPerSecond };
+  // By what was copied per chunk so far: thin volumes and deltas copy less than they examine.
+  const left = chunksExamined === 0 ? null : ((chunksTotal - chunksExamined) * bytesCopied) / chunksExamined;
+  const remainingSeconds = left === null || bytesPerSecond === 0 ? null : Math.round(left / bytesPerSecond);
+  return { chunksTotal, chunksExamined, bytesCopied, bytesPerSecond, remainingSeconds };
+}
+
+export function scrubView(
+  record: ScrubRecord | null,
+  progress: { readonly chunksTotal: number; readonly chunksChecked: number } | null,
+): ScrubView | null {
+  if (record === null) return null;
+  const { verifiedAt, checkedBlocks, damagedBlocks, repairedBlocks, unrepairableBlocks, differingChunks, failure } =
+    record;
+  return {
+    state: record.requestedAt === null ? 'idle' : 'running',
+    chunksTotal: progress?.chunksTotal ?? null,
+    chunksChecked: progress?.chunksChecked ?? null,
+    verifiedAt,
+    checkedBlocks,
+    damagedBlocks,
+    repairedBlocks,
+    unrepairableBlocks,
+    differingChunks,
+    failure,
+  };
 }
 
 function describeFailure(nodes: Nodes, node: string, disk: string): string {

@@ -10,10 +10,9 @@ import { HoldfastError, isHoldfastError, toHoldfastError } from '../errors/holdf
 import { errorFields } from '../log/logger.js';
 import { hasRoom, placeReplicas } from '../placement/place-replicas.js';
 import { diskCandidates, requestOf } from './candidates.js';
-import { nodeFor } from './replica-operations.js';
 import { deleteDoomed, moveToTrash } from './trash-operations.js';
-import { ensureAttached, ensureDetached } from './attachment.js';
-import type { EngineAt } from './attachment.js';
+import { noticeLostData } from './attach-operation.js';
+import { endMaintenance, ensureAttached, ensureDetached } from './attachment.js';
 import type { ManagerContext } from './context.js';
 import { randomId } from './ids.js';
 import { replicaAddress, runningTarget } from './observed.js';
@@ -39,6 +38,9 @@ export type VolumeChange = {
   readonly constraints?: Partial<Constraints> | undefined;
   readonly qos?: Qos | null | undefined;
   readonly access?: Access | undefined;
+  /** Null: the cluster's. */
+  readonly rebuildBytesPerSecond?: number | null | undefined;
+  readonly foregroundPercent?: number | null | undefined;
 };
 
 export async function changeVolume(context: ManagerContext, name: string, change: VolumeChange): Promise<VolumeRecord> {
@@ -61,6 +63,9 @@ export async function changeVolume(context: ManagerContext, name: string, change
       constraints: { ...latest.constraints, ...constraints },
       qos: qos === undefined ? latest.qos : qos,
       access: access ?? latest.access,
+      rebuildBytesPerSecond:
+        change.rebuildBytesPerSecond === undefined ? latest.rebuildBytesPerSecond : change.rebuildBytesPerSecond,
+      foregroundPercent: change.foregroundPercent === undefined ? latest.foregroundPercent : change.foregroundPercent,
     }));
   });
 }
@@ -119,6 +124,11 @@ export async function createVolume(context: ManagerContext, input: CreateInput):
       attachment: null,
       copies: count,
       retiring: [],
+      setAside: [],
+      maintenance: null,
+      lostData: null,
+      rebuildBytesPerSecond: null,
+      foregroundPercent: null,
       constraints,
       qos: input.qos ?? policy?.qos ?? null,
       access: input.access ?? defaultAccess,
@@ -136,45 +146,6 @@ export async function createVolume(context: ManagerContext, input: CreateInput):
   });
 }
 
-/** The engine, serving. */
-export async function attachVolume(context: ManagerContext, name: string, node: string | null): Promise<EngineAt> {
-  const { repository, observed } = context;
-  if (node !== null) await requireNode(context, node);
-  return await withVolume(context, name, async ({ record }) => {
-    if (record.phase !== 'ready') throw new HoldfastError('FAILED_PRECONDITION', `volume "${name}" is being created`);
-    const current = record.attachment?.node ?? null;
-    if (current !== null) {
-      if (node !== null && node !== current && !(await isLost(context, current))) {
-        throw new HoldfastError(
-          'VOLUME_ATTACHED',
-          `volume "${name}" is attached on ${current}, not on ${node}: detach it first ("holdfast volume detach ${name}")`,
-        );
-      }
-      if (node !== null && node !== current) {
-        context.logger.warn('taken over from a node that is lost', { volume: name, from: current, to: node });
-        await repository.updateVolume(record.id, (latest) => ({ ...latest, attachment: { node } }));
-      }
-      return await ensureAttached(context, record.id);
-    }
-    const chosen = node ?? (await nodeFor(context, record, null));
-    await repository.updateVolume(record.id, (latest) => ({ ...latest, attachment: { node: chosen } }));
-    try {
-      return await ensureAttached(context, record.id);
-    } catch (error) {
-      await repository.updateVolume(record.id, (latest) => ({ ...latest, attachment: null }));
-      // Whatever was started there is unwanted now; if this does not reach it, the reconciler does.
-      const target = runningTarget(observed.node(chosen));
-      if (target !== null) {
-        await context.dataPlane.detach(target.control, record.id).catch((detachError: unknown) => {
-          context.logger.warn('cannot undo an attach yet', { volume: name, ...errorFields(detachError) });
-          observed.forgetServed(chosen);
-        });
-      }
-      throw error;
-    }
-  });
-}
-
 export async function detachVolume(context: ManagerContext, name: string, force: boolean): Promise<VolumeRecord> {
   return await withVolume(context, name, async ({ record }) => {
     if (record.attachment === null) return record;
@@ -185,6 +156,7 @@ export async function detachVolume(context: ManagerContext, name: string, force:
         `volume "${name}" is mapped as a block device on ${node}: unmap it first ("holdfast unmap ${name}")`,
       );
     }
+    await noticeLostData(context, record, node);
     try {
       await ensureDetached(context, record, node);
     } catch (error) {
@@ -231,7 +203,8 @@ export type Deletion = {
 /** Into the trash, unless that is switched off or `forGood`. */
 export async function deleteVolume(context: ManagerContext, name: string, forGood: boolean): Promise<Deletion> {
   const { repository } = context;
-  return await withVolume(context, name, async (found) => {
+  return await withVolume(context, name, async (first) => {
+    let found = first;
     const { attachment, phase } = found.record;
     if (phase !== 'ready') throw new HoldfastError('FAILED_PRECONDITION', `volume "${name}" is being created`);
     if (attachment !== null) {
@@ -239,6 +212,10 @@ export async function deleteVolume(context: ManagerContext, name: string, forGoo
         'VOLUME_ATTACHED',
         `volume "${name}" is attached on ${attachment.node}: detach it first ("holdfast volume detach ${name}")`,
       );
+    }
+    if (found.record.maintenance !== null) {
+      await endMaintenance(context, found.record.id);
+      found = await repository.volume(name);
     }
     const { trashSeconds } = await repository.settings();
     if (trashSeconds > 0 && !forGood) {
@@ -293,7 +270,7 @@ async function createReplicas({ observed, dataPlane }: ManagerContext, record: V
 // acknowledges is nothing: the new epoch takes the volume away from it.
 const lostAfterMs = 10_000;
 
-async function isLost({ observed, dataPlane }: ManagerContext, name: string): Promise<boolean> {
+export async function isLost({ observed, dataPlane }: ManagerContext, name: string): Promise<boolean> {
   const node = observed.node(name);
   const since = node === undefined ? observed.startedAt : node.agentAwaySince;
   if (since === null || observed.now() - since < lostAfterMs) return false;
@@ -305,7 +282,7 @@ async function isLost({ observed, dataPlane }: ManagerContext, name: string): Pr
   );
 }
 
-async function requireNode({ repository }: ManagerContext, name: string): Promise<void> {
+export async function requireNode({ repository }: ManagerContext, name: string): Promise<void> {
   const nodes = await repository.listNodes();
   if (nodes.some((node) => node.name === name)) return;
   const names = nodes.map((node) => node.name).join(', ');

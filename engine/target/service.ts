@@ -7,6 +7,7 @@ import type {
   AttachedVolume,
   AttachVolumeRequest,
   ConfigureVolumeRequest,
+  RepairBlocksRequest,
   TargetServer,
   TargetStatus,
 } from '../generated/holdfast/v1/target.js';
@@ -20,13 +21,17 @@ export type ServiceContext = {
 
 export function createTargetService({ instanceId, target, volumes }: ServiceContext): TargetServer {
   return {
-    attach: unary((request: AttachVolumeRequest) => volumes.attach(attachRequestOf(request))),
+    attach: unary(async (request: AttachVolumeRequest) => {
+      const outcome = await volumes.attach(attachRequestOf(request));
+      return { ...outcome, leftOut: [...outcome.leftOut] };
+    }),
     detach: unary(async ({ volumeId }) => {
       await volumes.detach(volumeId);
       return {};
     }),
-    configure: unary(async ({ volumeId, replicas, rebuildBytesPerSecond, qos }: ConfigureVolumeRequest) => {
-      await volumes.configure({ volumeId, replicas, rebuildBytesPerSecond, qos: qos ?? null });
+    configure: unary(async (request: ConfigureVolumeRequest) => {
+      const { volumeId, replicas, rebuildBytesPerSecond, foregroundPercent, qos } = request;
+      await volumes.configure({ volumeId, replicas, rebuildBytesPerSecond, foregroundPercent, qos: qos ?? null });
       return {};
     }),
     resize: unary(async ({ volumeId, sizeBytes }) => {
@@ -46,6 +51,9 @@ export function createTargetService({ instanceId, target, volumes }: ServiceCont
       await volumes.unmap(volumeId, force);
       return {};
     }),
+    repair: unary(async ({ volumeId, replicaId, firstBlock, blockCount, differs }: RepairBlocksRequest) => ({
+      repairedBlocks: await volumes.repair({ volumeId, replicaId, firstBlock, blockCount, differs }),
+    })),
     setRedirects: unary(async ({ redirects }) => {
       await target.setRedirects(redirects);
       return {};
@@ -87,6 +95,7 @@ function attachRequestOf(message: AttachVolumeRequest) {
     initiatorAllowList: message.initiatorAllowList,
     reservations: message.reservations,
     rebuildBytesPerSecond: message.rebuildBytesPerSecond,
+    foregroundPercent: message.foregroundPercent,
     qos: message.qos ?? null,
     internal: message.internal,
   };
@@ -125,5 +134,7 @@ function toMessage({ volumeId, name, epoch, state, failure, engine }: VolumeRepo
     sessions: [...(engine?.sessions ?? [])],
     device: engine?.device ?? '',
     copiedBytes: engine?.copiedBytes ?? 0n,
+    writesPaused: engine?.writesPaused ?? false,
+    lostData: engine?.lostData ?? false,
   };
 }

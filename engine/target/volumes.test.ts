@@ -18,13 +18,14 @@ function request(epoch: bigint): AttachRequest {
     epoch,
     sizeBytes: 1n << 30n,
     logicalBlockSize: 512,
-    replicas: [{ replicaId: 1n, address: '127.0.0.1:1', local: true, inSync: true }],
+    replicas: [{ replicaId: 1n, address: '127.0.0.1:1', local: true, inSync: true, holdRebuild: false }],
     iqn: 'iqn.2026-11.io.holdfast:v',
     chap: null,
     mutualChap: null,
     initiatorAllowList: [],
     reservations: Buffer.alloc(0),
     rebuildBytesPerSecond: 0n,
+    foregroundPercent: 80,
     qos: null,
     internal: false,
   };
@@ -35,6 +36,9 @@ function statusOf(epoch: bigint, failure = ''): VolumeStatus {
     volumeId,
     epoch,
     failure,
+    stopped: false,
+    lostData: false,
+    writesPaused: false,
     sizeBytes: 1n << 30n,
     lastSeq: 0n,
     committedSeq: 0n,
@@ -69,7 +73,7 @@ class FakeHost implements VolumeHost {
     if (this.attachError !== null) throw this.attachError;
     expect(this.#attached).toBeNull();
     this.#attached = epoch;
-    return { portal: this.portal, sizeBytes };
+    return { portal: this.portal, sizeBytes, leaseWaitMs: 0n, leftOut: [] };
   }
   async detachVolume() {
     await this.#turn('detach');
@@ -98,6 +102,10 @@ class FakeHost implements VolumeHost {
   unmapVolume(): Promise<void> {
     this.calls.push('unmap');
     return Promise.resolve();
+  }
+  repairVolume(): Promise<number> {
+    this.calls.push('repair');
+    return Promise.resolve(1);
   }
   status() {
     return Promise.resolve(this.#attached === null ? [] : [statusOf(this.#attached, this.failure)]);

@@ -13,6 +13,7 @@ import type {
   ConfigureRequest,
   CopySnapshotRequest,
   InSyncChange,
+  RepairRequest,
   ReservationsChange,
   TargetProcess,
   TargetQuestions,
@@ -23,7 +24,7 @@ import type { Logger } from '../log/logger.js';
 import { errorFields } from '../log/logger.js';
 import type { Membership } from './membership-client.js';
 
-export type VolumeState = 'opening' | 'serving' | 'waiting' | 'fenced';
+export type VolumeState = 'opening' | 'serving' | 'waiting' | 'fenced' | 'failed';
 
 type Attached = {
   readonly volumeId: bigint;
@@ -52,6 +53,7 @@ export type VolumeHost = Pick<
   | 'resizeVolume'
   | 'changeSnapshot'
   | 'copySnapshot'
+  | 'repairVolume'
   | 'mapVolume'
   | 'unmapVolume'
   | 'status'
@@ -147,6 +149,10 @@ export class TargetVolumes {
     else await this.#order.run(key(volumeId), unmap);
   }
 
+  async repair(request: RepairRequest): Promise<number> {
+    return await this.#servingHost(request.volumeId).repairVolume(request);
+  }
+
   async report(): Promise<VolumeReport[]> {
     const engines = new Map((await this.#requireHost().status()).map((status) => [status.volumeId, status]));
     return [...this.#attached.values()].map((volume) => reportOf(volume, engines.get(volume.volumeId) ?? null));
@@ -175,7 +181,7 @@ export class TargetVolumes {
   async #outcomeOf(present: Attached, request: AttachRequest): Promise<AttachOutcome> {
     const status = (await this.#requireHost().status()).find(({ volumeId }) => volumeId === present.volumeId);
     if (status === undefined) return await this.#attachNow(request);
-    return { portal: this.#requireHost().portal, sizeBytes: status.sizeBytes };
+    return { portal: this.#requireHost().portal, sizeBytes: status.sizeBytes, leaseWaitMs: 0n, leftOut: [] };
   }
 
   async #detachNow(present: Attached): Promise<void> {
@@ -264,7 +270,8 @@ function reportOf(volume: Attached, engine: VolumeStatus | null): VolumeReport {
       return { ...base, state: 'fenced', failure: 'another engine owns the volume', engine: null };
     case 'serving': {
       const failure = engine?.failure ?? '';
-      return { ...base, state: failure === '' ? 'serving' : 'waiting', failure, engine };
+      const state = failure === '' ? 'serving' : engine?.stopped === true ? 'failed' : 'waiting';
+      return { ...base, state, failure, engine };
     }
   }
 }

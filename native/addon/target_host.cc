@@ -70,7 +70,8 @@ Task<void> TargetHost::run_attach(TargetHost* host, Volume* volume, AttachReques
   Status exported = volume->abandoned ? Status(Error(ErrorCode::kCancelled, "this target is stopping"))
                                       : host->export_volume(*volume, std::move(request.target));
   if (exported.ok()) {
-    done(AttachOutcome{host->portal_, volume->engine->size_bytes()});
+    engine::EngineStatus status = volume->engine->status();
+    done(AttachOutcome{host->portal_, volume->engine->size_bytes(), status.lease_waited, std::move(status.left_out)});
     co_return;
   }
   volume->detaching = true;
@@ -148,14 +149,25 @@ void TargetHost::detach_all() {
 // ---- while attached ----
 
 Status TargetHost::configure(VolumeId id, std::vector<engine::ReplicaConfig> replicas,
-                             std::uint64_t rebuild_bytes_per_second, const engine::QosLimits& qos) {
+                             std::uint64_t rebuild_bytes_per_second, std::uint32_t foreground_percent,
+                             const engine::QosLimits& qos) {
   Volume* volume = find(id);
   if (!volume || !volume->engine)
     return Error(ErrorCode::kNotFound, "volume " + to_hex(id.value()) + " is not attached");
-  volume->engine->set_rebuild_rate(rebuild_bytes_per_second);
+  volume->engine->set_rebuild_rate(rebuild_bytes_per_second, foreground_percent);
   volume->engine->set_qos(qos);
   volume->engine->set_replicas(std::move(replicas));
   return {};
+}
+
+void TargetHost::repair(VolumeId id, BlockRange blocks, ReplicaId bad, bool differs,
+                        Callback<void(Result<engine::RepairOutcome>)> done) {
+  Volume* volume = find(id);
+  if (!volume || !volume->engine) {
+    done(Error(ErrorCode::kNotFound, "volume " + to_hex(id.value()) + " is not attached"));
+    return;
+  }
+  volume->engine->repair(blocks, bad, differs, std::move(done));
 }
 
 void TargetHost::resize(VolumeId id, std::uint64_t size_bytes, StatusCallback done) {

@@ -31,6 +31,8 @@ struct AttachRequest {
 struct AttachOutcome {
   std::string portal;
   std::uint64_t size_bytes = 0;
+  Nanos lease_waited{};
+  std::vector<ReplicaId> left_out;
 };
 
 struct VolumeStatus {
@@ -68,7 +70,9 @@ class TargetHost final : private engine::Membership, private iscsi::ReservationS
   // Ends sessions, finishes and flushes I/O, closes the engine. Not attached: ok.
   void detach(VolumeId volume, StatusCallback done);
   Status configure(VolumeId volume, std::vector<engine::ReplicaConfig> replicas, std::uint64_t rebuild_bytes_per_second,
-                   const engine::QosLimits& qos);
+                   std::uint32_t foreground_percent, const engine::QosLimits& qos);
+  void repair(VolumeId volume, BlockRange blocks, ReplicaId bad, bool differs,
+              Callback<void(Result<engine::RepairOutcome>)> done);
   void resize(VolumeId volume, std::uint64_t size_bytes, StatusCallback done);
   // A revert needs a volume that was attached `internal` (VOLUME_ATTACHED).
   void change_snapshot(VolumeId volume, SnapshotChange change, SnapshotId snapshot, StatusCallback done);

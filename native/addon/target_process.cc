@@ -87,6 +87,7 @@ Replicas replicas_from_js(Record& record) {
     config.id = ReplicaId(replica.u64("replicaId"));
     config.local = replica.boolean("local");
     config.in_sync = replica.boolean("inSync");
+    config.hold_rebuild = replica.boolean("holdRebuild");
     out.configs.push_back(config);
     out.addresses.push_back(replica.text("address"));
   });
@@ -123,6 +124,7 @@ AttachRequest attach_request_from_js(Record& record) {
   request.volume.rebuild_bytes_per_second = record.u64("rebuildBytesPerSecond");
   request.volume.qos = qos_from_js(record);
   request.internal = record.boolean("internal");
+  request.volume.foreground_percent = record.u32("foregroundPercent");
   Replicas replicas = replicas_from_js(record);
   request.volume.replicas = std::move(replicas.configs);
   request.replica_addresses = std::move(replicas.addresses);
@@ -192,6 +194,11 @@ Napi::Value attach(const Napi::CallbackInfo& info) {
         Napi::Object out = Napi::Object::New(env);
         out.Set("portal", outcome.portal);
         out.Set("sizeBytes", to_js(env, outcome.size_bytes));
+        auto waited = std::chrono::duration_cast<std::chrono::milliseconds>(outcome.lease_waited).count();
+        out.Set("leaseWaitMs", to_js(env, static_cast<std::uint64_t>(waited)));
+        Napi::Array left_out = Napi::Array::New(env);
+        for (ReplicaId replica : outcome.left_out) left_out.Set(left_out.Length(), to_js(env, replica.value()));
+        out.Set("leftOut", left_out);
         return out;
       });
 }
@@ -211,12 +218,14 @@ Napi::Value configure(const Napi::CallbackInfo& info) {
   Record record(info.Env(), info[1], "volume");
   VolumeId volume(record.u64("volumeId"));
   std::uint64_t rate = record.u64("rebuildBytesPerSecond");
+  std::uint32_t percent = record.u32("foregroundPercent");
   engine::QosLimits qos = qos_from_js(record);
   auto replicas = std::make_shared<Replicas>(replicas_from_js(record));
   if (!record.ok()) return info.Env().Undefined();
-  return process->ask_done(info.Env(), [volume, rate, qos, replicas](JsTarget& target, StatusCallback done) {
+  return process->ask_done(info.Env(), [volume, rate, percent, qos, replicas](JsTarget& target, StatusCallback done) {
     Status parsed = parse_addresses(replicas->addresses, replicas->configs);
-    done(parsed.ok() ? target.host.configure(volume, std::move(replicas->configs), rate, qos) : std::move(parsed));
+    done(parsed.ok() ? target.host.configure(volume, std::move(replicas->configs), rate, percent, qos)
+                     : std::move(parsed));
   });
 }
 
@@ -295,6 +304,26 @@ Napi::Value unmap(const Napi::CallbackInfo& info) {
   });
 }
 
+// targetRepair(handle, {volumeId, replicaId, firstBlock, blockCount, differs}): the number of blocks repaired.
+Napi::Value repair(const Napi::CallbackInfo& info) {
+  auto process = process_of<JsTarget>(info, kTag);
+  if (!process) return info.Env().Undefined();
+  Record record(info.Env(), info[1], "repair");
+  VolumeId volume(record.u64("volumeId"));
+  ReplicaId bad(record.u64("replicaId"));
+  BlockRange blocks{BlockIndex(record.u64("firstBlock")), record.u32("blockCount")};
+  bool differs = record.boolean("differs");
+  if (!record.ok()) return info.Env().Undefined();
+  return process->ask<engine::RepairOutcome>(
+      info.Env(),
+      [volume, bad, blocks, differs](JsTarget& target, Answer<engine::RepairOutcome> answer) {
+        target.host.repair(volume, blocks, bad, differs, std::move(answer));
+      },
+      [](Napi::Env env, const engine::RepairOutcome& outcome) -> Napi::Value {
+        return Napi::Number::New(env, outcome.repaired_blocks);
+      });
+}
+
 Napi::Value set_redirects(const Napi::CallbackInfo& info) {
   auto process = process_of<JsTarget>(info, kTag);
   if (!process) return info.Env().Undefined();
@@ -367,6 +396,9 @@ Napi::Object volume_status_to_js(Napi::Env env, const VolumeStatus& volume) {
   out.Set("readLatency", latency_to_js(env, engine.read_latency));
   out.Set("writeLatency", latency_to_js(env, engine.write_latency));
   out.Set("flushLatency", latency_to_js(env, engine.flush_latency));
+  out.Set("stopped", engine.stopped);
+  out.Set("lostData", engine.lost_data);
+  out.Set("writesPaused", engine.writes_paused);
   Napi::Array replicas = Napi::Array::New(env);
   for (const auto& replica : engine.replicas) replicas.Set(replicas.Length(), replica_status_to_js(env, replica));
   out.Set("replicas", replicas);
@@ -417,6 +449,7 @@ void export_target_process(Napi::Env env, Napi::Object exports) {
   exports.Set("targetCopySnapshot", Napi::Function::New(env, copy_snapshot, "targetCopySnapshot"));
   exports.Set("targetMap", Napi::Function::New(env, map, "targetMap"));
   exports.Set("targetUnmap", Napi::Function::New(env, unmap, "targetUnmap"));
+  exports.Set("targetRepair", Napi::Function::New(env, repair, "targetRepair"));
   exports.Set("targetSetRedirects", Napi::Function::New(env, set_redirects, "targetSetRedirects"));
   exports.Set("targetStatus", Napi::Function::New(env, status, "targetStatus"));
   exports.Set("targetAnswer", Napi::Function::New(env, answer, "targetAnswer"));

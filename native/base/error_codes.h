@@ -36,6 +36,8 @@ enum class ErrorCode : unsigned char {
   kInternal,
   kUnauthenticated,
   kPermissionDenied,
+  kLastGoodCopy,
+  kDataLoss,
 };
 
 inline constexpr struct ErrorCodeRow {
@@ -73,6 +75,8 @@ inline constexpr struct ErrorCodeRow {
     {ErrorCode::kInternal, "INTERNAL", 13},
     {ErrorCode::kUnauthenticated, "UNAUTHENTICATED", 16},
     {ErrorCode::kPermissionDenied, "PERMISSION_DENIED", 7},
+    {ErrorCode::kLastGoodCopy, "LAST_GOOD_COPY", 9},
+    {ErrorCode::kDataLoss, "DATA_LOSS", 15},
 };
 
 constexpr std::string_view error_code_name(ErrorCode code) { return kErrorCodes[static_cast<unsigned>(code)].name; }

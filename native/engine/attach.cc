@@ -197,13 +197,16 @@ Task<Status> VolumeEngine::leave_out(std::vector<Member*> members, std::string r
     log_warn("engine", "volume " + config_.name + " goes on without replica " + to_hex(member->config.id.value()) +
                            ": " + (member->reason.empty() ? reason : member->reason));
     lease = lease || !member->promised;
+    left_out_.push_back(member->config.id);
     in_sync_.remove(member->config.id);
   }
   CO_TRY(co_await store_in_sync_set(std::move(reason)));
   if (!lease || HOLDFAST_PLANT(kNoLeaseWait)) co_return Status();
   CHECK(first_promise_.has_value());
   Nanos until = *first_promise_ + config_.lease + config_.lease / 16;
+  Nanos began = env_.now();
   while (env_.now() < until) co_await wait_for_event(until);
+  lease_waited_ += env_.now() - began;
   co_return Status();
 }
 
@@ -314,6 +317,7 @@ void VolumeEngine::begin_serving(const store::ReplicaInfo& authority) {
     member->opened.reset();
     if (member->phase == MemberPhase::kStreaming) {
       member->reason.clear();
+      member->in_sync_since = env_.now();
     } else {
       try_later(*member);
     }

@@ -36,6 +36,8 @@ struct ReplicaConfig {
   Address address;
   bool local = false;    // on this node: preferred for reads
   bool in_sync = false;  // as stored in the metadata store
+  // Not to be rebuilt now: others have their turn. A rebuild that runs goes on.
+  bool hold_rebuild = false;
 };
 
 struct VolumeConfig {
@@ -46,6 +48,8 @@ struct VolumeConfig {
   std::uint32_t logical_block_size = 512;
   std::vector<ReplicaConfig> replicas;
   std::uint64_t rebuild_bytes_per_second = 0;  // 0: unlimited
+  // What hosts get, in per cent, while they and rebuilds both work (see pace.cc); 0: rebuilds take what they can.
+  std::uint32_t foreground_percent = 80;
   QosLimits qos;
   Nanos lease = 6s;            // reads stop when in-sync replicas were silent for this long
   Nanos replica_timeout = 3s;  // a replica silent for this long with work outstanding has failed
@@ -70,7 +74,13 @@ struct EngineStatus {
   Seq committed;
   std::uint64_t size_bytes = 0;
   std::vector<ReplicaStatus> replicas;
-  std::string failure;  // why I/O has stopped or waits; empty when it flows
+  std::string failure;   // why I/O has stopped or waits; empty when it flows
+  bool stopped = false;  // for good: this engine serves nothing any more
+  // Stopped because every in-sync replica had lost acknowledged writes: what is left is older.
+  bool lost_data = false;
+  bool writes_paused = false;       // the disks of all in-sync replicas are full; reads go on
+  Nanos lease_waited{};             // by the attach, for the lease of an engine before this one
+  std::vector<ReplicaId> left_out;  // by the attach
   std::uint64_t reads = 0, writes = 0, flushes = 0;
   std::uint64_t read_bytes = 0, written_bytes = 0;
   std::uint64_t repaired_blocks = 0;
@@ -91,6 +101,11 @@ class Membership {
   virtual void fenced(VolumeId volume, Epoch epoch) = 0;
 };
 
+// How a repair ended.
+struct RepairOutcome {
+  std::uint32_t repaired_blocks = 0;  // written again from another copy; 0: nothing was wrong
+};
+
 class Engine : public BlockDevice {
  public:
   // Opens every in-sync replica with the epoch, makes them identical, starts serving (docs/consistency.md, "Attach").
@@ -101,8 +116,12 @@ class Engine : public BlockDevice {
   virtual EngineStatus status() const = 0;
   // The set of replicas the volume should have, with current addresses: new ones are rebuilt, missing ones let go.
   virtual void set_replicas(std::vector<ReplicaConfig> replicas) = 0;
-  virtual void set_rebuild_rate(std::uint64_t bytes_per_second) = 0;
+  virtual void set_rebuild_rate(std::uint64_t bytes_per_second, std::uint32_t foreground_percent) = 0;
   virtual void set_qos(const QosLimits& limits) = 0;
+  // Reads the blocks (at most 256) from replica `bad` and, when they do not match their checksums there, writes what
+  // another copy has over them: an ordinary WRITE under the range lock. `differs`: without looking at `bad`, because it
+  // is known to differ from the others. CORRUPT: no good copy is left. NO_IN_SYNC_REPLICA: there is no other copy.
+  virtual void repair(BlockRange blocks, ReplicaId bad, bool differs, Callback<void(Result<RepairOutcome>)> done) = 0;
   // Appends RESIZE; only growth. on_resized subscribers are told.
   virtual void resize(std::uint64_t size_bytes, StatusCallback done) = 0;
 

@@ -57,6 +57,7 @@ struct TestReplica {
   ReplicaId id;
   Address address;
   store::ModelKvDisk kv;
+  std::uint64_t capacity_bytes = 256u << 20;  // from its next start on
   sim::Process* process = nullptr;
   std::unique_ptr<store::DiskStore> disk;
   std::unique_ptr<rpc::Server> server;

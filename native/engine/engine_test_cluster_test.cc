@@ -93,7 +93,7 @@ Task<void> EngineCluster::open_disk(EngineCluster* cluster, TestReplica* replica
   store::StoreOptions options;
   options.directory = "/disk";
   options.journal_bytes = 16u << 20;
-  options.capacity_bytes = 256u << 20;
+  options.capacity_bytes = replica->capacity_bytes;
   options.reserve_bytes = 1u << 20;
   options.cache_bytes = 4u << 20;
   Task<Result<std::unique_ptr<store::DiskStore>>> opening =

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/block_device.h"
+#include "engine/engine.h"
 #include "engine/range_lock.h"
 #include "replica/messages.h"
 
@@ -43,12 +44,15 @@ struct Op {
   std::uint32_t pieces_pending = 0;
   std::uint64_t cursor_block = 0;        // kZero: the next block that has no entry yet
   std::optional<ReplicaId> repair_from;  // kRepair: the copy that was bad
+  bool repair_differs = false;           // kRepair: that copy is wrong whatever its checksums say
+  std::uint32_t repaired_blocks = 0;     // kRepair
   std::optional<Error> error;
 
   BlockDevice::ReadCallback read_done;
   BlockDevice::DoneCallback done;
   BlockDevice::CompareCallback compare_done;
   Callback<void(Result<BlockDevice::Extent>)> extent_done;
+  Callback<void(Result<RepairOutcome>)> repair_done;  // kRepair that somebody asked for
 
   std::uint64_t first_block() const { return offset / kBlockSize; }
   std::uint64_t end_block() const { return (offset + length + kBlockSize - 1) / kBlockSize; }
@@ -74,11 +78,14 @@ inline void Op::clear() {
   pieces_pending = 0;
   cursor_block = 0;
   repair_from.reset();
+  repair_differs = false;
+  repaired_blocks = 0;
   error.reset();
   read_done.reset();
   done.reset();
   compare_done.reset();
   extent_done.reset();
+  repair_done.reset();
 }
 
 // The operation that a lock request is part of.
@@ -105,7 +112,8 @@ struct BlockRead {
   Member* at = nullptr;          // where it is outstanding
   std::vector<ReplicaId> tried;  // gave a wrong or no answer
   std::optional<ReplicaId> first_choice;
-  std::vector<Slice> good;  // by block, once one copy was partly bad; empty slice: still missing
+  std::optional<ReplicaId> avoid;  // never to be read from
+  std::vector<Slice> good;         // by block, once one copy was partly bad; empty slice: still missing
   bool found_bad = false;
   std::uint32_t bad_first = UINT32_MAX;  // the blocks, within the range, that some copy had wrong
   std::uint32_t bad_end = 0;
@@ -120,6 +128,7 @@ struct BlockRead {
     at = nullptr;
     tried.clear();
     first_choice.reset();
+    avoid.reset();
     good.clear();
     bad_first = UINT32_MAX;
     bad_end = 0;

@@ -255,19 +255,6 @@ void VolumeEngine::forget_all_mapped() {
   ++mapped_changes_;
 }
 
-// Reads again, beginning with the copy that was bad, now that nothing else can change the blocks.
-void VolumeEngine::run_repair(Op* op) {
-  BlockRange blocks{BlockIndex(op->first_block()), static_cast<std::uint32_t>(op->end_block() - op->first_block())};
-  read_blocks(blocks, op->repair_from, [this, op, blocks](Result<SliceList> content) {
-    if (!content.ok() || !read_found_bad_) return finish(op);
-    log_warn("engine", "repairing " + std::to_string(blocks.count) + " blocks at block " +
-                           std::to_string(blocks.begin()) + " of volume " + config_.name + " on replica " +
-                           to_hex(op->repair_from->value()));
-    repaired_blocks_ += blocks.count;
-    write_blocks(op, blocks, std::move(*content));
-  });
-}
-
 void VolumeEngine::run_compare(Op* op) {
   BlockRange blocks{BlockIndex(op->first_block()), static_cast<std::uint32_t>(op->end_block() - op->first_block())};
   read_blocks(blocks, std::nullopt, [this, op](Result<SliceList> content) {
@@ -430,8 +417,12 @@ void VolumeEngine::answer(Op* op, Status status) {
       }
       return done(std::move(status));
     }
-    case Op::Kind::kRepair:
-      return;
+    case Op::Kind::kRepair: {
+      Callback<void(Result<RepairOutcome>)> done = std::move(op->repair_done);
+      if (!done) return;
+      if (!status.ok()) return done(std::move(status).error());
+      return done(RepairOutcome{op->repaired_blocks});
+    }
   }
 }
 

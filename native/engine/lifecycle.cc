@@ -42,6 +42,8 @@ VolumeEngine::VolumeEngine(Env& env, VolumeConfig config, Membership& membership
       attach_timer_(env),
       announce_timer_(env),
       stalled_timer_(env),
+      space_timer_(env),
+      pace_timer_(env),
       silence_timer_(env),
       leave_timer_(env),
       gather_timer_(env),
@@ -86,8 +88,9 @@ void VolumeEngine::stop(Error error) {
   log_info("engine", "volume " + config_.name + " stops: " + error.to_string());
   state_ = State::kStopped;
   stop_reason_ = error;
-  for (Timer* timer : {&change_timer_, &attach_timer_, &announce_timer_, &stalled_timer_, &silence_timer_,
-                       &leave_timer_, &gather_timer_, &unavailable_timer_, &close_timer_, &throttle_timer_}) {
+  for (Timer* timer :
+       {&change_timer_, &attach_timer_, &announce_timer_, &stalled_timer_, &silence_timer_, &space_timer_, &pace_timer_,
+        &leave_timer_, &gather_timer_, &unavailable_timer_, &close_timer_, &throttle_timer_}) {
     timer->cancel();
   }
   for (const std::unique_ptr<Member>& member : members_) {
@@ -176,6 +179,7 @@ void VolumeEngine::set_replicas(std::vector<ReplicaConfig> replicas) {
     bool moved = !(member->config.address == replica.address);
     member->config.address = replica.address;
     member->config.local = replica.local;
+    member->config.hold_rebuild = replica.hold_rebuild;
     if (member->phase == MemberPhase::kFailed && (moved || !member->retry.armed())) {
       member->attempts = 0;
       try_later(*member);
@@ -232,12 +236,19 @@ EngineStatus VolumeEngine::status() const {
   status.size_bytes = size_bytes();
   if (stop_reason_) {
     status.failure = stop_reason_->to_string();
+    status.stopped = true;
+    status.lost_data = lost_data_;
   } else if (state_ == State::kServing && !any_required_counts()) {
     status.failure = "I/O waits: no in-sync replica can be reached";
+  } else if (state_ == State::kServing && all_required_full()) {
+    status.failure = "writes wait: the disks of all in-sync replicas are full; free space on them";
+    status.writes_paused = true;
   } else if (const Member* member = state_ == State::kServing ? failed_required_member() : nullptr) {
     status.failure = "writes wait: replica " + to_hex(member->config.id.value()) + " failed (" + member->reason +
                      "), and the metadata store has not yet confirmed that it is out of the in-sync set";
   }
+  status.lease_waited = lease_waited_;
+  status.left_out = left_out_;
   for (const std::unique_ptr<Member>& member : members_) {
     ReplicaStatus replica;
     replica.id = member->config.id;

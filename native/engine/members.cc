@@ -24,10 +24,12 @@ constexpr Nanos kGatherTime = 2s;
 constexpr Nanos kChangeRetry = 1s;
 constexpr Nanos kRequiredRetryMax = 400ms;
 constexpr Nanos kRetryMax = 10s;
-// A replica that begins a rebuild first drops what it had.
-constexpr Nanos kJoinTimeout = 30s;
 // How many failed rebuilds of a replica count when its next source is chosen.
 constexpr std::size_t kPoorSourcesMax = 16;
+// One that was slow or silent again and again is given time before it is rebuilt once more.
+constexpr Nanos kStrikeDelay = 10s;
+constexpr Nanos kStrikeDelayMax = 300s;
+constexpr Nanos kForgiveAfter = 600s;
 
 std::string name_of(const Member& member) { return "replica " + to_hex(member.config.id.value()); }
 
@@ -45,6 +47,8 @@ void VolumeEngine::start_link(Member& member, std::optional<replica::Join> join)
   LinkEvents& events = *this;
   member.link = std::make_unique<ReplicaLink>(env_, std::move(member.opening), member, events);
   member.flushed = 0;
+  member.no_space = false;
+  member.entry_lag = member.flush_lag = {};
   member.promotion_flush = 0;
   member.reads_outstanding = 0;
   member.append_progress = member.read_progress = env_.now();
@@ -81,8 +85,13 @@ void VolumeEngine::fail_member(Member& member, Error reason) {
       member.confirmed = std::max(member.confirmed, *confirmed);
     }
   }
+  if (was == MemberPhase::kStreaming) {
+    if (env_.now() - member.in_sync_since > kForgiveAfter) member.strikes = 0;
+    if (reason.code() == ErrorCode::kTimedOut) ++member.strikes;
+  }
   end_link(member);
   member.phase = MemberPhase::kFailed;
+  member.no_space = false;
   member.reason = reason.to_string();
   member.failed_at = env_.now();
   reroute_reads_of(member);
@@ -191,6 +200,7 @@ void VolumeEngine::on_change_outcome(Status status) {
       member->reason.clear();
       member->attempts = 0;
       member->poor_sources.clear();
+      member->in_sync_since = env_.now();
     }
     if (!stored && member->phase == MemberPhase::kStreaming) {
       end_link(*member);
@@ -241,6 +251,9 @@ void VolumeEngine::try_later(Member& member) {
   Nanos cap = required(member) ? kRequiredRetryMax : kRetryMax;
   Nanos delay = member.attempts == 0 ? Nanos(200ms) : Nanos(1s) * (1u << std::min(member.attempts - 1, 4u));
   delay = std::min(delay, cap);
+  if (!required(member) && member.strikes > 1) {
+    delay = std::max(delay, std::min(kStrikeDelay * (1u << std::min(member.strikes - 2, 8u)), kStrikeDelayMax));
+  }
   delay += Nanos(static_cast<std::int64_t>(env_.random() % static_cast<std::uint64_t>(delay.count() / 4 + 1)));
   ++member.attempts;
   member.retry.arm_after(delay, [this, &member] { try_now(member); });
@@ -248,6 +261,10 @@ void VolumeEngine::try_later(Member& member) {
 
 void VolumeEngine::try_now(Member& member) {
   if ((state_ != State::kServing && state_ != State::kClosing) || member.phase != MemberPhase::kFailed) return;
+  if (!required(member) && member.config.hold_rebuild) {
+    member.reason = "waits for its turn to be rebuilt";  // set_replicas() comes when it is
+    return;
+  }
   member.phase = MemberPhase::kOpening;
   std::uint64_t generation = ++member.generation;
   member.opening = channels_.get(member.config.address);
@@ -299,6 +316,7 @@ void VolumeEngine::come_back(Member& member, const store::ReplicaInfo& info) {
       return !required(*other) || other->lost_acknowledged;
     });
     if (all_lost) {
+      lost_data_ = true;
       stop(Error(ErrorCode::kCorrupt,
                  "DATA LOSS: every in-sync replica of volume " + config_.name +
                      " came back without acknowledged writes; attach it again to use what is left"));
@@ -311,6 +329,7 @@ void VolumeEngine::come_back(Member& member, const store::ReplicaInfo& info) {
   member.phase = MemberPhase::kStreaming;
   member.reason.clear();
   member.attempts = 0;
+  member.in_sync_since = env_.now();
   resend(member, member.journalled);
   if (!flush_current_.empty()) send_flush(member);
   watch_silence();
@@ -325,50 +344,6 @@ void VolumeEngine::come_back(Member& member, const store::ReplicaInfo& info) {
   }
   advance_commit();
   retry_stalled();
-}
-
-// ---- silence ----
-
-bool VolumeEngine::work_outstanding(const Member& member) const {
-  if (!member.link) return false;
-  if (member.journalled.next() < next_seq_) return true;
-  if (!member.counts()) return false;
-  return (!flush_current_.empty() && member.flushed < flush_wanted_) || member.flushed < member.promotion_flush;
-}
-
-// Runs only while something is outstanding somewhere: an idle volume has no timer.
-void VolumeEngine::watch_silence() {
-  if (silence_timer_.armed()) return;
-  silence_checked_ = env_.now();
-  silence_timer_.arm_after(config_.replica_timeout / 4, [this] { check_silence(); });
-}
-
-void VolumeEngine::check_silence() {
-  if (state_ == State::kStopped) return;
-  Nanos now = env_.now();
-  // This process itself was stopped for a while: answers may be waiting to be read.
-  bool was_stopped = now - silence_checked_ > config_.replica_timeout;
-  bool outstanding = false;
-  std::vector<ReplicaId> silent;
-  for (const std::unique_ptr<Member>& member : members_) {
-    if (!member->link) continue;
-    if (was_stopped) member->append_progress = member->read_progress = now;
-    bool appends = work_outstanding(*member);
-    bool reads = member->reads_outstanding > 0;
-    outstanding = outstanding || appends || reads;
-    Nanos patience = member->phase == MemberPhase::kJoining ? std::max(kJoinTimeout, config_.replica_timeout)
-                                                            : config_.replica_timeout;
-    if ((appends && now - member->append_progress > patience) || (reads && now - member->read_progress > patience)) {
-      silent.push_back(member->config.id);
-    }
-  }
-  if (outstanding) watch_silence();
-  for (ReplicaId id : silent) {
-    Member* member = find(id);
-    if (member && state_ != State::kStopped) {
-      fail_member(*member, Error(ErrorCode::kTimedOut, "the replica was silent with work outstanding"));
-    }
-  }
 }
 
 }  // namespace holdfast::engine

@@ -17,7 +17,6 @@ namespace {
 
 constexpr unsigned kSlotBits = 16;
 constexpr Nanos kStalledRetry = 50ms;
-constexpr std::uint32_t kRepairsMax = 8;
 constexpr Nanos kWarningInterval = 1s;  // a bad disk must not fill the log
 
 bool bit(const Slice& bits, std::uint32_t i) {
@@ -73,6 +72,7 @@ Member* VolumeEngine::choose_for_read(const BlockRead& read) {
   for (const std::unique_ptr<Member>& member : members_) {
     if (member->phase != MemberPhase::kStreaming || !in_sync_.stored(member->config.id)) continue;
     if (std::find(read.tried.begin(), read.tried.end(), member->config.id) != read.tried.end()) continue;
+    if (read.avoid == member->config.id) continue;
     if (read.first_choice == member->config.id) return member.get();
     auto rank = [](const Member& m) { return std::pair(!m.config.local, m.reads_outstanding); };
     if (!best || rank(*member) < rank(*best)) best = member.get();
@@ -84,7 +84,7 @@ void VolumeEngine::route(BlockRead* read) {
   if (!lease_valid()) return stall(read);
   Member* member = choose_for_read(*read);
   if (!member) {
-    if (read->tried.empty()) return stall(read);
+    if (read->tried.empty() && !read->avoid) return stall(read);
     return fail_read(read, read->last_error ? *read->last_error : Error(ErrorCode::kCorrupt, "no good copy is left"));
   }
   // A new id for every attempt: the answer to an older one finds nothing.
@@ -300,15 +300,6 @@ void VolumeEngine::retry_stalled() {
     if (state_ == State::kStopped) return;
     route(read);
   }
-}
-
-// The content must be read again under an exclusive lock: a write may come between.
-void VolumeEngine::repair_later(BlockRange blocks, ReplicaId bad) {
-  if (state_ != State::kServing || repairs_under_way_ >= kRepairsMax) return;
-  ++repairs_under_way_;
-  Op* op = new_op(Op::Kind::kRepair, blocks.begin() * kBlockSize, std::uint64_t{blocks.count} * kBlockSize);
-  op->repair_from = bad;
-  begin(op);
 }
 
 }  // namespace holdfast::engine

@@ -49,6 +49,7 @@ void VolumeEngine::join(Member& member, const store::ReplicaInfo& info) {
   join.bytes_per_second = rebuild_share();
   start_link(member, std::move(join));
   share_rebuild_rate();
+  if (!pace_timer_.armed()) pace_rebuilds();
 }
 
 // One that copying has not failed from yet (its copy may be damaged); then the one that serves the fewest rebuilds,
@@ -68,27 +69,6 @@ Member* VolumeEngine::choose_source(const Member& joiner) {
     if (!best || rank(*member) < rank(*best)) best = member.get();
   }
   return best;
-}
-
-std::uint64_t VolumeEngine::rebuild_share() const {
-  auto joining = std::count_if(members_.begin(), members_.end(), [](const std::unique_ptr<Member>& member) {
-    return member->phase == MemberPhase::kJoining;
-  });
-  if (config_.rebuild_bytes_per_second == 0 || joining == 0) return config_.rebuild_bytes_per_second;
-  return std::max<std::uint64_t>(1, config_.rebuild_bytes_per_second / static_cast<std::uint64_t>(joining));
-}
-
-void VolumeEngine::share_rebuild_rate() {
-  replica::AppendRequest request;
-  request.rebuild_bytes_per_second = rebuild_share();
-  for (const std::unique_ptr<Member>& member : members_) {
-    if (member->phase == MemberPhase::kJoining && member->link) member->link->append(request);
-  }
-}
-
-void VolumeEngine::set_rebuild_rate(std::uint64_t bytes_per_second) {
-  config_.rebuild_bytes_per_second = bytes_per_second;
-  if (state_ == State::kServing) share_rebuild_rate();
 }
 
 void VolumeEngine::advance_rebuild(Member& member) {

@@ -8,6 +8,9 @@
 //   members.cc     replicas that fail and come back; the stored in-sync set
 //   rebuild.cc     joining and promoting replicas
 //   snapshots.cc   entries about snapshots, listing and reading them
+//   pace.cc        how fast rebuilds may go while hosts work
+//   laggards.cc    replicas that are silent, slower than the others, or full
+//   repair.cc      blocks that are bad on one copy
 //
 // docs/consistency.md is the specification; I1..I5 below refer to it. Thread: the reactor of the Env.
 //
@@ -63,6 +66,16 @@ struct Member {
   Nanos failed_at{};
   std::uint32_t reads_outstanding = 0;
   bool lost_acknowledged = false;  // came back without entries that were acknowledged
+  bool no_space = false;           // its disk has no room for the next entry
+
+  // What others had when this one was seen to lack it, and since when. 0: nothing.
+  struct Lag {
+    std::uint64_t target = 0;
+    Nanos began{};
+  };
+  Lag entry_lag, flush_lag;
+  std::uint32_t strikes = 0;  // how often lately it left for being slow or silent
+  Nanos in_sync_since{};
 
   // Rebuild.
   Seq first_live;
@@ -107,8 +120,9 @@ class VolumeEngine final : public Engine, private LinkEvents {
   // Engine
   EngineStatus status() const override;
   void set_replicas(std::vector<ReplicaConfig> replicas) override;
-  void set_rebuild_rate(std::uint64_t bytes_per_second) override;
+  void set_rebuild_rate(std::uint64_t bytes_per_second, std::uint32_t foreground_percent) override;
   void set_qos(const QosLimits& limits) override;
+  void repair(BlockRange blocks, ReplicaId bad, bool differs, Callback<void(Result<RepairOutcome>)> done) override;
   void resize(std::uint64_t size_bytes, StatusCallback done) override;
   void snapshot(SnapshotId id, StatusCallback done) override;
   void drop_snapshot(SnapshotId id, StatusCallback done) override;
@@ -171,7 +185,6 @@ class VolumeEngine final : public Engine, private LinkEvents {
   void note_mapped(Op* op, BlockRange piece, std::span<const std::uint8_t> present, bool current);
   void forget_mapped(const Op& op);
   void forget_all_mapped();
-  void run_repair(Op* op);
   void run_compare(Op* op);
   void compare(Op* op, SliceList content);
   void read_edges(Op* op);
@@ -220,7 +233,19 @@ class VolumeEngine final : public Engine, private LinkEvents {
   bool lease_valid();
   void stall(BlockRead* read);
   void retry_stalled();
+
+  // ---- repair.cc ----
   void repair_later(BlockRange blocks, ReplicaId bad);
+  void run_repair(Op* op);
+
+  // ---- laggards.cc ----
+  void watch_silence();
+  void check_silence();
+  bool work_outstanding(const Member& member) const;
+  bool is_slow(Member& member);
+  void note_space(Member& member, bool no_space);
+  void decide_about_full_disks();
+  bool all_required_full() const;
 
   // ---- members.cc ----
   Member* find(ReplicaId id);
@@ -243,9 +268,6 @@ class VolumeEngine final : public Engine, private LinkEvents {
   void start_link(Member& member, std::optional<replica::Join> join);
   void end_link(Member& member);
   void drop_unwanted_later();
-  void watch_silence();
-  void check_silence();
-  bool work_outstanding(const Member& member) const;
 
   // ---- snapshots.cc ----
   void change_snapshots(store::Op op, SnapshotId id, StatusCallback done);
@@ -265,6 +287,10 @@ class VolumeEngine final : public Engine, private LinkEvents {
   void promote_when_caught_up(Member& member);
   void restart_rebuilds_from(ReplicaId source);
 
+  // ---- pace.cc ----
+  std::uint64_t allowed_rebuild_rate() const;
+  void pace_rebuilds();
+
   Env& env_;
   VolumeConfig config_;
   Membership& membership_;
@@ -273,6 +299,7 @@ class VolumeEngine final : public Engine, private LinkEvents {
 
   State state_ = State::kAttaching;
   std::optional<Error> stop_reason_;
+  bool lost_data_ = false;
   std::vector<std::unique_ptr<Member>> members_;
   InSyncSet in_sync_;
   std::string change_reason_;
@@ -323,6 +350,13 @@ class VolumeEngine final : public Engine, private LinkEvents {
   std::deque<Op*> throttled_;
 
   // Replicas.
+  Timer space_timer_;  // after a disk was full: shows whether all are
+  Timer pace_timer_;
+  bool pace_timer_running_ = false;  // so that the counters below are of the last interval
+  std::uint64_t pace_ = 0;           // what foreground I/O leaves to rebuilds, bytes per second; 0: everything
+  std::uint64_t paced_ops_ = 0, paced_bytes_ = 0;
+  Nanos lease_waited_{};
+  std::vector<ReplicaId> left_out_;
   Timer silence_timer_;
   Nanos silence_checked_{};
   Timer leave_timer_;   // after a failure: waits a moment for more of them

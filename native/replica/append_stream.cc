@@ -107,7 +107,7 @@ Status AppendStream::take(AppendRequest& request) {
 // ---- entries ----
 
 void AppendStream::pump() {
-  while (!ended() && phase_ == Phase::kStreaming && !held_.empty()) {
+  while (!ended() && phase_ == Phase::kStreaming && !held_.empty() && !refused_ && !(no_space_ && answers_due_ > 0)) {
     if (!store().accepts_more()) {
       if (!std::exchange(waiting_for_room_, true)) {
         store().on_ready([self = Ref<AppendStream>(this)] {
@@ -128,6 +128,8 @@ void AppendStream::pump() {
 
 void AppendStream::append(store::Entry entry) {
   Seq seq = entry.position.seq;
+  in_store_.push_back(entry);
+  ++answers_due_;
   replica().begin_change();
   store().append(std::move(entry), [self = Ref<AppendStream>(this), seq](Status status) {
     if (status.ok()) self->replica().set_journalled(seq);
@@ -137,6 +139,12 @@ void AppendStream::append(store::Entry entry) {
 }
 
 void AppendStream::journalled(Status status, Seq seq) {
+  --answers_due_;
+  if (!status.ok() && (refused_ || status.error().code() == ErrorCode::kNoSpace)) {
+    refused_ = true;
+    if (answers_due_ == 0) wait_for_space();
+    return;
+  }
   if (!status.ok()) {
     log_warn("replica", "replica " + to_hex(replica().id().value()) + ": append of seq " + std::to_string(seq.value()) +
                             " failed: " + status.error().to_string());
@@ -144,8 +152,45 @@ void AppendStream::journalled(Status status, Seq seq) {
   }
   journalled_ = seq;
   ++completed_;
+  in_store_.pop_front();
   flush_when_due();
   schedule_response();
+  // Refusals come before the answers to earlier entries.
+  if (refused_ && answers_due_ == 0) return wait_for_space();
+  if (std::exchange(no_space_, false)) {
+    space_timer_.cancel();
+    log_info("replica", "replica " + to_hex(replica().id().value()) + ": the disk has room again");
+    pump();
+  }
+}
+
+// ---- a full disk ----
+
+// The log is ordered: everything behind the entry that did not fit was refused too, and waits with it. The engine is
+// told and decides whether to go on without this replica.
+void AppendStream::wait_for_space() {
+  refused_ = false;
+  while (!in_store_.empty()) {
+    held_bytes_ += in_store_.back().data.size();
+    held_.push_front(std::move(in_store_.back()));
+    in_store_.pop_back();
+  }
+  Nanos now = core().env.now();
+  if (!std::exchange(no_space_, true)) {
+    log_warn("replica", "replica " + to_hex(replica().id().value()) + ": the disk is full, entries wait from seq " +
+                            std::to_string(held_.front().position.seq.value()) + " on");
+    space_reported_ = now - kSpaceReport;
+  }
+  if (now - space_reported_ >= kSpaceReport) {
+    space_reported_ = now;
+    schedule_response();
+  }
+  space_timer_.arm_after(kSpaceRetry, [this] { try_again(); });
+}
+
+void AppendStream::try_again() {
+  Ref<AppendStream> keep(this);
+  if (!ended()) pump();
 }
 
 void AppendStream::hold_back_peer() {
@@ -202,7 +247,7 @@ void AppendStream::respond() {
     response_blocked_ = true;
     return;
   }
-  AppendResponse response{journalled_, flushed_, rebuilt_, std::nullopt};
+  AppendResponse response{journalled_, flushed_, rebuilt_, std::nullopt, no_space_};
   if (std::exchange(progress_due_, false)) response.rebuild = replica().progress;
   encode(pool(), response, parts_);
   send(parts_);
@@ -231,6 +276,8 @@ void AppendStream::peer_finished() {
 void AppendStream::on_end() {
   if (std::exchange(waiting_for_room_, false)) store().on_ready(nullptr);
   held_.clear();
+  in_store_.clear();
+  space_timer_.cancel();
   flushes_.clear();
   if (rebuild_) rebuild_->stop();
 }

@@ -22,8 +22,12 @@ class AppendStream final : public ReplicaStream, private RebuildEvents {
   static constexpr std::size_t kHeldEntriesMax = 8'192;
   static constexpr std::uint64_t kHeldBytesMax = 64u << 20;
 
-  AppendStream(Ref<Core> core, std::unique_ptr<rpc::ServerCall> call)
-      : ReplicaStream(std::move(core), std::move(call)) {}
+  // How often an entry that did not fit is tried again.
+  static constexpr Nanos kSpaceRetry = 250ms;
+  static constexpr Nanos kSpaceReport = 1s;
+
+  AppendStream(Ref<Core> shared, std::unique_ptr<rpc::ServerCall> call)
+      : ReplicaStream(std::move(shared), std::move(call)), space_timer_(core().env) {}
 
  private:
   enum class Phase : std::uint8_t { kHello, kJoining, kStreaming };
@@ -51,6 +55,8 @@ class AppendStream final : public ReplicaStream, private RebuildEvents {
   void pump();
   void append(store::Entry entry);
   void journalled(Status status, Seq seq);
+  void wait_for_space();
+  void try_again();
   void hold_back_peer();
   void flush_when_due();
   void flushed(Status status, std::uint64_t id);
@@ -64,6 +70,13 @@ class AppendStream final : public ReplicaStream, private RebuildEvents {
 
   std::deque<store::Entry> held_;
   std::uint64_t held_bytes_ = 0;
+  // Handed to the store, not answered yet; kept to be handed over again should the disk be full.
+  std::deque<store::Entry> in_store_;
+  std::size_t answers_due_ = 0;
+  bool refused_ = false;   // one was refused for lack of space: those behind it come back too
+  bool no_space_ = false;  // nothing but the first is tried until it fits
+  Nanos space_reported_{};
+  Timer space_timer_;
   bool paused_ = false;
   bool waiting_for_room_ = false;
   std::uint64_t received_ = 0;  // entries, counted

@@ -36,6 +36,7 @@ inline constexpr char kReadLogPath[] = "/holdfast.v1.Replica/ReadLog";
 inline constexpr char kListChunksPath[] = "/holdfast.v1.Replica/ListChunks";
 inline constexpr char kReadChunksPath[] = "/holdfast.v1.Replica/ReadChunks";
 inline constexpr char kListSnapshotsPath[] = "/holdfast.v1.Replica/ListSnapshots";
+inline constexpr char kScrubPath[] = "/holdfast.v1.Replica/Scrub";
 
 // ---- the disk ----
 
@@ -107,6 +108,7 @@ struct AppendResponse {
   std::uint64_t flushed_id = 0;
   std::optional<Seq> rebuilt;  // the rebuild finished, complete as of here (0 for a volume without entries)
   std::optional<RebuildProgress> rebuild;
+  bool no_space = false;  // the next entry waits for room
 };
 
 struct ReadRequest {
@@ -176,6 +178,28 @@ struct SnapshotPage {
   std::vector<store::LayerNumber> forks;
 };
 
+struct ScrubRequest {
+  ReplicaId replica;
+  ChunkIndex first;
+  ChunkIndex end;  // exclusive; 0: to the end
+  std::uint64_t bytes_per_second = 0;
+};
+
+struct DamagedChunk {
+  ChunkIndex chunk;
+  std::uint64_t blocks = 0;  // bit per block
+  std::string message;
+};
+
+struct ScrubProgress {
+  ChunkIndex next;
+  std::uint64_t chunks_total = 0;
+  std::uint64_t blocks_checked = 0;
+  std::uint64_t bytes_per_second = 0;
+  std::vector<DamagedChunk> damaged;
+  bool finished = false;
+};
+
 // ---- encoding: hot (appends to `out`) ----
 
 void encode(BufferPool& pool, const AppendRequest& request, SliceList& out);
@@ -204,6 +228,8 @@ Slice encode(BufferPool& pool, const ListChunksRequest& request);
 Slice encode(BufferPool& pool, const std::vector<store::ChunkVersion>& chunks);  // message ChunkVersions
 Slice encode(BufferPool& pool, const ListSnapshotsRequest& request);
 Slice encode(BufferPool& pool, const SnapshotPage& page);
+Slice encode(BufferPool& pool, const ScrubRequest& request);
+Slice encode(BufferPool& pool, const ScrubProgress& progress);
 
 // ---- decoding. `into` is overwritten; after an error its content means nothing. ----
 // The pool is used where payload must be aligned; the others never copy payload.
@@ -228,5 +254,7 @@ Status decode(const Slice& message, ListChunksRequest& into);
 Status decode(const Slice& message, std::vector<store::ChunkVersion>& into);  // message ChunkVersions
 Status decode(const Slice& message, ListSnapshotsRequest& into);
 Status decode(const Slice& message, SnapshotPage& into);
+Status decode(const Slice& message, ScrubRequest& into);
+Status decode(const Slice& message, ScrubProgress& into);
 
 }  // namespace holdfast::replica

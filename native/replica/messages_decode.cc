@@ -283,6 +283,9 @@ Status decode(const Slice& message, AppendResponse& into) {
         case bytes(kAppendResponse_rebuild):
           merge_progress(reader.get_message(), into.rebuild);
           break;
+        case varint(kAppendResponse_no_space):
+          into.no_space = reader.get_bool();
+          break;
         default:
           reader.skip();
       }

@@ -141,4 +141,42 @@ Status decode(const Slice& message, SnapshotPage& into) {
   });
 }
 
+Status decode(const Slice& message, ScrubRequest& into) {
+  return guarded(message, "ScrubRequest", [&](pbf_reader reader) -> Status {
+    into = ScrubRequest();
+    return each_field(reader, [&](pbf_reader& field) {
+      std::uint32_t tag = field.tag_and_type();
+      if (tag == fixed(kScrubRequest_replica_id)) return into.replica = ReplicaId(field.get_fixed64()), true;
+      if (tag == varint(kScrubRequest_first_chunk)) return into.first = ChunkIndex(field.get_uint64()), true;
+      if (tag == varint(kScrubRequest_end_chunk)) return into.end = ChunkIndex(field.get_uint64()), true;
+      return tag == varint(kScrubRequest_bytes_per_second) && (into.bytes_per_second = field.get_uint64(), true);
+    });
+  });
+}
+
+Status decode(const Slice& message, ScrubProgress& into) {
+  return guarded(message, "ScrubProgress", [&](pbf_reader reader) -> Status {
+    into = ScrubProgress();
+    auto damaged = [](pbf_reader& field, DamagedChunk& chunk) {
+      std::uint32_t tag = field.tag_and_type();
+      if (tag == varint(kDamagedChunk_chunk)) return chunk.chunk = ChunkIndex(field.get_uint64()), true;
+      if (tag == fixed(kDamagedChunk_blocks)) return chunk.blocks = field.get_fixed64(), true;
+      return tag == bytes(kDamagedChunk_message) && (chunk.message = field.get_string(), true);
+    };
+    return each_field(reader, [&](pbf_reader& field) {
+      std::uint32_t tag = field.tag_and_type();
+      if (tag == bytes(kScrubProgress_damaged)) {
+        DamagedChunk& chunk = into.damaged.emplace_back();
+        (void)each_field(field.get_message(), [&](pbf_reader& part) { return damaged(part, chunk); });
+        return true;
+      }
+      if (tag == varint(kScrubProgress_next_chunk)) return into.next = ChunkIndex(field.get_uint64()), true;
+      if (tag == varint(kScrubProgress_chunks_total)) return into.chunks_total = field.get_uint64(), true;
+      if (tag == varint(kScrubProgress_blocks_checked)) return into.blocks_checked = field.get_uint64(), true;
+      if (tag == varint(kScrubProgress_bytes_per_second)) return into.bytes_per_second = field.get_uint64(), true;
+      return tag == varint(kScrubProgress_finished) && (into.finished = field.get_bool(), true);
+    });
+  });
+}
+
 }  // namespace holdfast::replica

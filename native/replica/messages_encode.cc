@@ -197,7 +197,7 @@ void encode(BufferPool& pool, const AppendRequest& request, std::span<const Slic
 }
 
 void encode(BufferPool& pool, const AppendResponse& response, SliceList& out) {
-  Header header(pool, 3 * kNumberMax + kLengthMax + 4 * kNumberMax);
+  Header header(pool, 4 * kNumberMax + kLengthMax + 4 * kNumberMax);
   FixedWriter& writer = header.writer();
   put(writer, kAppendResponse_journalled_seq, response.journalled.value());
   put(writer, kAppendResponse_flushed_id, response.flushed_id);
@@ -208,6 +208,7 @@ void encode(BufferPool& pool, const AppendResponse& response, SliceList& out) {
     put_progress(progress_writer, *response.rebuild);
     writer.add_message(kAppendResponse_rebuild, progress);
   }
+  put(writer, kAppendResponse_no_space, response.no_space ? 1 : 0);
   out.push_back(header.take());
 }
 
@@ -410,6 +411,33 @@ Slice encode(BufferPool& pool, const SnapshotPage& page) {
   put(writer, kSnapshotPage_revision_seq, page.revision.seq.value());
   put(writer, kSnapshotPage_head_layer, page.head);
   writer.add_packed_uint64(kSnapshotPage_forks, page.forks.begin(), page.forks.end());
+  return to_slice(pool, bytes);
+}
+
+Slice encode(BufferPool& pool, const ScrubRequest& request) {
+  std::string bytes;
+  protozero::pbf_writer writer(bytes);
+  put_fixed(writer, kScrubRequest_replica_id, request.replica.value());
+  put(writer, kScrubRequest_first_chunk, request.first.value());
+  put(writer, kScrubRequest_end_chunk, request.end.value());
+  put(writer, kScrubRequest_bytes_per_second, request.bytes_per_second);
+  return to_slice(pool, bytes);
+}
+
+Slice encode(BufferPool& pool, const ScrubProgress& progress) {
+  std::string bytes;
+  protozero::pbf_writer writer(bytes);
+  put(writer, kScrubProgress_next_chunk, progress.next.value());
+  put(writer, kScrubProgress_chunks_total, progress.chunks_total);
+  put(writer, kScrubProgress_blocks_checked, progress.blocks_checked);
+  put(writer, kScrubProgress_bytes_per_second, progress.bytes_per_second);
+  for (const DamagedChunk& damaged : progress.damaged) {
+    protozero::pbf_writer item(writer, kScrubProgress_damaged);
+    put(item, kDamagedChunk_chunk, damaged.chunk.value());
+    put_fixed(item, kDamagedChunk_blocks, damaged.blocks);
+    if (!damaged.message.empty()) item.add_string(kDamagedChunk_message, damaged.message);
+  }
+  put(writer, kScrubProgress_finished, progress.finished ? 1 : 0);
   return to_slice(pool, bytes);
 }
 

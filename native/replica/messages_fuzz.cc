@@ -73,7 +73,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   if (size == 0) return 0;
   BufferPool pool(0);  // nothing is retained, so that the sanitizer sees every buffer's end of life
   Slice input = pool.copy_of({reinterpret_cast<const std::byte*>(data) + 1, size - 1});
-  switch (data[0] % 18) {
+  switch (data[0] % 20) {
     case 0:
       return hot<AppendRequest>(pool, input), 0;
     case 1:
@@ -108,6 +108,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       return cold<std::vector<store::ChunkVersion>>(pool, input), 0;
     case 16:
       return cold<ListSnapshotsRequest>(pool, input), 0;
+    case 17:
+      return cold<ScrubRequest>(pool, input), 0;
+    case 18:
+      return cold<ScrubProgress>(pool, input), 0;
     default:
       return cold<SnapshotPage>(pool, input), 0;
   }

@@ -3,6 +3,7 @@
 #include "replica/append_stream.h"
 #include "replica/methods.h"
 #include "replica/read_streams.h"
+#include "replica/scrub_stream.h"
 
 namespace holdfast::replica {
 
@@ -25,6 +26,7 @@ class Service final : public ReplicaService {
     stream<ListChunksStream>(kListChunksPath);
     stream<ReadChunksStream>(kReadChunksPath);
     stream<SnapshotsStream>(kListSnapshotsPath);
+    stream<ScrubStream>(kScrubPath);
   }
   ~Service() override { core_->stop(); }
 

@@ -47,7 +47,7 @@ inline constexpr Tag kJoin_first_seq = 1, kJoin_base_seq = 2, kJoin_source_addre
                      kJoin_size_blocks = 5, kJoin_history = 6, kJoin_bytes_per_second = 7;
 
 inline constexpr Tag kAppendResponse_journalled_seq = 1, kAppendResponse_flushed_id = 2,
-                     kAppendResponse_rebuilt_seq = 3, kAppendResponse_rebuild = 4;
+                     kAppendResponse_rebuilt_seq = 3, kAppendResponse_rebuild = 4, kAppendResponse_no_space = 5;
 
 inline constexpr Tag kReadRequest_hello = 1, kReadRequest_id = 2, kReadRequest_first_block = 3,
                      kReadRequest_block_count = 4, kReadRequest_map_only = 5, kReadRequest_snapshot_id = 6;
@@ -83,5 +83,13 @@ inline constexpr Tag kSnapshotPage_snapshots = 1, kSnapshotPage_revision_epoch =
 
 inline constexpr Tag kSnapshot_id = 1, kSnapshot_parent_id = 2, kSnapshot_epoch = 3, kSnapshot_seq = 4,
                      kSnapshot_size_blocks = 5, kSnapshot_used_bytes = 6, kSnapshot_layer = 7;
+
+inline constexpr Tag kScrubRequest_replica_id = 1, kScrubRequest_first_chunk = 2, kScrubRequest_end_chunk = 3,
+                     kScrubRequest_bytes_per_second = 4;
+
+inline constexpr Tag kScrubProgress_next_chunk = 1, kScrubProgress_chunks_total = 2, kScrubProgress_blocks_checked = 3,
+                     kScrubProgress_bytes_per_second = 4, kScrubProgress_damaged = 5, kScrubProgress_finished = 6;
+
+inline constexpr Tag kDamagedChunk_chunk = 1, kDamagedChunk_blocks = 2, kDamagedChunk_message = 3;
 
 }  // namespace holdfast::replica::fields

@@ -7,6 +7,7 @@ namespace holdfast::store {
 namespace {
 constexpr std::size_t kCachedRecordsMax = 32'768;  // about 12 MB; covers 8 GiB of chunks
 constexpr std::size_t kDeletePageRecords = 4'096;
+constexpr Nanos kGrowthRetry = 2s;
 }  // namespace
 
 Disk::Disk(Env& env, StoreOptions options)
@@ -49,10 +50,21 @@ Disk::Room Disk::room_for(Need need) {
   std::uint64_t taken = slots_.used() + reserved_;
   std::uint64_t hard = total_slots_ > taken ? total_slots_ - taken : 0;
   std::uint64_t soft = hard > reserve_slots_ ? hard - reserve_slots_ : 0;
-  if (need.certain > soft || wanted > hard) return Room::kNo;
+  if (need.certain > soft || wanted > hard) return hope_for_growth(wanted) ? Room::kGrowing : Room::kNo;
   if (taken + wanted <= slots_.size()) return Room::kYes;
   grow_if_needed(wanted);
   return Room::kGrowing;
+}
+
+bool Disk::hope_for_growth(std::uint64_t wanted) {
+  if (growing_ || wished_slots_ <= total_slots_) return false;
+  if (env_.now() - growth_refused_ < kGrowthRetry) return false;
+  growth_refused_ = env_.now();
+  total_slots_ = std::exchange(wished_slots_, 0);
+  grow_if_needed(wanted);
+  if (growing_) return true;
+  wished_slots_ = std::exchange(total_slots_, slots_.size());
+  return false;
 }
 
 void Disk::grow_if_needed(std::uint64_t wanted) {
@@ -74,8 +86,10 @@ void Disk::on_grown(std::uint64_t slots, Status status) {
   if (status.ok()) {
     slots_.set_size(slots_.size() + slots);
   } else if (status.error().code() == ErrorCode::kNoSpace) {
-    // The file system has less than expected. What exists is all there is until the next start.
+    // The file system has less than expected. It is asked again when somebody needs room.
+    wished_slots_ = std::max(wished_slots_, total_slots_);
     total_slots_ = slots_.size();
+    growth_refused_ = env_.now();
   } else {
     fail(status.error());
   }

@@ -83,6 +83,8 @@ class Disk final : public DiskStore {
   }
   // Grows the data file when little is left, or less than `wanted` slots that somebody waits for.
   void grow_if_needed(std::uint64_t wanted = 0);
+  // Whether the file system, which had no room when it was last asked, is being asked again.
+  bool hope_for_growth(std::uint64_t wanted);
   // Ends the use of a slot once no read that has begun can see it.
   void free_slots_later(std::vector<std::uint64_t> slots, Callback<void()> done);
 
@@ -136,6 +138,8 @@ class Disk final : public DiskStore {
   std::uint64_t reserved_ = 0;
   std::uint64_t grow_step_ = 0;
   bool growing_ = false;
+  std::uint64_t wished_slots_ = 0;  // more than total_slots_ while the file system has less room than expected
+  Nanos growth_refused_{};
   Callback<void(bool)> grown_;  // close() waits for this
   std::uint64_t record_changes_ = 0;
   std::uint64_t cached_bytes_ = 0;

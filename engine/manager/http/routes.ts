@@ -120,10 +120,31 @@ export const routes: readonly Route[] = [
     answer: z.array(shapes.replica),
     handle: (api, params) => api.listReplicas(parameter(params, 'name')),
   }),
-  change('POST', '/volumes/{name}/attach', z.strictObject({ node: z.string().nullish() }), {
+  change('POST', '/volumes/{name}/attach', shapes.attachVolume, {
     summary: 'Serve a volume to hosts',
     answer: shapes.attachment,
-    handle: (api, params, { node }) => api.attachVolume(parameter(params, 'name'), node ?? null),
+    handle: (api, params, { node, force, acceptDataLoss, replica }) =>
+      api.attachVolume(parameter(params, 'name'), node ?? null, {
+        force: force ?? false,
+        acceptDataLoss: acceptDataLoss ?? false,
+        replicaId: replica ?? null,
+      }),
+  }),
+  change('POST', '/volumes/{name}/replicas', z.strictObject({ node: z.string().nullish() }), {
+    summary: 'Make one more replica',
+    answer: shapes.volume,
+    handle: (api, params, { node }) => api.addReplica(parameter(params, 'name'), node ?? null),
+  }),
+  change('DELETE', '/volumes/{name}/replicas/{id}', z.strictObject({ replace: z.boolean().optional() }), {
+    summary: 'Let a replica go',
+    answer: shapes.volume,
+    handle: (api, params, { replace }) =>
+      api.removeReplica(parameter(params, 'name'), { replicaId: parameter(params, 'id'), replace: replace ?? false }),
+  }),
+  change('POST', '/volumes/{name}/scrub', z.strictObject({ bytesPerSecond: z.int().nonnegative().nullish() }), {
+    summary: 'Re-read and check every replica of a volume',
+    answer: shapes.volume,
+    handle: (api, params, { bytesPerSecond }) => api.scrubVolume(parameter(params, 'name'), bytesPerSecond ?? null),
   }),
   change('POST', '/volumes/{name}/detach', z.strictObject({ force: z.boolean().optional() }), {
     summary: 'Stop serving a volume',

@@ -25,6 +25,8 @@ export const access = z.strictObject({
 });
 
 export const changeVolume = z.strictObject({
+  rebuildBytesPerSecond: z.int().nonnegative().nullish(),
+  foregroundPercent: z.int().min(0).max(99).nullish(),
   replicas: z.number().optional(),
   constraints: constraints.optional(),
   qos: qos.nullable().optional(),
@@ -57,6 +59,11 @@ export const changeSettings = z.strictObject({
   failoverSeconds: z.int().nonnegative().optional(),
   balance: z.boolean().optional(),
   movesMax: z.int().positive().optional(),
+  rebuildBytesPerSecond: z.int().nonnegative().optional(),
+  foregroundPercent: z.int().min(0).max(99).optional(),
+  rebuildsPerDisk: z.int().positive().optional(),
+  scrubIntervalSeconds: z.int().nonnegative().optional(),
+  scrubBytesPerSecond: z.int().nonnegative().optional(),
 });
 export const putPolicy = z.strictObject({
   name: z.string(),
@@ -95,6 +102,11 @@ export const settings = z
     failoverSeconds: integer,
     balance: z.boolean(),
     movesMax: integer,
+    rebuildBytesPerSecond: integer,
+    foregroundPercent: integer,
+    rebuildsPerDisk: integer,
+    scrubIntervalSeconds: integer,
+    scrubBytesPerSecond: integer,
   })
   .meta({ id: 'Settings' });
 export const policy = z
@@ -152,7 +164,48 @@ export const event = z
 
 export const iscsi = z.object({ portal: text, iqn: text, lun: integer, url: text }).meta({ id: 'Iscsi' });
 
-export const attachment = z.object({ volume: text, epoch: integer, node: text, iscsi }).meta({ id: 'Attachment' });
+export const attachVolume = z.strictObject({
+  node: text.nullish(),
+  force: z.boolean().optional(),
+  acceptDataLoss: z.boolean().optional(),
+  replica: text.nullish(),
+});
+
+export const takeover = z
+  .object({
+    from: text,
+    former: z.enum(['detached', 'unreachable']),
+    leaseWaitMs: integer,
+    leftOut: z.array(text),
+    waitedFor: text,
+  })
+  .meta({ id: 'Takeover' });
+
+export const attachment = z
+  .object({
+    volume: text,
+    epoch: integer,
+    node: text,
+    iscsi,
+    takeover: takeover.nullable(),
+    servedFrom: text.nullable(),
+  })
+  .meta({ id: 'Attachment' });
+
+export const scrub = z
+  .object({
+    state: z.enum(['running', 'idle']),
+    chunksTotal: integer.nullable(),
+    chunksChecked: integer.nullable(),
+    verifiedAt: text.nullable(),
+    checkedBlocks: integer,
+    damagedBlocks: integer,
+    repairedBlocks: integer,
+    unrepairableBlocks: integer,
+    differingChunks: integer,
+    failure: text.nullable(),
+  })
+  .meta({ id: 'Scrub' });
 
 const via = z.enum(['fuse', 'iscsi']);
 export const mapVolume = z.strictObject({ node: text.nullish(), via: via.optional() }).meta({ id: 'MapVolume' });
@@ -162,7 +215,13 @@ export const mapping = z
 export const device = z.object({ via, node: text, path: text.nullable() }).meta({ id: 'Device' });
 
 export const rebuild = z
-  .object({ chunksTotal: integer, chunksExamined: integer, bytesCopied: integer, bytesPerSecond: integer })
+  .object({
+    chunksTotal: integer,
+    chunksExamined: integer,
+    bytesCopied: integer,
+    bytesPerSecond: integer,
+    remainingSeconds: integer.nullable(),
+  })
   .meta({ id: 'Rebuild' });
 
 export const replica = z
@@ -170,7 +229,7 @@ export const replica = z
     id: text,
     node: text,
     disk: text,
-    state: z.enum(['in-sync', 'rebuilding', 'failed']),
+    state: z.enum(['in-sync', 'rebuilding', 'failed', 'set-aside']),
     reason: text.nullable(),
     address: text.nullable(),
     rebuild: rebuild.nullable(),
@@ -208,6 +267,12 @@ export const volume = z
     replicas: z.array(replica),
     usedBytes: integer.nullable(),
     createdAt: text,
+    copies: integer,
+    writesPaused: z.boolean(),
+    maintenance: text.nullable(),
+    scrub: scrub.nullable(),
+    rebuildBytesPerSecond: integer.nullable(),
+    foregroundPercent: integer.nullable(),
   })
   .meta({ id: 'Volume' });
 

@@ -9,7 +9,12 @@ import type { AgentReport, ManagerOrder, ProcessReport } from '../../generated/h
 import { Disk, ReplicaService } from '../../generated/holdfast/v1/replica.js';
 import type { CreateReplicaRequest, ReplicaServer } from '../../generated/holdfast/v1/replica.js';
 import { AttachedVolume, TargetService } from '../../generated/holdfast/v1/target.js';
-import type { AttachVolumeRequest, Redirect, TargetServer } from '../../generated/holdfast/v1/target.js';
+import type {
+  AttachVolumeRequest,
+  RepairBlocksRequest,
+  Redirect,
+  TargetServer,
+} from '../../generated/holdfast/v1/target.js';
 
 function unary<Request, Response>(handle: (request: Request) => Response): handleUnaryCall<Request, Response> {
   return (call, done) => {
@@ -41,6 +46,8 @@ export class FakeTarget {
   readonly copies: { volumeId: bigint; snapshotId: bigint; targetVolumeId: bigint }[] = [];
   redirects: readonly Redirect[] = [];
   refuseAttach: HoldfastError | null = null;
+  leaseWaitMs = 0n;
+  readonly repairs: RepairBlocksRequest[] = [];
   instanceId = 'instance-1';
   port = 0;
   #server: Server | null = null;
@@ -75,7 +82,7 @@ export class FakeTarget {
         this.attached.set(request.volumeId, request);
         const sizeBytes = this.sizes.get(request.volumeId) ?? request.sizeBytes;
         this.sizes.set(request.volumeId, sizeBytes);
-        return { portal: 'unused', sizeBytes };
+        return { portal: 'unused', sizeBytes, leaseWaitMs: this.leaseWaitMs, leftOut: [] };
       }),
       detach: unary(({ volumeId }) => {
         this.attached.delete(volumeId);
@@ -101,6 +108,10 @@ export class FakeTarget {
       unmap: unary(({ volumeId }) => {
         this.devices.delete(volumeId);
         return {};
+      }),
+      repair: unary((request) => {
+        this.repairs.push(request);
+        return { repairedBlocks: request.blockCount };
       }),
       setRedirects: unary(({ redirects }) => {
         this.redirects = redirects;
@@ -198,6 +209,7 @@ export class FakeReplicaProcess {
       readLog: notHere,
       listChunks: notHere,
       readChunks: notHere,
+      scrub: notHere,
       listSnapshots: notHere,
     };
   }

@@ -7,7 +7,11 @@ export const nodeNames = ['node1', 'node2', 'node3'] as const;
 
 export function sampleVolume(number: number, more: Partial<VolumeRecord> = {}): VolumeRecord {
   const id = (suffix: number) => (number * 16 + suffix).toString(16).padStart(16, '0');
-  const replicas = nodeNames.map((node, index) => ({ id: id(index + 1), node, disk: 'disk1' }));
+  const replicas = nodeNames.map((node, index) => ({
+    id: id(index + 1),
+    node,
+    disk: 'disk1',
+  }));
   return {
     version: recordVersion,
     id: id(0),
@@ -27,6 +31,11 @@ export function sampleVolume(number: number, more: Partial<VolumeRecord> = {}): 
     qos: null,
     access: defaultAccess,
     policy: null,
+    setAside: [],
+    maintenance: null,
+    lostData: null,
+    rebuildBytesPerSecond: null,
+    foregroundPercent: null,
     ...more,
   };
 }
