@@ -99,6 +99,43 @@ TEST(StoreFormat, ReplicaRecords) {
   EXPECT_FALSE(decode_identity("").ok());
 }
 
+TEST(StoreFormat, LayerRecords) {
+  LayerTree tree;
+  tree.take_snapshot(SnapshotId(0xA1), at(2, 7), 1000);
+  tree.take_snapshot(SnapshotId(0xA2), at(2, 9), 1100);
+  tree.revert_to(SnapshotId(0xA1), at(3, 12));
+  expect_golden("layer-state.bin", tree.encode_state());
+  const SnapshotRecord& snapshot = *tree.find(SnapshotId(0xA2));
+  expect_golden("snapshot-record.bin", encode_snapshot_record(snapshot));
+  EXPECT_EQ(*decode_snapshot_record(encode_snapshot_record(snapshot)), snapshot);
+  EXPECT_FALSE(decode_snapshot_record(encode_snapshot_record(snapshot).substr(1)).ok());
+  MergeJob job{0, {first_layer_of(1), first_layer_of(1) + 4}, first_layer_of(1) + 2, ChunkIndex(77)};
+  expect_golden("merge-job.bin", encode_merge_job(job));
+  Result<MergeJob> same = decode_merge_job(encode_merge_job(job));
+  ASSERT_TRUE(same.ok());
+  EXPECT_EQ(encode_merge_job(*same), encode_merge_job(job));
+  EXPECT_FALSE(decode_merge_job("").ok());
+
+  std::string key = layered_key(ReplicaId(0x0102030405060708), ChunkIndex(0x1122), first_layer_of(3) + 1);
+  expect_golden("layered-key.bin", key);
+  EXPECT_EQ(chunk_of_layered_key(key), ChunkIndex(0x1122));
+  EXPECT_EQ(layer_of_layered_key(key), first_layer_of(3) + 1);
+  EXPECT_EQ(replica_of_key(key), ReplicaId(0x0102030405060708));
+  // The newest layer of a chunk comes first.
+  EXPECT_LT(layered_key(ReplicaId(1), ChunkIndex(5), 9), layered_key(ReplicaId(1), ChunkIndex(5), 8));
+  EXPECT_LT(layered_key(ReplicaId(1), ChunkIndex(5), 1), layered_key(ReplicaId(1), ChunkIndex(6), ~LayerNumber{0}));
+  std::string index = layer_index_key(ReplicaId(4), 9, ChunkIndex(6));
+  EXPECT_EQ(layer_of_index_key(index), 9u);
+  EXPECT_EQ(chunk_of_index_key(index), ChunkIndex(6));
+
+  // Versions that know no layers refuse the replica.
+  ReplicaIdentity identity{VolumeId(7), Epoch(12), 3, true, Seq(0), kFirstLayer, true};
+  std::string bytes = encode_identity(identity);
+  EXPECT_EQ(bytes[0], 2);
+  ASSERT_TRUE(decode_identity(bytes).ok());
+  EXPECT_TRUE(decode_identity(bytes)->layered);
+}
+
 TEST(StoreFormat, JournalState) {
   JournalState state{41, 9000, {{1, 1}, {2, 30}, {5, 50}}};
   expect_golden("journal-state.bin", encode_journal_state(state));

@@ -1,5 +1,7 @@
-// What one disk does on a real file system: HOLDFAST_BENCH_DIR=DIR store_bench [seconds per case]
-// Every case uses one replica; entries are committed as soon as they are journalled, so destaging runs along.
+// What one disk does on a real file system: HOLDFAST_BENCH_DIR=DIR store_bench [seconds per case] [snapshots]
+// With "snapshots": random reads and writes of 1 GiB at 0, 10, 1,000 and 10,000 snapshots, and how long taking one
+// takes while writes go on. Needs about 8 GiB. Every case uses one replica; entries are committed as soon as they are
+// journalled, so destaging runs along.
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -61,6 +63,7 @@ class Bench {
     double measured = double((now() - start).count()) / 1e9;
     double used = cpu_seconds() - cpu;
     std::size_t done = latencies_.size();
+    rate_ = double(done) / measured;
     while (in_flight_ > 0) reactor_.turn(1ms);
     std::sort(latencies_.begin(), latencies_.end());
     auto at = [this](double share) {
@@ -69,6 +72,45 @@ class Bench {
     std::printf("%-28s %9.0f/s %8.1f MB/s  p50 %7.1f us  p99 %8.1f us  CPU %6.2f us/op\n", which.name,
                 double(done) / measured, double(done) * which.blocks * kBlockSize / measured / 1e6, at(0.5), at(0.99),
                 used * 1e6 / double(done));
+    std::fflush(stdout);
+  }
+
+  // Of the last run().
+  double rate() const { return rate_; }
+
+  // Some writes and a snapshot, until there are so many.
+  void take_snapshots(std::uint64_t count, std::uint64_t span_blocks) {
+    constexpr unsigned kWritesBetween = 2;
+    for (; snapshots_ < count;) {
+      case_ = {"", false, 1, 1, false, span_blocks};
+      stopping_ = true;
+      for (unsigned i = 0; i < kWritesBetween; ++i) start_one();
+      take_snapshot();
+      while (in_flight_ > 0) reactor_.turn(1ms);
+    }
+  }
+
+  // A snapshot every 20 ms under random writes; prints how long they took.
+  void measure_creation(double seconds, std::uint64_t span_blocks) {
+    case_ = {"", false, 1, 32, false, span_blocks};
+    creations_.clear();
+    stopping_ = false;
+    Nanos end = now() + Nanos(static_cast<std::int64_t>(seconds * 1e9));
+    Nanos next = now();
+    fill();
+    while (now() < end) {
+      if (now() >= next) {
+        next = now() + 20ms;
+        take_snapshot();
+      }
+      reactor_.turn(1ms);
+    }
+    stopping_ = true;
+    while (in_flight_ > 0) reactor_.turn(1ms);
+    std::sort(creations_.begin(), creations_.end());
+    std::printf("%-28s %zu taken  p50 %7.1f us  p99 %8.1f us  max %8.1f us\n", "snapshot under load", creations_.size(),
+                double(creations_[creations_.size() / 2]) / 1e3, double(creations_[creations_.size() * 99 / 100]) / 1e3,
+                double(creations_.back()) / 1e3);
     std::fflush(stdout);
   }
 
@@ -124,6 +166,23 @@ class Bench {
     });
   }
 
+  void take_snapshot() {
+    ++in_flight_;
+    Nanos started = now();
+    Entry entry;
+    seq_ = seq_.next();
+    entry.position = {Epoch(1), seq_};
+    entry.op = Op::kSnapshot;
+    entry.snapshot = SnapshotId(++snapshots_);
+    replica_->append(std::move(entry), [this, started, seq = seq_](Status status) {
+      CHECK(status.ok());
+      replica_->set_committed(seq);
+      creations_.push_back((now() - started).count());
+      --in_flight_;
+      fill();
+    });
+  }
+
   void finish(Nanos started) {
     --in_flight_;
     if (!stopping_) latencies_.push_back((now() - started).count());
@@ -142,6 +201,9 @@ class Bench {
   unsigned in_flight_ = 0;
   bool stopping_ = false;
   std::vector<std::int64_t> latencies_;
+  std::vector<std::int64_t> creations_;
+  std::uint64_t snapshots_ = 0;
+  double rate_ = 0;
 };
 
 Task<void> open_store(Env* env, StoreOptions options, std::unique_ptr<DiskStore>* out) {
@@ -152,7 +214,33 @@ Task<void> open_store(Env* env, StoreOptions options, std::unique_ptr<DiskStore>
   *out = std::move(opened).value();
 }
 
-int run(const std::string& directory, double seconds) {
+void run_snapshots(Bench& bench, double seconds) {
+  constexpr std::uint64_t kSpan = 1u << 18;          // 1 GiB
+  constexpr std::uint64_t kCreationSpan = 1u << 12;  // 16 MiB: each snapshot may take that much
+  bench.run({"fill 1 GiB", false, 256, 8, true, kSpan}, std::max(seconds, 5.0));
+  bench.settle();
+  double reads = 0, writes = 0;
+  for (std::uint64_t count : {0u, 10u, 1'000u, 10'000u}) {
+    bench.take_snapshots(count, kSpan);
+    bench.settle();
+    std::printf("-- %llu snapshots\n", static_cast<unsigned long long>(count));
+    bench.run({"read 4 KiB depth 32", true, 1, 32, false, kSpan}, seconds);  // through the layers
+    if (count == 0) reads = bench.rate();
+    double read_ratio = bench.rate() / reads;
+    bench.run({"first write after a snapshot", false, 1, 32, false, kSpan}, seconds);  // takes a slot for each chunk
+    bench.settle();
+    bench.run({"fill", false, 256, 8, true, kSpan}, seconds);
+    bench.settle();
+    bench.run({"append 4 KiB depth 32", false, 1, 32, false, kSpan}, seconds);
+    bench.settle();
+    if (count == 0) writes = bench.rate();
+    std::printf("   of that without snapshots: writes %.2f, reads %.2f\n", bench.rate() / writes, read_ratio);
+  }
+  bench.measure_creation(seconds, kCreationSpan);
+  bench.settle();
+}
+
+int run(const std::string& directory, double seconds, bool snapshots) {
   Result<std::unique_ptr<Reactor>> reactor = Reactor::create();
   CHECK(reactor.ok());
   StoreOptions options;
@@ -178,7 +266,9 @@ int run(const std::string& directory, double seconds) {
   };
   {
     Bench bench(**reactor, *disk);
+    if (snapshots) run_snapshots(bench, seconds);
     for (const Case& which : cases) {
+      if (snapshots) break;
       bench.run(which, seconds);
       bench.settle();
     }
@@ -202,7 +292,8 @@ int main(int argc, char** argv) {
   std::string directory = std::string(base) + "/holdfast-store-bench";
   std::filesystem::remove_all(directory);
   std::filesystem::create_directories(directory);
-  int outcome = holdfast::store::run(directory, argc > 1 ? std::atof(argv[1]) : 5);
+  bool snapshots = argc > 2 && std::strcmp(argv[2], "snapshots") == 0;
+  int outcome = holdfast::store::run(directory, argc > 1 ? std::atof(argv[1]) : 5, snapshots);
   std::filesystem::remove_all(directory);
   return outcome;
 }
