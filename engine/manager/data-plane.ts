@@ -229,19 +229,36 @@ export type DataPlane = {
 
 export type Redirect = { readonly iqn: string; readonly portal: string };
 
-/** Equal for equal settings and sets of endpoints, whatever their in-sync state: that belongs to the engine. */
+/** Equal for equal settings and endpoints (in the order of the record), whatever their in-sync state: that belongs to the engine. */
 export function configurationKey(endpoints: readonly Endpoint[], settings: EngineSettings): string {
   const { qos, rebuildBytesPerSecond, foregroundPercent } = settings;
-  const limits = qos === null ? '' : `${qos.operationsPerSecond} ${qos.bytesPerSecond} ${qos.burstSeconds}`;
-  const lines = endpoints.map(
-    ({ replicaId, address, local, holdRebuild }) => `${replicaId} ${address} ${local} ${holdRebuild}`,
-  );
-  return [limits, `${rebuildBytesPerSecond} ${foregroundPercent}`, ...lines.sort()].join('\n');
+  let key = qos === null ? '' : `${qos.operationsPerSecond} ${qos.bytesPerSecond} ${qos.burstSeconds}`;
+  key += `\n${rebuildBytesPerSecond} ${foregroundPercent}`;
+  for (const { replicaId, address, local, holdRebuild } of endpoints) {
+    key += `\n${replicaId} ${address} ${local} ${holdRebuild}`;
+  }
+  return key;
 }
 
-export function redirectsKey(redirects: readonly Redirect[]): string {
-  return redirects
-    .map(({ iqn, portal }) => `${iqn} ${portal}`)
-    .sort()
-    .join('\n');
+/** Equal for equal tables, in whatever order: a sum of hashes, since it is computed in every pass over all volumes. */
+export function redirectsKey(
+  owners: readonly { readonly portal: string; readonly names: readonly string[] }[],
+): string {
+  let [count, low, high] = [0, 0, 0];
+  for (const { portal, names } of owners) {
+    const [lowSeed, highSeed] = [hash(portal, 0x811c9dc5), hash(portal, 0x9dc5811c)];
+    for (const name of names) {
+      count += 1;
+      low = (low + hash(name, lowSeed)) >>> 0;
+      high = (high + hash(name, highSeed)) >>> 0;
+    }
+  }
+  return `${count} ${low} ${high}`;
+}
+
+// FNV-1a.
+function hash(text: string, seed: number): number {
+  let value = seed;
+  for (let index = 0; index < text.length; index++) value = Math.imul(value ^ text.charCodeAt(index), 0x01000193);
+  return value >>> 0;
 }

@@ -17,8 +17,15 @@ export function outlooks({ disks, nodes: records, settings }: Desired, nodes: No
     const observed = nodes.get(node);
     return longAway(observed === undefined ? moment.startedAt : observed.agentAwaySince, ms);
   };
+  // Nearly all nodes are fine, nearly always: those that may not be are found once.
+  const suspects = new Set<string>([...draining, ...disks.filter(({ evicting }) => evicting).map(({ node }) => node)]);
+  for (const { name } of records) if (!nodes.has(name)) suspects.add(name);
+  for (const [name, node] of nodes) {
+    if (node.agentAwaySince !== null || node.disksAwaySince.size > 0) suspects.add(name);
+  }
   return {
     ofReplica: (volume, { id, node, disk }) => {
+      if (!suspects.has(node)) return 'good';
       if (draining.has(node) || leavingDisks.has(`${node}/${disk}`)) return 'leaving';
       if (longAway(nodes.get(node)?.disksAwaySince.get(disk), replaceAfterMs)) return 'lost';
       // An agent that is away says nothing of what it supervised; an engine that dropped the replica does.
@@ -26,6 +33,7 @@ export function outlooks({ disks, nodes: records, settings }: Desired, nodes: No
       return dropped && agentAway(node, replaceAfterMs) ? 'lost' : 'good';
     },
     ofAttachment: (node) => {
+      if (!suspects.has(node)) return 'good';
       if (draining.has(node)) return 'drained';
       const { failoverSeconds } = settings;
       return failoverSeconds > 0 && agentAway(node, failoverSeconds * 1_000) ? 'lost' : 'good';

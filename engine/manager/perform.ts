@@ -46,7 +46,11 @@ export async function perform(context: ManagerContext, action: Action): Promise<
       await configure(context, action);
       return;
     case 'set-redirects':
-      await dataPlane.setRedirects(action.control, action.redirects);
+      // Not needed for what it serves itself.
+      await dataPlane.setRedirects(
+        action.control,
+        action.redirects.filter(({ portal }) => portal !== runningTarget(observed.node(action.node))?.portal),
+      );
       observed.setRedirectsKey(action.node, action.instanceId, action.key);
       return;
     case 'delete-replica':

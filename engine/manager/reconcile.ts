@@ -91,7 +91,7 @@ export function reconcile(desired: Desired, nodes: Nodes, moment: Moment): reado
   const around: Around = { nodes, addresses, onHold, settings: desired.settings };
   const redirects = redirectTable(byNode, nodes);
   for (const node of nodes.values()) {
-    actions.push(...reconcileTarget(node, byNode.get(node.name) ?? [], around));
+    for (const action of reconcileTarget(node, byNode.get(node.name) ?? [], around)) actions.push(action);
     actions.push(...reconcileRedirects(node, redirects));
   }
   const byName = desired.doomed.length === 0 ? null : new Map(desired.volumes.map((volume) => [volume.name, volume]));
@@ -134,16 +134,18 @@ export function endpointsOf(
   lastAddresses: ReadonlyMap<string, string | null>,
   onHold: ReadonlySet<string> = noneOnHold,
 ): readonly Endpoint[] {
-  return activeReplicas(volume).flatMap((replica) => {
+  const endpoints: Endpoint[] = [];
+  for (const replica of activeReplicas(volume)) {
     const address =
       replicaAddress(nodes.get(replica.node), replica.disk) ??
       lastAddresses.get(diskKey(replica.node, replica.disk)) ??
       null;
-    if (address === null) return [];
+    if (address === null) continue;
     const inSync = volume.inSync.includes(replica.id);
     const holdRebuild = !inSync && onHold.has(replica.id);
-    return [{ replicaId: replica.id, address, local: replica.node === node, inSync, holdRebuild }];
-  });
+    endpoints.push({ replicaId: replica.id, address, local: replica.node === node, inSync, holdRebuild });
+  }
+  return endpoints;
 }
 
 /** Where replica processes last ran, by diskKey. */
@@ -234,32 +236,33 @@ function detachAction(
   return { kind: 'detach', volumeId: volume.volumeId, ...where, control };
 }
 
-// An initiator that comes to the wrong portal is sent to the right one. One table for all nodes, made once; each leaves out what it
-// serves itself.
-type RedirectTable = { readonly key: string; readonly byNode: ReadonlyMap<string, readonly Redirect[]> };
+// An initiator that comes to the wrong portal is sent to the right one. One table for all nodes: a target that serves a volume itself
+// never redirects. It has a line per attached volume, so it is only made when some node needs it; its key is computed every time.
+type RedirectTable = { readonly key: string; readonly lines: () => readonly Redirect[] };
 
 function redirectTable(byNode: ReadonlyMap<string, readonly VolumeRecord[]>, nodes: Nodes): RedirectTable {
-  const table = new Map<string, readonly Redirect[]>();
-  for (const [owner, volumes] of byNode) {
+  const owners = [...byNode].flatMap(([owner, volumes]) => {
     const target = runningTarget(nodes.get(owner));
-    if (target === null) continue;
-    table.set(
-      owner,
-      volumes
-        .filter(({ attachment }) => attachment !== null)
-        .map((volume) => ({ iqn: iqnOf(volume.name), portal: target.portal })),
-    );
-  }
-  return { key: redirectsKey([...table.values()].flat()), byNode: table };
+    if (target === null) return [];
+    // An engine for maintenance serves nobody.
+    return [{ portal: target.portal, volumes: volumes.filter(({ attachment }) => attachment !== null) }];
+  });
+  let made: readonly Redirect[] | null = null;
+  return {
+    key: redirectsKey(owners.map(({ portal, volumes }) => ({ portal, names: volumes.map(({ name }) => name) }))),
+    lines: () => {
+      made ??= owners.flatMap(({ portal, volumes }) => volumes.map(({ name }) => ({ iqn: iqnOf(name), portal })));
+      return made;
+    },
+  };
 }
 
-function reconcileRedirects(node: ObservedNode, { key, byNode }: RedirectTable): readonly Action[] {
+function reconcileRedirects(node: ObservedNode, { key, lines }: RedirectTable): readonly Action[] {
   const target = runningTarget(node);
   if (target === null) return [];
   if (node.servedBy !== target.instanceId || node.redirectsKey === key) return [];
   const { instanceId, control } = target;
-  const redirects = [...byNode].flatMap(([owner, table]) => (owner === node.name ? [] : table));
-  return [{ kind: 'set-redirects', node: node.name, control, instanceId, redirects, key }];
+  return [{ kind: 'set-redirects', node: node.name, control, instanceId, redirects: lines(), key }];
 }
 
 function pushTo<K, V>(map: Map<K, V[]>, key: K, value: V): void {

@@ -29,7 +29,7 @@ export function standingOf(volume: VolumeRecord, outlookOf: (replica: ReplicaRec
 }
 
 export function planReplicas(volume: VolumeRecord, outlookOf: (replica: ReplicaRecord) => Outlook): ReplicaStep | null {
-  if (volume.phase !== 'ready' || volume.lostData !== null) return null;
+  if (volume.phase !== 'ready' || volume.lostData !== null || isSettled(volume, outlookOf)) return null;
   const standing = standingOf(volume, outlookOf);
   const staying = standing.filter(({ outlook, retiring }) => outlook === 'good' && !retiring);
   if (staying.length < volume.copies) {
@@ -38,6 +38,16 @@ export function planReplicas(volume: VolumeRecord, outlookOf: (replica: ReplicaR
   const goer = chooseToGo(standing, staying, volume.copies);
   if (goer === null) return null;
   return { kind: 'remove-replica', volumeId: volume.id, replicaId: goer.id, reason: reasonToGo(goer) };
+}
+
+// As nearly all are: nothing is made for them.
+function isSettled(
+  volume: VolumeRecord,
+  outlookOf: (replica: ReplicaRecord) => Outlook,
+): boolean {
+  const { copies, retiring } = volume;
+  const replicas = activeReplicas(volume);
+  return replicas.length === copies && retiring.length === 0 && replicas.every((each) => outlookOf(each) === 'good');
 }
 
 function chooseToGo(standing: readonly Standing[], staying: readonly Standing[], copies: number): Standing | null {

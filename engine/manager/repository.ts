@@ -49,6 +49,7 @@ const absent = (key: string): Compare => ({ key, modRevision: 0 });
 
 export class Repository {
   readonly #store: Metastore;
+  readonly #decoded = new Map<string, ReadonlyMap<string, Versioned<unknown>>>();
 
   constructor(store: Metastore) {
     this.#store = store;
@@ -336,9 +337,20 @@ export class Repository {
     return { record: decodeRecord(schema, key, entry.value), modRevision: entry.modRevision };
   }
 
+  // Whole ranges are read again and again, and few of their records have changed: those that have not are not decoded again.
   async #list<T>(prefix: string, schema: z.ZodType<T>): Promise<T[]> {
     const { entries } = await this.#store.range(prefix);
-    return entries.map(({ key, value }) => decodeRecord(schema, key, value));
+    const known = this.#decoded.get(prefix);
+    const fresh = new Map<string, Versioned<unknown>>();
+    const records = entries.map(({ key, value, modRevision }) => {
+      const former = known?.get(key);
+      const decoded =
+        former?.modRevision === modRevision ? former : { record: decodeRecord(schema, key, value), modRevision };
+      fresh.set(key, decoded);
+      return decoded.record as T;
+    });
+    this.#decoded.set(prefix, fresh);
+    return records;
   }
 }
 

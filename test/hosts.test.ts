@@ -1,0 +1,253 @@
+/**
+ * A cluster of five hosts with addresses and disks of their own: hosts join, drain, reboot and are lost, disks are lost and evicted,
+ * an etcd member and the leading manager die, all under a load that verifies what it reads. Nobody helps, and nothing is lost.
+ */
+import { execFileSync } from 'node:child_process';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+import { afterAll, beforeAll, expect, test } from 'vitest';
+
+import { etcdCommand } from '../engine/metastore/private-etcd.js';
+import { type ProcessRow, type ReplicaRow } from './lib/cluster.js';
+import { HostNet, cliOn, inHost, startHost, startOn } from './lib/hosts.js';
+import { attempt, endProcess, until } from './lib/process.js';
+
+const missing = [
+  ...(process.getuid?.() === 0 ? [] : ['root']),
+  ...['/usr/bin/fio', '/usr/bin/qemu-nbd', '/usr/bin/etcd'].filter((path) => !existsSync(path)),
+  ...(canMakeNamespaces() ? [] : ['network namespaces']),
+];
+
+function canMakeNamespaces(): boolean {
+  try {
+    execFileSync('ip', ['netns', 'add', 'hftprobe'], { stdio: 'ignore' });
+    execFileSync('ip', ['netns', 'del', 'hftprobe'], { stdio: 'ignore' });
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+const client = 100;
+const net = new HostNet();
+const servers = [1, 2].map((number) => `${HostNet.address(number)}:7600`).join(',');
+const etcdHosts = [1, 2, 3];
+const fileMib = 48;
+let folder: string;
+let token: string;
+let join_: string;
+
+const hostFolder = (number: number) => join(folder, `host${number}`);
+const etcdFolder = (number: number) => join(folder, `etcd${number}`);
+const storeUrls = `etcd=${etcdHosts.map((number) => `http://${HostNet.address(number)}:2379`).join(',')}`;
+
+async function holdfast<T>(...args: string[]): Promise<T> {
+  const { code, stdout, stderr } = await cliOn(client, servers, token, args);
+  if (code !== 0) throw new Error(`holdfast ${args.join(' ')}: ${stderr}`);
+  return JSON.parse(stdout) as T;
+}
+
+type Volume = {
+  readonly health: string;
+  readonly node: string;
+  readonly replicas: readonly ReplicaRow[];
+  readonly iscsi: { readonly url: string } | null;
+};
+const volume = () => holdfast<Volume>('volume', 'show', 'db');
+const holders = async () => (await volume()).replicas.map(({ node }) => Number(node.replace('node', '')));
+const untilHealthy = (replicas = 3) =>
+  until('the volume to be healthy', 40_000, async () => {
+    const { health, replicas: present } = await volume().catch(() => ({ health: '', replicas: [] }));
+    return health === 'healthy' && present.length === replicas;
+  });
+
+function startEtcd(number: number): void {
+  const command = etcdCommand(
+    {
+      name: `m${number}`,
+      directory: etcdFolder(number),
+      client: `${HostNet.address(number)}:2379`,
+      peer: `${HostNet.address(number)}:2380`,
+      members: etcdHosts.map((each) => `m${each}=http://${HostNet.address(each)}:2380`),
+      fast: false,
+      tls: null,
+    },
+    process.env,
+  );
+  startOn(number, folder, `etcd${number}`, command);
+}
+
+const agent = (number: number) => startHost(number, hostFolder(number), 'agent', ['--join', join_]);
+const server = (number: number) =>
+  startHost(number, hostFolder(number), 'server', ['--store', storeUrls, ...(number === 1 ? [] : ['--join', join_])]);
+
+/** fio through qemu-nbd, on the client host. */
+async function fio(
+  url: string,
+  name: string,
+  args: readonly string[],
+): Promise<{ readonly done: Promise<string>; readonly stop: () => Promise<void> }> {
+  const socket = join(folder, `${name}.nbd`);
+  const nbd = startOn(client, folder, name, [
+    'qemu-nbd',
+    '-t',
+    '-f',
+    'raw',
+    '--cache=none',
+    '-e',
+    '4',
+    '-k',
+    socket,
+    url,
+  ]);
+  await until('qemu-nbd', 20_000, () => existsSync(socket));
+  const common = ['--name=load', '--ioengine=nbd', `--uri=nbd+unix:///?socket=${socket}`, `--size=${fileMib}m`];
+  const verify = ['--verify=crc32c', '--verify_fatal=1', '--bs=4k'];
+  const done = attempt('ip', inHost(client, 'fio', ...common, ...verify, ...args), {
+    timeoutMilliseconds: 110_000,
+  }).then(async ({ code, stdout, stderr }) => {
+    await endProcess(nbd, 2_000);
+    return code === 0 ? 'verified' : `fio ended with ${String(code)}: ${stderr}${stdout}`;
+  });
+  return { done, stop: () => endProcess(nbd, 2_000) };
+}
+
+beforeAll(async () => {
+  if (missing.length > 0) return;
+  folder = mkdtempSync(join(tmpdir(), 'holdfast-hosts-'));
+  await net.addBridge();
+  for (const number of [1, 2, 3, 4, 5, client]) await net.addHost(number);
+  etcdHosts.forEach(startEtcd);
+  await server(1);
+  token = readFileSync(join(hostFolder(1), 'host', 'admin-token'), 'utf8').trim();
+  join_ = readFileSync(join(hostFolder(1), 'host', 'join-token'), 'utf8').trim();
+  await Promise.all([server(2), agent(3), agent(4)]);
+});
+
+afterAll(async () => {
+  if (missing.length > 0) return;
+  await net.remove();
+  rmSync(folder, { recursive: true, force: true });
+});
+
+test.skipIf(missing.length > 0)(
+  `five hosts lose what hosts can lose, and the volume loses nothing${missing.length > 0 ? ` (needs ${missing.join(', ')})` : ''}`,
+  { timeout: 150_000 },
+  async () => {
+    await holdfast('settings', 'set', '--replace-after', '3', '--failover', '4', '--balance', 'off');
+    await holdfast('volume', 'create', 'db', '--size', '64Mi');
+    const { iscsi } = await holdfast<{ iscsi: { url: string } }>('volume', 'attach', 'db', '--node', 'node3');
+    expect(await (await fio(iscsi.url, 'fill', ['--rw=write', '--do_verify=0', '--iodepth=8'])).done).toBe('verified');
+    let ended: string | null = null;
+    const load = await fio(iscsi.url, 'load', [
+      ...['--rw=randwrite', '--iodepth=4', '--rate_iops=1500', '--verify_backlog=512'],
+      ...['--time_based', '--runtime=600'],
+    ]);
+    void load.done.then((outcome) => (ended = outcome));
+    const stillRuns = () => {
+      expect(ended).toBeNull();
+    };
+    const other = async () => {
+      const numbers = (await holders()).filter((number) => number !== 3).sort((a, b) => b - a);
+      return numbers[0] ?? 0;
+    };
+
+    // A host joins, with a second, smaller disk.
+    await agent(5);
+    await holdfast(
+      'disk',
+      'add',
+      'node5',
+      'small',
+      join(hostFolder(5), 'small'),
+      '--capacity',
+      '1Gi',
+      '--journal-size',
+      '16Mi',
+    );
+    await until('the new disk', 15_000, async () => {
+      const disks = await holdfast<readonly { readonly name: string; readonly state: string }[]>('disk', 'ls');
+      return disks.some(({ name, state }) => name === 'small' && state === 'online');
+    });
+    stillRuns();
+
+    // A host is drained.
+    const drained = await other();
+    expect(await holdfast('node', 'drain', `node${drained}`, '--wait')).toMatchObject({ done: true });
+    await untilHealthy();
+    expect(await holders()).not.toContain(drained);
+    await holdfast('node', 'uncordon', `node${drained}`);
+    stillRuns();
+
+    // A host reboots: it gets back what it missed, and no replica is made anew.
+    const rebooted = await other();
+    const before = (await volume()).replicas.map(({ id }) => id).sort();
+    await net.killHost(rebooted);
+    if (etcdHosts.includes(rebooted)) startEtcd(rebooted);
+    await (rebooted <= 2 ? server(rebooted) : agent(rebooted));
+    await untilHealthy();
+    expect((await volume()).replicas.map(({ id }) => id).sort()).toEqual(before);
+    stillRuns();
+
+    // A disk is lost with all that was on it.
+    const unlucky = await other();
+    const lost = (await volume()).replicas.find(({ node }) => node === `node${unlucky}`);
+    if (lost === undefined) throw new Error(`node${unlucky} holds no replica`);
+    const rows = await holdfast<readonly ProcessRow[]>('process', 'ls');
+    const diskProcess = rows.find(({ node, disk }) => node === lost.node && disk === lost.disk);
+    const directory =
+      lost.disk === 'small' ? join(hostFolder(5), 'small') : join(hostFolder(unlucky), 'host', 'disk1', 'data');
+    rmSync(directory, { recursive: true, force: true });
+    process.kill(diskProcess?.pid ?? 0, 'SIGKILL');
+    await until(
+      'the lost replica to be replaced',
+      40_000,
+      async () => !(await volume()).replicas.some(({ id }) => id === lost.id),
+    );
+    await untilHealthy();
+    stillRuns();
+
+    // A disk is evicted.
+    const [evicted] = (await volume()).replicas.filter(({ node }) => node !== 'node3');
+    expect(await holdfast('disk', 'evict', evicted?.node ?? '', evicted?.disk ?? '', '--wait')).toMatchObject({
+      done: true,
+    });
+    await untilHealthy();
+    stillRuns();
+
+    // A member of etcd dies, then the manager that leads, with its host's agent.
+    const etcdPids = (await net.pids(3)).filter((pid) =>
+      readFileSync(`/proc/${pid}/cmdline`, 'utf8').startsWith('/usr/bin/etcd'),
+    );
+    for (const pid of etcdPids) process.kill(pid, 'SIGKILL');
+    await holdfast('volume', 'set', 'db', '--iops', '0');
+    const leader = (await holdfast<readonly ProcessRow[]>('process', 'ls')).find(({ role }) => role === 'manager');
+    const leads = (await net.pids(1)).includes(leader?.pid ?? 0) ? 1 : 2;
+    const control = (await net.pids(leads)).filter((pid) =>
+      /cli\/main\.js|manager\/main\.js/.test(readFileSync(`/proc/${pid}/cmdline`, 'utf8')),
+    );
+    const began = performance.now();
+    for (const pid of control) process.kill(pid, 'SIGKILL');
+    await until('another manager to lead', 15_000, async () => (await volume().catch(() => null)) !== null);
+    const takeOverMs = performance.now() - began;
+    expect(takeOverMs).toBeLessThan(6_000);
+    stillRuns();
+    await server(leads);
+    await holdfast('disk', 'uncordon', evicted?.node ?? '', evicted?.disk ?? '');
+    await load.stop();
+    await load.done;
+
+    // The host that serves the volume is lost: it is served elsewhere, and everything is there.
+    await net.killHost(3);
+    await until('the volume to be served elsewhere', 40_000, async () => {
+      const { node, iscsi: portal } = await volume().catch(() => ({ node: 'node3', iscsi: null }));
+      return node !== 'node3' && portal !== null;
+    });
+    const moved = await volume();
+    const all = await fio(moved.iscsi?.url ?? '', 'check', ['--rw=read', '--iodepth=8']);
+    expect(await all.done).toBe('verified');
+    await untilHealthy();
+  },
+);
