@@ -1,4 +1,5 @@
 // Records and observations for tests of the pure parts.
+import { redirectsKey } from '../data-plane.js';
 import type { ObservedNode, ObservedProcess } from '../observed.js';
 import { defaultAccess, defaultConstraints, recordVersion } from '../records.js';
 import type { DiskRecord, VolumeRecord } from '../records.js';
@@ -89,7 +90,7 @@ export function sampleNode(name: string, more: Partial<ObservedNode> = {}, insta
     ],
     served: [],
     servedBy: instanceId,
-    redirectsKey: '',
+    redirectsKey: redirectsKey([]),
     agentAwaySince: null,
     disksAwaySince: new Map(),
     ...more,
