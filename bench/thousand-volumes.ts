@@ -105,7 +105,7 @@ try {
   await idle(server, 'idle, no volumes');
   const first = sum(await useOf(server), 'residentMib');
   await timeEach(`create ${count} volumes`, count, (index) =>
-    request(server, 'POST', '/v1/volumes', { name: `v${index}`, size: 64 * 2 ** 20 }),
+    request(server, 'POST', '/v1/volumes', { name: `v${index}`, size: 8 * 2 ** 20 }),
   );
   await idle(server, `idle, ${count} volumes`);
   const second = sum(await useOf(server), 'residentMib');
