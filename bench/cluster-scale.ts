@@ -94,6 +94,11 @@ function makeVolume(index: number): VolumeRecord {
     qos: null,
     access: defaultAccess,
     policy: null,
+    setAside: [],
+    maintenance: null,
+    lostData: null,
+    rebuildBytesPerSecond: null,
+    foregroundPercent: null,
   };
 }
 
@@ -149,7 +154,7 @@ for (const [index, { node }] of disks.entries()) {
     volumeId: volume.id,
     epoch: volume.epoch,
     state: 'serving',
-    configurationKey: configurationKey(endpointsOf(volume, node, nodes, addresses), settingsOf(volume)),
+    configurationKey: configurationKey(endpointsOf(volume, node, nodes, addresses), settingsOf(volume, defaultSettings)),
   }));
   const processes: ObservedProcess[] = [
     emptyProcess,

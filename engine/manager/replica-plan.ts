@@ -41,10 +41,7 @@ export function planReplicas(volume: VolumeRecord, outlookOf: (replica: ReplicaR
 }
 
 // As nearly all are: nothing is made for them.
-function isSettled(
-  volume: VolumeRecord,
-  outlookOf: (replica: ReplicaRecord) => Outlook,
-): boolean {
+function isSettled(volume: VolumeRecord, outlookOf: (replica: ReplicaRecord) => Outlook): boolean {
   const { copies, retiring } = volume;
   const replicas = activeReplicas(volume);
   return replicas.length === copies && retiring.length === 0 && replicas.every((each) => outlookOf(each) === 'good');
