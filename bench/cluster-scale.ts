@@ -154,7 +154,10 @@ for (const [index, { node }] of disks.entries()) {
     volumeId: volume.id,
     epoch: volume.epoch,
     state: 'serving',
-    configurationKey: configurationKey(endpointsOf(volume, node, nodes, addresses), settingsOf(volume, defaultSettings)),
+    configurationKey: configurationKey(
+      endpointsOf(volume, node, nodes, addresses),
+      settingsOf(volume, defaultSettings),
+    ),
   }));
   const processes: ObservedProcess[] = [
     emptyProcess,
