@@ -116,12 +116,13 @@ const engineLayers: Readonly<Record<string, readonly string[]>> = {
   metastore: ['async', 'log', 'os'],
   security: ['os'],
   placement: ['config'],
-  manager: ['metastore', 'security', 'placement', 'config', 'async', 'log', 'os', 'process'],
+  manager: ['nfs', 'metastore', 'security', 'placement', 'config', 'async', 'log', 'os', 'process'],
   filesystem: ['os'],
+  nfs: [],
   api: ['security', 'async', 'os'],
-  agent: ['security', 'config', 'async', 'log', 'os', 'process'],
+  agent: ['nfs', 'filesystem', 'security', 'config', 'async', 'log', 'os', 'process'],
   up: ['security', 'api', 'manager', 'agent', 'metastore', 'config', 'async', 'log', 'os', 'process'],
-  cli: ['filesystem', 'security', 'metastore', 'api', 'up', 'manager', 'agent', 'config', 'async', 'log', 'os'],
+  cli: ['nfs', 'filesystem', 'security', 'metastore', 'api', 'up', 'manager', 'agent', 'config', 'async', 'log', 'os'],
 };
 const openToAll = ['generated', 'errors'];
 

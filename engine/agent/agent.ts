@@ -1,15 +1,21 @@
 // The agent of a node: supervises its target process and one replica process per disk, and tells the manager about them.
+import { realpathSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { z } from 'zod';
-import { formatHostPort } from '../os/addresses.js';
+import { formatHostPort, parseHostPort } from '../os/addresses.js';
 import type { AgentReport, DiskOrder, ProcessReport } from '../generated/holdfast/v1/manager.js';
 import type { Logger } from '../log/logger.js';
 import { diskClassOf } from '../os/disk-class.js';
 import { dataPlaneNodeFlags } from '../process/node-flags.js';
+import type { ShareOrder, ShareReport } from '../generated/holdfast/v1/manager.js';
+import { squashes } from '../nfs/share-types.js';
+import type { ShareOrder as Order, ShareStatus } from '../nfs/share-types.js';
 import { AgentMemory } from './agent-memory.js';
 import type { AgentConfig, DiskConfig } from './config.js';
 import type { ProcessHost } from './process-host.js';
+import { Shares } from './shares.js';
+import { dropDevice } from './target-client.js';
 import { RegistryClient } from './registry-client.js';
 import { supervise } from './supervisor.js';
 import type { SupervisedState, Supervision } from './supervisor.js';
@@ -44,11 +50,28 @@ export async function runAgent(options: AgentOptions, signal: AbortSignal): Prom
   const reports = new Map<string, ProcessReport>();
   const disks = new Map<string, { readonly remove: AbortController; readonly running: Promise<void> }>();
   const publish = () => {
-    const whole: AgentReport = { node: config.node, pid: process.pid, processes: [...reports.values()] };
+    const whole: AgentReport = {
+      node: config.node,
+      pid: process.pid,
+      processes: [...reports.values()],
+      shares: shares.statuses().map(reportOf),
+    };
     registry.publish(whole);
   };
-  const registry = new RegistryClient(config.managers, config.token, logger, (orders) => {
-    takeOrders(orders);
+  const registry = new RegistryClient(config.managers, config.token, logger, (order) => {
+    if (order.disks !== undefined) takeOrders(order.disks.disks);
+    if (order.shares !== undefined) shares.order(order.shares.shares.map(orderOf));
+  });
+  const shares = new Shares({
+    directory: join(realpathSync(options.runDir), 'shares'),
+    address: parseHostPort(config.target.portal, 'portal').host,
+    host: options.host,
+    logger,
+    onChange: publish,
+    dropDevice: async (volumeId) => {
+      const control = reports.get('target')?.address ?? '';
+      await dropDevice(control, volumeId);
+    },
   });
   const start = (supervision: Supervision, stop: AbortSignal): Promise<void> => {
     supervision.onState({ kind: 'starting', pid: null, failure: null });
@@ -100,6 +123,41 @@ export async function runAgent(options: AgentOptions, signal: AbortSignal): Prom
   for (const disk of [...config.disks, ...memory.orderedDisks]) startDisk(disk);
   await registry.run(signal);
   await Promise.all([targetRuns, ...[...disks.values()].map(({ running }) => running)]);
+  await shares.close();
+}
+
+function orderOf(message: ShareOrder): Order {
+  const { volumeId, volume, device, sizeBytes, fs, port, options } = message;
+  return {
+    volumeId,
+    volume,
+    device,
+    sizeBytes: Number(sizeBytes),
+    fs: fs === '' ? null : fs,
+    port,
+    options: {
+      clients: options?.clients ?? [],
+      squash: squashes.find((squash) => squash === options?.squash) ?? 'root',
+      v3: options?.v3 ?? false,
+      security: options?.security ?? [],
+    },
+  };
+}
+
+function reportOf(status: ShareStatus): ShareReport {
+  const { volumeId, volume, state, device, server, port, fs, pid, failure } = status;
+  return {
+    volumeId,
+    volume,
+    state,
+    device,
+    server,
+    port,
+    fs: fs ?? '',
+    pid: pid ?? 0,
+    failureCode: failure?.code ?? '',
+    failureMessage: failure?.message ?? '',
+  };
 }
 
 const orderedDefaults = { journalBytes: 256 * 2 ** 20, cacheBytes: 64 * 2 ** 20 };

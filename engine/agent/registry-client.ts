@@ -18,17 +18,18 @@ export class RegistryClient {
   readonly #managers: readonly string[];
   readonly #token: string | null;
   readonly #logger: Logger;
-  readonly #onDisks: (orders: readonly DiskOrder[]) => void;
+  readonly #onOrder: (order: ManagerOrder) => void;
   #report: AgentReport | null = null;
   #stream: ClientDuplexStream<AgentReport, ManagerOrder> | null = null;
 
+  /** `onOrder` gets whatever a manager says. */
   constructor(
     managers: readonly string[],
     token: string | null,
     logger: Logger,
-    onDisks: (orders: readonly DiskOrder[]) => void,
+    onOrder: (order: ManagerOrder) => void,
   ) {
-    this.#onDisks = onDisks;
+    this.#onOrder = onOrder;
     this.#managers = managers;
     this.#token = token;
     this.#logger = logger;
@@ -62,10 +63,10 @@ export class RegistryClient {
     let taken = false;
     try {
       await new Promise<void>((resolve) => {
-        stream.on('data', ({ disks }: ManagerOrder) => {
-          if (disks !== undefined) this.#onDisks(disks.disks);
+        stream.on('data', (order: ManagerOrder) => {
           if (!taken) this.#logger.info('the manager knows this node', { manager });
           taken = true;
+          this.#onOrder(order);
         });
         stream.on('error', (error) => {
           if (taken) this.#logger.warn('the line to the manager broke', { manager, error: error.message });

@@ -72,7 +72,8 @@ export function deviceHere({ id, device, iscsi }: VolumeView): string | null {
 
 /** After a resize: what is mounted here becomes as large as its volume. */
 export async function growHere(volume: VolumeView): Promise<void> {
-  const device = deviceHere(volume);
+  // The agent of its node grows a share.
+  const device = volume.access === 'rwx' ? null : deviceHere(volume);
   if (device === null) return;
   // The kernel's initiator asks for the size only when told to.
   if (volume.device?.via === 'iscsi') writeFileSync(`/sys/block/${basename(device)}/device/rescan`, '1');

@@ -95,6 +95,8 @@ export function volumeDetails(volume: VolumeView): string {
     ['portal', volume.iscsi?.portal ?? null],
     ['iqn', volume.iscsi?.iqn ?? null],
     ['url', volume.iscsi?.url ?? null],
+    ['access', volume.access],
+    ['mount', volume.nfs === null ? null : `mount ${volume.nfs.mount} DIRECTORY`],
     ['device', volume.device === null ? null : (volume.device.path ?? 'by an initiator')],
     ['created', volume.createdAt],
     ['maintenance', volume.maintenance === null ? null : `an engine on ${volume.maintenance} rebuilds or repairs it`],
@@ -117,15 +119,20 @@ export function scrubSummary(scrub: ScrubView | null): string | null {
   return `${verifiedAt ?? 'never to the end'}: ${found}${failure === null ? '' : `; ended early: ${failure}`}`;
 }
 
-export function attachmentDetails({ volume, node, epoch, iscsi, takeover, servedFrom }: AttachmentView): string {
+export function attachmentDetails(attachment: AttachmentView): string {
+  const { volume, node, epoch, iscsi, nfs, takeover, servedFrom } = attachment;
   return fields([
     ['volume', volume],
     ['node', node],
     ['epoch', String(epoch)],
-    ['portal', iscsi.portal],
-    ['iqn', iscsi.iqn],
-    ['lun', String(iscsi.lun)],
-    ['url', iscsi.url],
+    ['portal', iscsi?.portal ?? null],
+    ['iqn', iscsi?.iqn ?? null],
+    ['lun', iscsi === null ? null : String(iscsi.lun)],
+    ['url', iscsi?.url ?? null],
+    ['server', nfs?.server ?? null],
+    ['port', nfs === null ? null : String(nfs.port)],
+    ['path', nfs?.path ?? null],
+    ['mount', nfs === null ? null : `mount ${nfs.mount} DIRECTORY`],
     ['taken from', takeover === null ? null : `${takeover.from}, ${takeover.former}; waited for ${takeover.waitedFor}`],
     ['older data', servedFrom === null ? null : `of replica ${servedFrom}: what was written since is lost`],
   ]);

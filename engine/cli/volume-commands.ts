@@ -1,4 +1,5 @@
 // holdfast volume …, holdfast replica ls
+import { Option } from 'commander';
 import type { Command } from 'commander';
 import {
   parseCount,
@@ -9,6 +10,7 @@ import {
   validateVolumeName,
 } from '../config/volume-input.js';
 import { HoldfastError } from '../errors/holdfast-error.js';
+import { filesystemNames, squashes } from '../nfs/share-types.js';
 import type { DeletionView } from '../manager/api.js';
 import type { AttachmentView, VolumeView } from '../manager/views.js';
 import { growHere } from './local-devices.js';
@@ -35,7 +37,28 @@ type CreateOptions = CommonOptions &
     readonly replicas?: string;
     readonly blockSize: string;
     readonly policy?: string;
+    readonly access: 'rwo' | 'rwx';
+    readonly fs?: string;
+    readonly nfsClients?: string;
+    readonly nfsSquash?: string;
+    readonly nfsV3?: boolean;
+    readonly nfsSecurity?: string;
   };
+
+// Each of them has a meaning for shared volumes only.
+function shareOf({ access, fs, nfsClients, nfsSquash, nfsV3, nfsSecurity }: CreateOptions): object | null {
+  const chosen = { fs, squash: nfsSquash, v3: nfsV3, clients: words(nfsClients), security: words(nfsSecurity) };
+  if (access === 'rwx') return chosen;
+  if (Object.values(chosen).every((value) => value === undefined)) return null;
+  throw new HoldfastError(
+    'INVALID_ARGUMENT',
+    'options of file systems and NFS are for shared volumes: add --access rwx',
+  );
+}
+
+function words(list: string | undefined): readonly string[] | undefined {
+  return list?.split(',').filter((word) => word !== '');
+}
 
 export function addVolumeCommands(program: Command, streams: Streams): void {
   const volume = program.command('volume').description('make, attach, show and delete volumes').helpCommand(false);
@@ -46,6 +69,16 @@ export function addVolumeCommands(program: Command, streams: Streams): void {
     .option('--replicas <count>', 'copies, each on another node (default: 3, or as the policy says)')
     .option('--policy <name>', 'take what is not given from this policy')
     .option('--block-size <bytes>', 'logical blocks as hosts see them: 512 or 4096', '512')
+    .addOption(
+      new Option('--access <access>', 'rwo: one host, over iSCSI; rwx: shared by many, over NFS')
+        .choices(['rwo', 'rwx'])
+        .default('rwo'),
+    )
+    .addOption(new Option('--fs <type>', 'file system of a shared volume (default: ext4)').choices(filesystemNames))
+    .option('--nfs-clients <list>', 'who may mount it: addresses, networks, names, @netgroups (default: all)')
+    .addOption(new Option('--nfs-squash <whom>', 'who becomes nobody (default: root)').choices(squashes))
+    .option('--nfs-v3', 'NFSv3 besides NFSv4')
+    .option('--nfs-security <list>', 'sys, krb5, krb5i, krb5p (default: sys)')
     .description('make a volume')
     .addHelpText(
       'after',
@@ -64,6 +97,7 @@ export function addVolumeCommands(program: Command, streams: Streams): void {
         qos: qosOf(options),
         access: accessOf(options),
         blockSize: validateBlockSize(parseCount(options.blockSize, '--block-size')),
+        share: shareOf(options),
       }));
       const session = openSession(options, process.env);
       const work = session.call<VolumeView>('POST', '/v1/volumes', body);
@@ -105,6 +139,17 @@ export function addVolumeCommands(program: Command, streams: Streams): void {
       const work = session.call<VolumeView>('POST', path(name, '/detach'), { force: options.force === true });
       const detached = await withProgress(streams, progressOf(session, name, 'detaching'), work);
       printResult(streams, options.json === true, detached, ({ name: done }) => `Volume ${done} is detached.`);
+    });
+
+  named(volume, 'move', 'serve an attached volume on another node')
+    .requiredOption('--node <node>', 'where to')
+    .addHelpText('after', examples('holdfast volume move home --node node2'))
+    .action(async (name: string, _: unknown, command: Command) => {
+      const options = command.optsWithGlobals<CommonOptions & { readonly node: string }>();
+      const session = openSession(options, process.env);
+      const work = session.call<AttachmentView>('POST', path(name, '/move'), { node: options.node });
+      const moved = await withProgress(streams, progressOf(session, name, 'moving'), work);
+      printResult(streams, options.json === true, moved, attachmentDetails);
     });
 
   named(volume, 'show', 'show a volume with its replicas')

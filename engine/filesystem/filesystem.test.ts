@@ -59,7 +59,7 @@ test('mountinfo with optional fields and escaped names', () => {
     '36 35 98:0 /mnt1 /mnt/a\\040b rw,noatime master:1 propagate_from:2 - ext4 /dev/loop0 rw\n' +
     '37 35 0:40 / /x rw - fuse.holdfast holdfast:v rw\n';
   expect(parseMountinfo(text)).toEqual([
-    { source: '/dev/loop0', directory: '/mnt/a b', type: 'ext4' },
-    { source: 'holdfast:v', directory: '/x', type: 'fuse.holdfast' },
+    { source: '/dev/loop0', directory: '/mnt/a b', type: 'ext4', device: '98:0' },
+    { source: 'holdfast:v', directory: '/x', type: 'fuse.holdfast', device: '0:40' },
   ]);
 });

@@ -50,7 +50,7 @@ export function createAgentSink(
   logger: Logger,
 ): AgentSink {
   return {
-    report: async (connection, report) => {
+    report: async (connection, report, orderShares) => {
       const processes = await Promise.all(
         report.processes.map(async (process) =>
           process.role === 'replica' ? await recordDisk(repository, report.node, process) : process,
@@ -61,7 +61,7 @@ export function createAgentSink(
         logger.error('cannot record a node', { node: report.node, ...errorFields(error) });
         throw error;
       });
-      observed.report(connection, { ...report, processes });
+      observed.report(connection, { ...report, processes }, orderShares);
     },
     disconnected: (connection, node) => {
       observed.disconnected(connection, node);

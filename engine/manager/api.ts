@@ -4,7 +4,7 @@ import { HoldfastError } from '../errors/holdfast-error.js';
 import { createAdminApi } from './admin-api.js';
 import type { AdminApi } from './admin-api.js';
 import { scheduledByDisk } from './candidates.js';
-import { attachVolume } from './attach-operation.js';
+import { attachVolume, moveVolume } from './attach-operation.js';
 import type { AttachOptions, AttachOutcome } from './attach-operation.js';
 import type { ManagerContext } from './context.js';
 import { engineNode } from './maintenance.js';
@@ -17,11 +17,13 @@ import type { MapInput } from './device-operations.js';
 import { replicaAddress, runningTarget } from './observed.js';
 import { lastAddressesOf } from './reconcile.js';
 import type { VolumeRecord } from './records.js';
+import { attachShared, detachShared, moveShared } from './share-operations.js';
+import type { SharedAt } from './share-operations.js';
 import { changeVolume, createVolume, deleteVolume, detachVolume, resizeVolume } from './volume-operations.js';
 import type { CreateInput, VolumeChange } from './volume-operations.js';
 import { cloneVolume, createSnapshot, deleteSnapshot, listSnapshots, revertVolume } from './snapshot-operations.js';
 import type { CloneInput } from './snapshot-operations.js';
-import { diskView, iscsiView, nodeView, processViews, scrubView, volumeView } from './views.js';
+import { diskView, iscsiView, nfsView, nodeView, processViews, scrubView, volumeView } from './views.js';
 import type { ClusterEvent } from './events.js';
 import { expose } from './exposition.js';
 import { metricFamilies } from './metrics.js';
@@ -68,6 +70,7 @@ export type ManagerApi = AdminApi & {
   /** `bytesPerSecond` null: the cluster's setting. */
   readonly scrubVolume: (name: string, bytesPerSecond: number | null) => Promise<VolumeView>;
   readonly detachVolume: (name: string, force: boolean) => Promise<VolumeView>;
+  readonly moveVolume: (name: string, node: string) => Promise<AttachmentView>;
   readonly resizeVolume: (name: string, size: number) => Promise<VolumeView>;
   /** `name` null: made of the time. */
   readonly createSnapshot: (volume: string, name: string | null) => Promise<SnapshotView>;
@@ -143,6 +146,8 @@ export function createApi(context: ManagerContext, options: ApiOptions): Manager
     changeVolume: (name, edit) => change(async () => view(await changeVolume(context, name, edit))),
     attachVolume: (name, node, choices = {}) =>
       change(async () => {
+        const { share } = (await repository.volume(name)).record;
+        if (share !== undefined) return sharedView(name, await attachShared(context, name, node, options.kick));
         const all = { node, force: false, acceptDataLoss: false, replicaId: null, ...choices };
         return attachmentView(name, await attachVolume(context, name, all));
       }),
@@ -150,7 +155,18 @@ export function createApi(context: ManagerContext, options: ApiOptions): Manager
     removeReplica: (volume, removal) => change(async () => view(await requestRemoval(context, volume, removal))),
     scrubVolume: (name, bytesPerSecond) =>
       change(async () => view(await options.scrubber.request(name, bytesPerSecond))),
-    detachVolume: (name, force) => change(async () => view(await detachVolume(context, name, force))),
+    detachVolume: (name, force) =>
+      change(async () => {
+        const { share } = (await repository.volume(name)).record;
+        if (share === undefined) return view(await detachVolume(context, name, force));
+        return view(await detachShared(context, name, force, options.kick));
+      }),
+    moveVolume: (name, node) =>
+      change(async () => {
+        const { share } = (await repository.volume(name)).record;
+        if (share !== undefined) return sharedView(name, await moveShared(context, name, node, options.kick));
+        return attachmentView(name, await moveVolume(context, name, node));
+      }),
     resizeVolume: (name, size) => change(async () => view(await resizeVolume(context, name, size))),
     createSnapshot: (volume, name) => change(() => createSnapshot(context, volume, name)),
     listSnapshots: (volume) => listSnapshots(context, volume),
@@ -229,6 +245,10 @@ async function nodeViews({ repository, observed }: ManagerContext): Promise<Node
     repository.listVolumes(),
   ]);
   return nodes.map((node) => nodeView(node, observed.nodes, disks, volumes));
+}
+
+function sharedView(volume: string, { epoch, node, share }: SharedAt): AttachmentView {
+  return { volume, epoch, node, iscsi: null, nfs: nfsView(share), takeover: null, servedFrom: null };
 }
 
 async function volumeViews(
@@ -322,6 +342,7 @@ function attachmentView(volume: string, { engine, takeover, servedFrom }: Attach
     epoch,
     node,
     iscsi: iscsiView(volume, portal),
+    nfs: null,
     takeover: takeover === null ? null : { ...takeover, leaseWaitMs, leftOut, waitedFor },
     servedFrom,
   };

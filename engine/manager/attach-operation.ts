@@ -9,7 +9,7 @@ import { isUp } from './maintenance.js';
 import { replicaAddress, runningTarget } from './observed.js';
 import type { ReplicaRecord, VolumeRecord } from './records.js';
 import { nodeFor } from './replica-operations.js';
-import { isLost, requireNode, withVolume } from './volume-operations.js';
+import { detachVolume, isLost, requireNode, withVolume } from './volume-operations.js';
 
 // What a node that is being taken over from has to let go by itself; then it is fenced.
 const letGoMs = 3_000;
@@ -42,6 +42,17 @@ export type AttachOutcome = {
 export async function attachPlainly(context: ManagerContext, name: string, node: string | null): Promise<EngineAt> {
   const options = { node, force: false, acceptDataLoss: false, replicaId: null };
   return (await attachVolume(context, name, options)).engine;
+}
+
+/** An engine on another node; initiators are sent there. Moved already: the same answer. */
+export async function moveVolume(context: ManagerContext, name: string, node: string): Promise<AttachOutcome> {
+  await requireNode(context, node);
+  const { record } = await context.repository.volume(name);
+  if (record.attachment === null) {
+    throw new HoldfastError('VOLUME_DETACHED', `volume "${name}" is not attached: attach it with --node ${node}`);
+  }
+  if (record.attachment.node !== node) await detachVolume(context, name, false);
+  return await attachVolume(context, name, { node, force: false, acceptDataLoss: false, replicaId: null });
 }
 
 export async function attachVolume(

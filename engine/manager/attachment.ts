@@ -10,6 +10,7 @@ import type { ObservedProcess, RunningTarget } from './observed.js';
 import { endpointsOf, iqnOf, lastAddressesOf, settingsOf } from './reconcile.js';
 import type { VolumeRecord } from './records.js';
 
+const noInitiator = 'iqn.2026-11.io.holdfast:nobody';
 const replicaStartPatienceMs = 2_000;
 
 // A restart of everything brings the nodes up one after the other.
@@ -164,6 +165,8 @@ async function startEngine(
     settings,
     internal,
     ...record.access,
+    // A file system is mounted from it: nobody else may write to it.
+    ...(record.share === undefined ? {} : { initiators: [noInitiator] }),
   });
   observed.setServedVolume(node, target.instanceId, {
     volumeId: record.id,

@@ -68,7 +68,12 @@ export async function unmapVolume(context: ManagerContext, name: string, force: 
   return implicit ? await detachVolume(context, name, force) : record;
 }
 
-async function endDevice(context: ManagerContext, record: VolumeRecord, node: string, force: boolean): Promise<void> {
+export async function endDevice(
+  context: ManagerContext,
+  record: VolumeRecord,
+  node: string,
+  force: boolean,
+): Promise<void> {
   const { observed, dataPlane, patienceMs } = context;
   try {
     const target = await observed.waitFor(() => runningTarget(observed.node(node)), patienceMs);

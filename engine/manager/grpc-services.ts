@@ -14,6 +14,7 @@ import {
   ListReplicasResponse,
   ListVolumeSnapshotsResponse,
   ListVolumesResponse,
+  ManagerOrder,
   ManagerService,
   Mapping,
   Volume,
@@ -24,7 +25,9 @@ import type {
   AgentReport as AgentReportMessage,
   DiskOrder,
   ManagerServer,
+  NfsShare,
   ProcessReport,
+  ShareReport,
 } from '../generated/holdfast/v1/manager.js';
 import { MembershipService } from '../generated/holdfast/v1/target.js';
 import type { MembershipServer } from '../generated/holdfast/v1/target.js';
@@ -37,11 +40,14 @@ import type { Role } from './records.js';
 import { idFromBigint, toNumber } from './ids.js';
 import { diskClassSchema } from './records.js';
 import { changeInSyncSet } from './membership.js';
-import type { AgentReport, ObservedProcess } from './observed.js';
+import type { AgentReport, ObservedProcess, OrderShares } from './observed.js';
+import { squashes } from '../nfs/share-types.js';
+import type { ShareOrder, ShareStatus } from '../nfs/share-types.js';
+import type { ShareInput } from './volume-operations.js';
 import type { ManagerContext } from './context.js';
 
 export type AgentSink = {
-  readonly report: (connection: symbol, report: AgentReport) => Promise<void>;
+  readonly report: (connection: symbol, report: AgentReport, orderShares: OrderShares) => Promise<void>;
   readonly disconnected: (connection: symbol, node: string) => void;
   /** Calls `send` with the disks that the node is to have, now and after every change; returns what ends that. */
   readonly followOrders: (node: string, send: (orders: readonly DiskOrder[]) => void) => () => void;
@@ -103,12 +109,13 @@ function authorizationOf(metadata: Metadata): string | null {
 function managerService(api: ManagerApi, unary: Unary): ManagerServer {
   return {
     getCluster: unary('read-only', async () => Cluster.fromJSON(await api.getCluster())),
-    createVolume: unary('operator', async ({ name, size, replicas, blockSize }) => {
+    createVolume: unary('operator', async ({ name, size, replicas, blockSize, nfs }) => {
       const input = {
         name,
         size: toNumber(size, 'size'),
         replicas: replicas === 0 ? 3 : replicas,
         blockSize: blockSize === 0 ? 512 : blockSize,
+        share: nfs === undefined ? null : toShareInput(nfs),
       };
       return Volume.fromJSON(await api.createVolume(input));
     }),
@@ -139,6 +146,7 @@ function managerService(api: ManagerApi, unary: Unary): ManagerServer {
       ),
     ),
     detachVolume: unary('operator', async ({ name, force }) => Volume.fromJSON(await api.detachVolume(name, force))),
+    moveVolume: unary('operator', async ({ name, node }) => Attachment.fromJSON(await api.moveVolume(name, node))),
     resizeVolume: unary('operator', async ({ name, size }) =>
       Volume.fromJSON(await api.resizeVolume(name, toNumber(size, 'size'))),
     ),
@@ -171,6 +179,18 @@ function managerService(api: ManagerApi, unary: Unary): ManagerServer {
     listProcesses: unary('read-only', async () =>
       ListProcessesResponse.fromJSON({ processes: await api.listProcesses() }),
     ),
+  };
+}
+
+function toShareInput({ fs, options }: NfsShare): ShareInput {
+  return {
+    fs: fs === 'xfs' ? 'xfs' : 'ext4',
+    options: {
+      clients: options?.clients ?? [],
+      squash: squashes.find((squash) => squash === options?.squash) ?? 'root',
+      v3: options?.v3 ?? false,
+      security: options?.security ?? [],
+    },
   };
 }
 
@@ -221,6 +241,10 @@ function agentRegistryService(agents: AgentSink, access: AccessControl, logger: 
           call.emit('error', toGrpcStatus(error));
         },
       );
+      const orderShares: OrderShares = (orders) => {
+        const shares = orders.map(toOrderMessage);
+        call.write(ManagerOrder.fromPartial({ shares: { shares } }));
+      };
       call.on('data', (message: AgentReportMessage) => {
         if (node === null) logger.info('agent connected', { node: message.node, pid: message.pid });
         node = message.node;
@@ -229,11 +253,11 @@ function agentRegistryService(agents: AgentSink, access: AccessControl, logger: 
         taken = taken.then(async () => {
           try {
             await admitted;
-            await agents.report(connection, toReport(message));
-            call.write({ accepted, disks: undefined });
+            await agents.report(connection, toReport(message), orderShares);
+            call.write({ accepted, disks: undefined, shares: undefined });
             if (accepted === 1n) {
               const sendOrders = (orders: readonly DiskOrder[]) => {
-                call.write({ accepted, disks: { disks: [...orders] } });
+                call.write({ accepted, disks: { disks: [...orders] }, shares: undefined });
               };
               stopOrders = agents.followOrders(message.node, sendOrders);
             }
@@ -266,7 +290,42 @@ function agentRegistryService(agents: AgentSink, access: AccessControl, logger: 
 const orNull = (text: string) => (text === '' ? null : text);
 
 function toReport(message: AgentReportMessage): AgentReport {
-  return { node: message.node, pid: message.pid, processes: message.processes.map(toProcess) };
+  return {
+    node: message.node,
+    pid: message.pid,
+    processes: message.processes.map(toProcess),
+    shares: message.shares.map(toShare),
+  };
+}
+
+function toOrderMessage({ sizeBytes, fs, options, ...order }: ShareOrder) {
+  const { clients, squash, v3, security } = options;
+  return {
+    ...order,
+    sizeBytes: BigInt(sizeBytes),
+    fs: fs ?? '',
+    options: { clients: [...clients], squash, v3, security: [...security] },
+  };
+}
+
+const shareStates = ['starting', 'serving', 'failed', 'stopping'] as const;
+
+function toShare(message: ShareReport): ShareStatus {
+  const { volumeId, volume, device, server, port, fs, pid, failureCode, failureMessage } = message;
+  return {
+    volumeId,
+    volume,
+    state: shareStates.find((state) => state === message.state) ?? 'failed',
+    device,
+    server,
+    port,
+    fs: fs === '' ? null : fs,
+    pid: pid === 0 ? null : pid,
+    failure:
+      failureMessage === ''
+        ? null
+        : { code: isErrorCode(failureCode) ? failureCode : 'INTERNAL', message: failureMessage },
+  };
 }
 
 function toProcess(message: ProcessReport): ObservedProcess {

@@ -79,6 +79,7 @@ function describeAction(action: Action): { readonly object: string; readonly mes
     case 'observe-target':
     case 'configure':
     case 'set-redirects':
+    case 'order-shares':
       return null;
   }
 }

@@ -26,6 +26,7 @@ import type { Role } from './records.js';
 import { Repository } from './repository.js';
 import { Runner } from './runner.js';
 import { Scrubber } from './scrubber.js';
+import { startShareGuard } from './share-guard.js';
 import { Statistics } from './statistics.js';
 
 export type ManagerOptions = {
@@ -118,6 +119,7 @@ export async function startManager(options: ManagerOptions): Promise<Manager> {
   const scrubber = new Scrubber(context);
   observed.onChange(kick);
   watchObserved(observed, context.events);
+  const guard = startShareGuard(context, kick);
   const api = createApi(context, {
     version: options.version,
     pid: process.pid,
@@ -166,6 +168,7 @@ export async function startManager(options: ManagerOptions): Promise<Manager> {
       else door.receive({ kind: 'refuse' });
       await stopChores();
       await scrubber.stop();
+      await guard.stop();
       await runner.stop();
       dataPlane.close();
       await store.close();

@@ -22,6 +22,8 @@ const volume: VolumeView = {
   epoch: 3,
   node: 'node1',
   iscsi: null,
+  access: 'rwo',
+  nfs: null,
   device: null,
   inSync: ['0000000000000011'],
   replicas: [

@@ -3,6 +3,7 @@
 //
 // An agent that disconnects says nothing about the processes it supervised: they outlive it, so what they last were stays.
 import type { DiskClass } from './records.js';
+import type { ShareOrder, ShareStatus } from '../nfs/share-types.js';
 import type { ErrorCode } from '../errors/error-codes.js';
 
 export type Failure = { readonly code: ErrorCode; readonly message: string };
@@ -26,7 +27,11 @@ export type AgentReport = {
   readonly node: string;
   readonly pid: number;
   readonly processes: readonly ObservedProcess[];
+  readonly shares?: readonly ShareStatus[];
 };
+
+/** Tells the agent at the other end which shares it is to serve: all of them. */
+export type OrderShares = (orders: readonly ShareOrder[]) => void;
 
 /** A volume that a target process serves, or tries to. */
 export type ServedVolume = {
@@ -53,7 +58,17 @@ export type ObservedNode = {
   readonly agentAwaySince: number | null;
   /** By disk: since when its replica process does not run. */
   readonly disksAwaySince: ReadonlyMap<string, number>;
+  /** What the agent says of the shares it serves. */
+  readonly shares?: readonly ShareStatus[];
+  /** The shares that this connection was last told to serve; null: nothing yet. */
+  readonly shareOrdersKey?: string | null;
 };
+
+export type Share = ShareStatus;
+
+export function shareOrdersKey(orders: readonly ShareOrder[]): string {
+  return JSON.stringify(orders);
+}
 
 export type RunningTarget = { readonly instanceId: string; readonly control: string; readonly portal: string };
 
@@ -93,6 +108,7 @@ export class Observed {
   readonly #nodes = new Map<string, ObservedNode>();
   // Which connection spoke last for a node: the end of an older one must not declare a newer one gone.
   readonly #connections = new Map<string, symbol>();
+  readonly #orderShares = new Map<string, OrderShares>();
   readonly #listeners = new Set<() => void>();
 
   constructor(now: () => number = () => performance.now()) {
@@ -112,9 +128,11 @@ export class Observed {
     this.#listeners.add(listener);
   }
 
-  report(connection: symbol, report: AgentReport): void {
+  report(connection: symbol, report: AgentReport, orderShares?: OrderShares): void {
     const former = this.#nodes.get(report.node);
+    const isNew = this.#connections.get(report.node) !== connection;
     this.#connections.set(report.node, connection);
+    if (orderShares !== undefined) this.#orderShares.set(report.node, orderShares);
     const next: ObservedNode = {
       name: report.node,
       agentPid: report.pid,
@@ -124,6 +142,8 @@ export class Observed {
       redirectsKey: former?.redirectsKey ?? null,
       agentAwaySince: null,
       disksAwaySince: awaySince(former, report.processes, this.now()),
+      shares: report.shares ?? [],
+      shareOrdersKey: isNew ? null : (former?.shareOrdersKey ?? null),
     };
     const instance = runningTarget(next)?.instanceId ?? null;
     const sameInstance = instance !== null && instance === next.servedBy;
@@ -132,11 +152,21 @@ export class Observed {
 
   disconnected(connection: symbol, node: string): void {
     if (this.#connections.get(node) !== connection) return;
+    this.#orderShares.delete(node);
     this.#edit(node, (former) => ({
       ...former,
       agentPid: null,
+      shareOrdersKey: null,
       agentAwaySince: former.agentAwaySince ?? this.now(),
     }));
+  }
+
+  /** Tells the agent of a node, if it is connected. */
+  orderShares(node: string, orders: readonly ShareOrder[]): void {
+    const send = this.#orderShares.get(node);
+    if (send === undefined) return;
+    send(orders);
+    this.#edit(node, (former) => ({ ...former, shareOrdersKey: shareOrdersKey(orders) }));
   }
 
   /** What `instanceId` answered to GetStatus. Ignored when another instance runs by now. */

@@ -53,6 +53,9 @@ export async function perform(context: ManagerContext, action: Action): Promise<
       );
       observed.setRedirectsKey(action.node, action.instanceId, action.key);
       return;
+    case 'order-shares':
+      observed.orderShares(action.node, action.orders);
+      return;
     case 'delete-replica':
       await locks.run(`replica ${action.replica.id}`, async () => {
         // One that is just being added is doomed until the volume has it.

@@ -232,6 +232,7 @@ describe('convergence', () => {
       case 'set-redirects':
         edit(action.node, () => ({ redirectsKey: action.key }));
         return;
+      case 'order-shares':
       case 'delete-replica':
       case 'add-replica':
       case 'remove-replica':

@@ -3,9 +3,10 @@
 import { iqnPrefix } from '../config/volume-input.js';
 import { configurationKey, redirectsKey } from './data-plane.js';
 import type { EngineSettings, Endpoint, Redirect } from './data-plane.js';
+import type { ShareOrder } from '../nfs/share-types.js';
 import { activeReplicas, engineNode, planMaintenance, rebuildsOnHold } from './maintenance.js';
 import type { MaintenanceAction } from './maintenance.js';
-import { replicaAddress, runningTarget } from './observed.js';
+import { replicaAddress, runningTarget, shareOrdersKey } from './observed.js';
 import type { ObservedNode, ServedVolume } from './observed.js';
 import { outlooks, planAttachment } from './outlook.js';
 import type { DiskRecord, DoomedReplicaRecord, NodeRecord, SettingsRecord, VolumeRecord } from './records.js';
@@ -55,6 +56,13 @@ export type Action =
       /** Of the whole table. */
       readonly key: string;
     }
+  /** Tell an agent which volumes it shares over NFS. */
+  | {
+      readonly kind: 'order-shares';
+      readonly node: string;
+      readonly agentPid: number;
+      readonly orders: readonly ShareOrder[];
+    }
   | { readonly kind: 'delete-replica'; readonly replica: DoomedReplicaRecord; readonly address: string }
   | ReplicaStep
   /** Serve a volume elsewhere: its node is lost, or is being drained. */
@@ -93,6 +101,7 @@ export function reconcile(desired: Desired, nodes: Nodes, moment: Moment): reado
   for (const node of nodes.values()) {
     for (const action of reconcileTarget(node, byNode.get(node.name) ?? [], around)) actions.push(action);
     actions.push(...reconcileRedirects(node, redirects));
+    actions.push(...reconcileShares(node, byNode.get(node.name) ?? []));
   }
   const byName = desired.doomed.length === 0 ? null : new Map(desired.volumes.map((volume) => [volume.name, volume]));
   for (const replica of desired.doomed) {
@@ -115,6 +124,8 @@ export function actionKey(action: Action): string {
       return `${action.kind} ${action.volumeId} ${action.node} ${action.instanceId}`;
     case 'remove-replica':
       return `${action.kind} ${action.volumeId} ${action.replicaId}`;
+    case 'order-shares':
+      return `${action.kind} ${action.node} ${action.agentPid}`;
     case 'delete-replica':
       return `${action.kind} ${action.replica.id}`;
     case 'add-replica':
@@ -263,6 +274,23 @@ function reconcileRedirects(node: ObservedNode, { key, lines }: RedirectTable): 
   if (node.servedBy !== target.instanceId || node.redirectsKey === key) return [];
   const { instanceId, control } = target;
   return [{ kind: 'set-redirects', node: node.name, control, instanceId, redirects: lines(), key }];
+}
+
+function reconcileShares(node: ObservedNode, wanted: readonly VolumeRecord[]): readonly Action[] {
+  // Undefined: its agent takes no orders.
+  if (node.agentPid === null || node.shareOrdersKey === undefined) return [];
+  const orders = wanted.flatMap((volume) => shareOrderOf(volume, node));
+  if (node.shareOrdersKey === shareOrdersKey(orders)) return [];
+  return [{ kind: 'order-shares', node: node.name, agentPid: node.agentPid, orders }];
+}
+
+// Without a device: what there is of the share is left alone until its volume is served.
+function shareOrderOf({ id, name, size, share, attachment }: VolumeRecord, node: ObservedNode): readonly ShareOrder[] {
+  if (share?.wanted !== true || attachment?.device?.via !== 'fuse') return [];
+  const { fs, port, options } = share;
+  const served = node.served?.find(({ volumeId }) => volumeId === id)?.device ?? '';
+  const device = served !== '' ? served : (node.shares?.find(({ volumeId }) => volumeId === id)?.device ?? '');
+  return [{ volumeId: id, volume: name, device, sizeBytes: size, fs, port, options }];
 }
 
 function pushTo<K, V>(map: Map<K, V[]>, key: K, value: V): void {

@@ -18,6 +18,7 @@
 // Invariants: inSync is never empty and a subset of replicas; epoch never falls; an engine is only ever started with an
 // epoch that a transaction has just raised.
 import { z } from 'zod';
+import { filesystemNames, squashes } from '../nfs/share-types.js';
 import { HoldfastError } from '../errors/holdfast-error.js';
 import { migrate } from './migrations.js';
 
@@ -113,6 +114,23 @@ export const accessSchema = z.object({
 });
 export type Access = z.infer<typeof accessSchema>;
 
+/** Of a volume with access "rwx". */
+export const shareSchema = z.object({
+  /** Made when the volume is empty. */
+  fs: z.enum(filesystemNames),
+  /** Where it was served last, so that clients find it there again; 0: nowhere yet. */
+  port: naturalNumber,
+  options: z.object({
+    clients: z.array(z.string()),
+    squash: z.enum(squashes),
+    v3: z.boolean(),
+    security: z.array(z.string()),
+  }),
+  /** Where it is wanted follows from the attachment; false while it is being taken away from there. */
+  wanted: z.boolean(),
+});
+export type ShareRecord = z.infer<typeof shareSchema>;
+
 export const volumeSchema = z.object({
   version,
   id: id64,
@@ -139,6 +157,8 @@ export const volumeSchema = z.object({
         .optional(),
     })
     .nullable(),
+  /** Shared over NFS: attaching it means to export it. Absent: it is not. */
+  share: shareSchema.optional(),
   /** How many replicas are wanted. */
   copies: z.int().positive(),
   /** Those of `replicas` that are to go once enough others are in-sync. */

@@ -2,7 +2,7 @@
 // `--json` output (docs/cli.md); gRPC answers are made of the same objects. Absent is null.
 import type { DiskStatus, ReplicaStatus, VolumeStatus } from './data-plane.js';
 import { replicaAddress, replicaProcess, runningTarget } from './observed.js';
-import type { ObservedProcess } from './observed.js';
+import type { ObservedProcess, Share } from './observed.js';
 import { diskKey, iqnOf } from './reconcile.js';
 import type { Nodes } from './reconcile.js';
 import type { DiskRecord, NodeRecord, ReplicaRecord, ScrubRecord, VolumeRecord } from './records.js';
@@ -26,7 +26,10 @@ export type AttachmentView = {
   readonly volume: string;
   readonly epoch: number;
   readonly node: string;
-  readonly iscsi: IscsiView;
+  /** null for shared volumes */
+  readonly iscsi: IscsiView | null;
+  /** Of shared volumes. */
+  readonly nfs: NfsView | null;
   /** When it was attached on another node before. */
   readonly takeover: TakeoverView | null;
   /** The replica whose older data is served now, because the loss was accepted. */
@@ -46,7 +49,19 @@ export type ScrubView = {
   readonly failure: string | null;
 };
 
-export type MappingView = Omit<AttachmentView, 'takeover' | 'servedFrom'> & {
+export type NfsView = {
+  readonly server: string;
+  readonly port: number;
+  readonly path: string;
+  /** Arguments of mount(8), without the directory. */
+  readonly mount: string;
+};
+
+export type MappingView = {
+  readonly volume: string;
+  readonly epoch: number;
+  readonly node: string;
+  readonly iscsi: IscsiView;
   readonly via: 'fuse' | 'iscsi';
   /** Of the host of `node`; null when an initiator is to make one. */
   readonly device: string | null;
@@ -85,6 +100,9 @@ export type VolumeView = {
   readonly epoch: number;
   readonly node: string | null;
   readonly iscsi: IscsiView | null;
+  readonly access: 'rwo' | 'rwx';
+  /** Of a shared volume that is served. */
+  readonly nfs: NfsView | null;
   /** When it is mapped as a block device. */
   readonly device: DeviceView | null;
   readonly inSync: readonly string[];
@@ -140,9 +158,11 @@ export type DiskView = {
 
 export type ProcessView = {
   readonly node: string | null;
-  readonly role: 'manager' | 'agent' | 'target' | 'replica';
+  readonly role: 'manager' | 'agent' | 'target' | 'replica' | 'nfs';
   readonly pid: number;
   readonly disk: string | null;
+  /** Of an NFS server. */
+  readonly volume?: string;
 };
 
 /** `engine`: what the target process of the volume's node says of it; null when it says nothing. */
@@ -167,7 +187,10 @@ export function volumeView(
     ...volumeHealth(record, state, engine, replicas, nodes),
     epoch: record.epoch,
     node,
-    iscsi: state === 'attached' && portal !== null ? iscsiView(record.name, portal) : null,
+    iscsi:
+      state === 'attached' && portal !== null && record.share === undefined ? iscsiView(record.name, portal) : null,
+    access: record.share === undefined ? 'rwo' : 'rwx',
+    nfs: shareView(record, nodes),
     device: deviceView(record, engine),
     inSync: record.inSync,
     replicas,
@@ -180,6 +203,17 @@ export function volumeView(
     rebuildBytesPerSecond: record.rebuildBytesPerSecond,
     foregroundPercent: record.foregroundPercent,
   };
+}
+
+export function nfsView({ volume, server, port }: Pick<Share, 'volume' | 'server' | 'port'>): NfsView {
+  const path = `/${volume}`;
+  const host = server.includes(':') ? `[${server}]` : server;
+  return { server, port, path, mount: `-t nfs -o vers=4.2,proto=tcp,port=${port} ${host}:${path}` };
+}
+
+function shareView({ id, attachment }: VolumeRecord, nodes: Nodes): NfsView | null {
+  const share = nodes.get(attachment?.node ?? '')?.shares?.find(({ volumeId }) => volumeId === id);
+  return share?.state === 'serving' ? nfsView(share) : null;
 }
 
 function deviceView({ attachment }: VolumeRecord, engine: VolumeStatus | null): DeviceView | null {
@@ -384,6 +418,9 @@ export function processViews(managerPid: number, nodes: Nodes): readonly Process
     if (node.agentPid !== null) views.push({ node: node.name, role: 'agent', pid: node.agentPid, disk: null });
     for (const { role, pid, disk } of node.processes) {
       if (pid !== null) views.push({ node: node.name, role, pid, disk });
+    }
+    for (const { volume, pid } of node.shares ?? []) {
+      if (pid !== null) views.push({ node: node.name, role: 'nfs', pid, disk: null, volume });
     }
   }
   return views;

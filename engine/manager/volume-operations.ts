@@ -14,6 +14,8 @@ import { deleteDoomed, moveToTrash } from './trash-operations.js';
 import { noticeLostData } from './attach-operation.js';
 import { endMaintenance, ensureAttached, ensureDetached } from './attachment.js';
 import type { ManagerContext } from './context.js';
+import { isClientName, securityFlavours } from '../nfs/ganesha-config.js';
+import type { FilesystemName, ShareOptions } from '../nfs/share-types.js';
 import { randomId } from './ids.js';
 import { replicaAddress, runningTarget } from './observed.js';
 import { defaultAccess, defaultConstraints, recordVersion } from './records.js';
@@ -30,7 +32,11 @@ export type CreateInput = {
   readonly constraints?: Partial<Constraints> | undefined;
   readonly qos?: Qos | null | undefined;
   readonly access?: Access | null | undefined;
+  /** Absent: it is not shared. */
+  readonly share?: ShareInput | null | undefined;
 };
+
+export type ShareInput = { readonly fs: FilesystemName; readonly options: ShareOptions };
 
 /** What may be changed of a volume while it is used. CHAP and initiators hold from the next attach on. */
 export type VolumeChange = {
@@ -94,6 +100,7 @@ export async function createVolume(context: ManagerContext, input: CreateInput):
   const size = validateVolumeSize(input.size);
   if (input.access != null) validateAccess(input.access);
   const blockSize = validateBlockSize(input.blockSize);
+  const share = input.share === undefined || input.share === null ? null : validateShare(input.share);
   const { repository, random, locks } = context;
   return await locks.run('create', async () => {
     if ((await repository.findVolume(name)) !== null) {
@@ -133,6 +140,7 @@ export async function createVolume(context: ManagerContext, input: CreateInput):
       qos: input.qos ?? policy?.qos ?? null,
       access: input.access ?? defaultAccess,
       policy: policy?.name ?? null,
+      ...(share === null ? {} : { share: { ...share, port: 0, wanted: true } }),
     };
     await repository.insertVolume(record);
     try {
@@ -144,6 +152,25 @@ export async function createVolume(context: ManagerContext, input: CreateInput):
       throw error;
     }
   });
+}
+
+function validateShare({ fs, options }: ShareInput) {
+  const { clients, squash, v3, security } = options;
+  const wrongClient = clients.find((client) => !isClientName(client));
+  if (wrongClient !== undefined) {
+    throw new HoldfastError(
+      'INVALID_ARGUMENT',
+      `"${wrongClient}" is not a client: give addresses, networks such as 10.0.0.0/8, host names or @netgroups`,
+    );
+  }
+  const wrongSecurity = security.find((flavour) => !securityFlavours.some((known) => known === flavour));
+  if (wrongSecurity !== undefined) {
+    throw new HoldfastError(
+      'INVALID_ARGUMENT',
+      `"${wrongSecurity}" is not a security flavour of NFS: use ${securityFlavours.join(', ')}`,
+    );
+  }
+  return { fs, options: { clients: [...clients], squash, v3, security: [...security] } };
 }
 
 export async function detachVolume(context: ManagerContext, name: string, force: boolean): Promise<VolumeRecord> {

@@ -6,16 +6,18 @@ export type MountEntry = {
   readonly source: string;
   readonly directory: string;
   readonly type: string;
+  /** MAJOR:MINOR of the file system */
+  readonly device: string;
 };
 
 /** In the order of mounting: of several on one directory the last one is seen. */
 export function parseMountinfo(text: string): readonly MountEntry[] {
   return text.split('\n').flatMap((line) => {
     const [before = '', after] = line.split(' - ');
-    const directory = before.split(' ')[4];
+    const [, , device = '', , directory] = before.split(' ');
     if (after === undefined || directory === undefined) return [];
     const [type = '', source = ''] = after.split(' ');
-    return [{ source: unescape(source), directory: unescape(directory), type }];
+    return [{ source: unescape(source), directory: unescape(directory), type, device }];
   });
 }
 

@@ -1,4 +1,3 @@
-import { mkdtempSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { beforeEach, describe, expect, test } from 'vitest';
@@ -133,7 +132,7 @@ beforeEach(() => {
     saveReservations: () => Promise.resolve(),
     close: () => undefined,
   };
-  volumes = new TargetVolumes(membership, silentLogger, mkdtempSync(join(tmpdir(), 'holdfast-devices-')));
+  volumes = new TargetVolumes(membership, silentLogger, join(tmpdir(), 'holdfast-no-devices'));
   volumes.serveWith(host);
 });
 

@@ -2,10 +2,12 @@
 // the agents supervise the data plane. If this process is killed, manager and agents go with it and the data plane stays, and
 // the next start takes over from there.
 import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { createProcessHost, systemProcessHost } from '../agent/process-host.js';
 import type { ProcessHost, StartFailure } from '../agent/process-host.js';
 import type { AgentConfig } from '../agent/config.js';
+import { endAllShares } from '../agent/shares.js';
 import { supervise } from '../agent/supervisor.js';
 import { HoldfastError, toHoldfastError } from '../errors/holdfast-error.js';
 import type { Logger } from '../log/logger.js';
@@ -162,6 +164,7 @@ async function stopControlPlane(plan: UpPlan): Promise<void> {
 /** Agents first, so that nothing is started again; the manager last, because engines that stop may need it. */
 async function stopEverything(plan: UpPlan): Promise<void> {
   await stopIn(plan.nodes.map(({ agent }) => agent));
+  await Promise.all(plan.nodes.map(({ agent }) => endAllShares(join(agent, 'shares'), systemProcessHost)));
   await stopIn(plan.nodes.map(({ target }) => target));
   await stopIn(plan.nodes.flatMap(({ disks }) => disks.map(({ runDir }) => runDir)));
   await stopIn([managerRunDir(plan.folder)]);

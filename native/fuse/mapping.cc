@@ -62,13 +62,20 @@ void Mapping::suspend() {
 
 Task<Status> Mapping::refresh() {
   if (device_.empty()) co_return Status();
+  session_->resized();
   auto refresh = [device = device_, file = mount_->file()] { return refresh_loop_device(device, file); };
   co_return co_await blocking<Status>(&env_, std::move(refresh));
 }
 
 Task<Status> Mapping::close(bool force) {
   if (!mount_) {
-    auto clear = [directory = directory_] { return clear_mount(directory); };
+    auto clear = [directory = directory_, force]() -> Status {
+      std::string file = directory + "/device";
+      std::optional<std::string> device = find_loop_device(file);
+      Status removed = device ? remove_loop_device(*device, file, force) : Status();
+      if (!removed.ok()) return removed;
+      return clear_mount(directory);
+    };
     co_return co_await blocking<Status>(&env_, std::move(clear));
   }
   if (!device_.empty()) {

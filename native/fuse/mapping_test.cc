@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <linux/fs.h>
+#include <linux/loop.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -210,6 +211,21 @@ TEST_F(MappingTest, InUseIsNotTakenAway) {
     EXPECT_EQ(::pwrite(disk.fd, page.data, kPage, 0), static_cast<ssize_t>(kPage)) << "still served";
   }
   EXPECT_TRUE(close(false).ok());
+}
+
+// Programs that look at all loop devices, as mkfs does, must not wait with one of them.
+TEST_F(MappingTest, MayBeLookedAtWhileItWaits) {
+  ASSERT_NO_FATAL_FAILURE(open(memory_.get()));
+  Open disk(device_, O_RDWR | O_DIRECT);
+  Pages page(kPage, 1);
+  ASSERT_EQ(::pwrite(disk.fd, page.data, kPage, 0), static_cast<ssize_t>(kPage));
+  call([this] { mapping_->suspend(); });
+  auto looked = std::async(std::launch::async, [&] {
+    loop_info64 info{};
+    return ::ioctl(disk.fd, LOOP_GET_STATUS64, &info) == 0;
+  });
+  ASSERT_EQ(looked.wait_for(std::chrono::seconds(10)), std::future_status::ready);
+  EXPECT_TRUE(looked.get());
 }
 
 TEST_F(MappingTest, GrowsWithItsVolume) {

@@ -20,6 +20,7 @@ constexpr std::size_t kLargeBytes = kMaxIoBytes;
 // Requests taken in one turn of the reactor, so that iSCSI and replication get theirs.
 constexpr int kRequestsPerTurn = 32;
 constexpr std::uint32_t kBlock = 4096;
+constexpr std::uint64_t kAttributesValidSeconds = 1'000'000'000;
 
 int error_number_of(const Error& error) {
   switch (error.code()) {
@@ -247,6 +248,9 @@ void Session::flush(std::uint64_t unique) {
 
 void Session::answer_attributes(std::uint64_t unique) {
   fuse_attr_out out{};
+  // Whoever looks at the file of a device that waits for its engine must not wait as well: mkfs, for one, looks at the
+  // backing files of all loop devices. Only the size ever changes, and resized() says when.
+  out.attr_valid = kAttributesValidSeconds;
   out.attr.ino = FUSE_ROOT_ID;
   out.attr.size = device_->size_bytes();
   out.attr.blocks = out.attr.size / 512;
@@ -265,6 +269,18 @@ void Session::answer_capacity(std::uint64_t unique) {
   out.st.frsize = kBlock;
   out.st.namelen = 255;
   answer(unique, out);
+}
+
+void Session::resized() {
+  struct {
+    fuse_out_header header;
+    fuse_notify_inval_inode_out body;
+  } message{};
+  message.header = {sizeof message, FUSE_NOTIFY_INVAL_INODE, 0};
+  message.body.ino = FUSE_ROOT_ID;
+  message.body.off = -1;  // attributes only
+  iovec part{&message, sizeof message};
+  send(&part, 1);
 }
 
 // ---- completions and answers ----

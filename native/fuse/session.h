@@ -47,6 +47,9 @@ class Session {
   // Suspends, and calls back once nothing is under way. The session serves no more.
   void close(Callback<void()> done);
 
+  // The kernel has to ask for the size again.
+  void resized();
+
   bool suspended() const { return device_ == nullptr; }
   // The file was unmounted, or the connection aborted: there will be no more requests.
   bool ended() const { return ended_; }

@@ -3,7 +3,7 @@
 import { z } from 'zod';
 import type { ManagerApi } from '../api.js';
 import type { Role } from '../records.js';
-import type { VolumeChange } from '../volume-operations.js';
+import type { ShareInput, VolumeChange } from '../volume-operations.js';
 import * as shapes from './shapes.js';
 
 export type RouteRequest = {
@@ -79,6 +79,12 @@ function changeOf({ constraints, ...rest }: z.infer<typeof shapes.changeVolume>)
 const none = z.strictObject({});
 const parameter = (params: Readonly<Record<string, string>>, name: string) => params[name] ?? '';
 
+function shareInput(share: z.infer<typeof shapes.createVolume>['share'] | null): ShareInput | null {
+  if (share === null || share === undefined) return null;
+  const { fs = 'ext4', clients = [], squash = 'root', v3 = false, security = [] } = share;
+  return { fs, options: { clients, squash, v3, security } };
+}
+
 export const routes: readonly Route[] = [
   get('/cluster', { summary: 'The cluster', answer: shapes.cluster, handle: (api) => api.getCluster() }),
   get('/status', { summary: 'What is wrong, and why', answer: shapes.status, handle: (api) => api.getStatus() }),
@@ -92,8 +98,14 @@ export const routes: readonly Route[] = [
   change('POST', '/volumes', shapes.createVolume, {
     summary: 'Make a volume',
     answer: shapes.volume,
-    handle: (api, _, { replicas = null, blockSize = 512, ...rest }) =>
-      api.createVolume({ ...rest, constraints: given(rest.constraints ?? {}), replicas, blockSize }),
+    handle: (api, _, { replicas = null, blockSize = 512, share, ...rest }) =>
+      api.createVolume({
+        ...rest,
+        constraints: given(rest.constraints ?? {}),
+        replicas,
+        blockSize,
+        share: shareInput(share ?? null),
+      }),
   }),
   get('/volumes/{name}', {
     summary: 'A volume with its replicas',
@@ -150,6 +162,11 @@ export const routes: readonly Route[] = [
     summary: 'Stop serving a volume',
     answer: shapes.volume,
     handle: (api, params, { force }) => api.detachVolume(parameter(params, 'name'), force ?? false),
+  }),
+  change('POST', '/volumes/{name}/move', z.strictObject({ node: z.string() }), {
+    summary: 'Serve an attached volume on another node',
+    answer: shapes.attachment,
+    handle: (api, params, { node }) => api.moveVolume(parameter(params, 'name'), node),
   }),
   change('POST', '/volumes/{name}/resize', z.strictObject({ size: z.number() }), {
     summary: 'Make a volume larger',

@@ -1,6 +1,7 @@
 // The JSON shapes of the REST API as schemas: what requests must look like, and what /openapi.json says of answers. views.ts has the
 // types of the latter; a test holds real answers against these.
 import { z } from 'zod';
+import { filesystemNames, squashes } from '../../nfs/share-types.js';
 
 const integer = z.int();
 const text = z.string();
@@ -154,6 +155,15 @@ export const createVolume = z.strictObject({
   constraints: constraints.optional(),
   qos: qos.nullable().optional(),
   access: access.optional(),
+  share: z
+    .strictObject({
+      fs: z.enum(filesystemNames).optional(),
+      clients: z.array(text).optional(),
+      squash: z.enum(squashes).optional(),
+      v3: z.boolean().optional(),
+      security: z.array(text).optional(),
+    })
+    .nullish(),
 });
 
 export const cluster = z.object({ id: text, version: text, nodes: integer, volumes: integer }).meta({ id: 'Cluster' });
@@ -163,6 +173,8 @@ export const event = z
   .meta({ id: 'Event' });
 
 export const iscsi = z.object({ portal: text, iqn: text, lun: integer, url: text }).meta({ id: 'Iscsi' });
+
+export const nfs = z.object({ server: text, port: integer, path: text, mount: text }).meta({ id: 'Nfs' });
 
 export const attachVolume = z.strictObject({
   node: text.nullish(),
@@ -186,7 +198,8 @@ export const attachment = z
     volume: text,
     epoch: integer,
     node: text,
-    iscsi,
+    iscsi: iscsi.nullable(),
+    nfs: nfs.nullable(),
     takeover: takeover.nullable(),
     servedFrom: text.nullable(),
   })
@@ -262,6 +275,8 @@ export const volume = z
     epoch: integer,
     node: text.nullable(),
     iscsi: iscsi.nullable(),
+    access: z.enum(['rwo', 'rwx']),
+    nfs: nfs.nullable(),
     device: device.nullable(),
     inSync: z.array(text),
     replicas: z.array(replica),

@@ -254,10 +254,16 @@ export class FakeNode {
     const stream = this.#stream;
     if (stream === null) return;
     const taken = new Promise((resolve, reject) => {
-      stream.once('data', resolve);
+      // Orders are no answer.
+      const answered = ({ accepted }: ManagerOrder) => {
+        if (accepted === 0n) return;
+        stream.off('data', answered);
+        resolve(undefined);
+      };
+      stream.on('data', answered);
       stream.once('error', reject);
     });
-    stream.write({ node: this.name, pid: 1, processes: [this.#targetReport(), this.#replicaReport()] });
+    stream.write({ node: this.name, pid: 1, processes: [this.#targetReport(), this.#replicaReport()], shares: [] });
     await taken;
   }
 
