@@ -4,7 +4,7 @@ import { credentials, Metadata } from '@grpc/grpc-js';
 import type { ClientDuplexStream } from '@grpc/grpc-js';
 import { backoffMs, sleep } from '../async/wait.js';
 import { AgentRegistryClient } from '../generated/holdfast/v1/manager.js';
-import type { AgentReport, DiskOrder, ManagerOrder } from '../generated/holdfast/v1/manager.js';
+import type { AgentReport, ManagerOrder } from '../generated/holdfast/v1/manager.js';
 import type { Logger } from '../log/logger.js';
 
 const channelOptions = {

@@ -177,6 +177,7 @@ describe('with a manager', () => {
       },
       takeover: null,
       servedFrom: null,
+      nfs: null,
     });
     expect(await json('volume', 'resize', 'db', '--size', '12Mi')).toMatchObject({ size: 12_582_912 });
     expect(await json('replica', 'ls', 'db')).toMatchObject([

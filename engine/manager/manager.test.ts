@@ -131,6 +131,7 @@ describe('attach and detach', () => {
       },
       takeover: null,
       servedFrom: null,
+      nfs: null,
     });
     expect(await manager.api.attachVolume('db', 'node1')).toEqual(attachment);
     expect(node(1).target.epochs).toEqual([1n]);
