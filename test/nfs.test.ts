@@ -155,14 +155,15 @@ describe.skipIf(lacking !== null)('a shared volume', () => {
     try {
       const at = await share('old', '--nfs-v3', '--fs', 'xfs', '--size', '512Mi');
       const bytes = randomBytes(3 << 20);
-      // A server of version 3 begins with a grace period.
+      // A server of version 3 begins with a grace period, and a file that was made in it is not made again.
+      let attempts = 0;
       await until('version 3 takes writes', 20_000, () =>
-        put(at, 'three', bytes, 3).then(
+        put(at, `three-${++attempts}`, bytes, 3).then(
           () => true,
           () => false,
         ),
       );
-      await run('nfs-cp', [url(at, 'three', 4), join(folder, 'back')], { timeoutMilliseconds: 20_000 });
+      await run('nfs-cp', [url(at, `three-${attempts}`, 4), join(folder, 'back')], { timeoutMilliseconds: 20_000 });
       await run('cmp', [join(folder, 'put'), join(folder, 'back')]);
       await cluster.cli('volume', 'detach', 'old');
     } finally {
