@@ -191,6 +191,8 @@ Task<Status> VolumeEngine::store_in_sync_set(std::string reason) {
 }
 
 // Another engine may still serve reads from a replica that promised us nothing, until its lease on one that did ends.
+// That is waited for before the smaller set is stored: if we die in between, our successor finds a set that answers in
+// whole and has nothing to wait for.
 Task<Status> VolumeEngine::leave_out(std::vector<Member*> members, std::string reason) {
   bool lease = false;
   for (Member* member : members) {
@@ -200,14 +202,16 @@ Task<Status> VolumeEngine::leave_out(std::vector<Member*> members, std::string r
     left_out_.push_back(member->config.id);
     in_sync_.remove(member->config.id);
   }
-  CO_TRY(co_await store_in_sync_set(std::move(reason)));
-  if (!lease || HOLDFAST_PLANT(kNoLeaseWait)) co_return Status();
-  CHECK(first_promise_.has_value());
-  Nanos until = *first_promise_ + config_.lease + config_.lease / 16;
-  Nanos began = env_.now();
-  while (env_.now() < until) co_await wait_for_event(until);
-  lease_waited_ += env_.now() - began;
-  co_return Status();
+  if (lease && !HOLDFAST_PLANT(kNoLeaseWait)) {
+    CHECK(first_promise_.has_value());
+    Nanos until = *first_promise_ + config_.lease + config_.lease / 16;
+    Nanos began = env_.now();
+    while (env_.now() < until && !stop_reason_) co_await wait_for_event(until);
+    lease_waited_ += env_.now() - began;
+    if (stop_reason_) co_return *stop_reason_;
+  }
+  Status stored = co_await store_in_sync_set(std::move(reason));
+  co_return stored;
 }
 
 // ---- comparing ----

@@ -36,6 +36,33 @@ TEST(TakeoverTest, ANewEpochHasEveryAcknowledgedWrite) {
   }
 }
 
+// An engine that leaves a replica out and dies before it serves must not save its successor the wait for the lease.
+TEST(TakeoverTest, ASuccessorOfATakeoverThatDiedDoesNotServeWithinTheOldLease) {
+  EngineCluster cluster(99, kBlocks, 2);
+  cluster.attach("old");
+  for (int i = 0; i < 30; ++i) {  // reads renew the lease
+    ASSERT_TRUE(cluster.write(0, pattern(4096, 'a')).ok());
+    ASSERT_TRUE(cluster.read(0, 4096).ok());
+    cluster.world.run_for(100ms);
+  }
+  auto cut = [&cluster](const std::string& host, const TestReplica& replica) {
+    cluster.world.set_link(host, replica.node, false);
+    cluster.world.set_link(replica.node, host, false);
+  };
+  cut("old", cluster.replicas[1]);
+  cut("new", cluster.replicas[0]);
+  cluster.membership->cut_off = cluster.membership->epoch;
+  TestHost& dies = cluster.begin_attach("new");
+  ASSERT_TRUE(cluster.run_until([&] { return dies.attached || cluster.membership->in_sync.size() == 1; }));
+  cluster.kill(dies);
+  cluster.attach("new");
+  ASSERT_TRUE(cluster.write(0, pattern(4096, 'b')).ok());
+  bool answered = false;
+  cluster.hosts.front().engine->read(0, 4096, [&answered](Result<SliceList> content) { answered = content.ok(); });
+  cluster.world.run_for(1s);
+  EXPECT_FALSE(answered) << "the engine that was replaced still answers reads";
+}
+
 // The log that a replica tells at Open must not hold what its disk then failed to write.
 TEST(TakeoverTest, WhatAFailingDiskCouldNotJournalIsNoPartOfTheLog) {
   EngineCluster cluster(98, kBlocks, 1);
