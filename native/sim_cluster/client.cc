@@ -8,6 +8,7 @@ namespace holdfast::sim {
 
 namespace {
 constexpr std::size_t kSnapshotsMax = 4;
+constexpr unsigned kProbesMax = 64;  // reads beyond the depth
 }  // namespace
 
 Client::Client(Setup setup, engine::Engine& engine)
@@ -30,6 +31,9 @@ void Client::tick() {
     if (!pausing_) issue();
   }
   if (pausing_ && in_flight_ == 0) revert();
+  // When writes wait, an engine that was replaced must still be seen to answer no reads.
+  bool stuck = in_flight_ >= setup_.scenario->depth && in_flight_ < setup_.scenario->depth + kProbesMax;
+  if (stuck && !pausing_ && random_.chance(1, 4)) read(random_.below(units_), 1);
   Nanos pause(random_.below(static_cast<std::uint64_t>(setup_.scenario->think_max.count())));
   setup_.env->call_at(setup_.env->now() + pause, [this] { tick(); });
 }

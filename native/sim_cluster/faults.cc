@@ -214,7 +214,7 @@ void FaultInjector::split(const std::set<std::string>& side) {
       world_.set_link(node, other, false);
     }
   }
-  later(12s, [this] {
+  later(world_.random().chance(1, 2) ? 8s : 24s, [this] {
     world_.heal_network();
     cluster_.store.all_reachable();
     if (world_.random().chance(2, 3)) return;

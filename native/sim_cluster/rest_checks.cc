@@ -99,6 +99,10 @@ void check_space(Cluster& cluster, const ReplicaNode& node) {
   }
 }
 
+std::string text_of(LogPosition position) {
+  return std::to_string(position.epoch.value()) + "." + std::to_string(position.seq.value());
+}
+
 void compare(Cluster& cluster, const ReplicaNode& first, const CopyContent& a, const ReplicaNode& second,
              const CopyContent& b) {
   std::string names = name_of(first) + " and " + name_of(second) + " differ in ";
@@ -108,7 +112,13 @@ void compare(Cluster& cluster, const ReplicaNode& first, const CopyContent& a, c
     auto other = b.versions.find(key);
     if (other == b.versions.end()) continue;  // one that holds nothing may have a record or not
     std::string where = "chunk " + std::to_string(key.first) + " of layer " + std::to_string(key.second);
-    if (version.version != other->second.version) cluster.oracle.violated(names + "the version of " + where);
+    // Zeros over nothing leave a record on a copy that was being rebuilt then, and none on others. Merged with the
+    // record of another layer it raises a version that had no need to rise: a delta may then copy more than it must.
+    bool harmless = cluster.scenario.snapshots && version.digest == other->second.digest;
+    if (version.version != other->second.version && !harmless) {
+      cluster.oracle.violated(names + "the version of " + where + ": " + text_of(version.version) + " and " +
+                              text_of(other->second.version));
+    }
     if (!damaged && version.digest != other->second.digest) cluster.oracle.violated(names + "the digest of " + where);
   }
   if (!damaged && a.chunks != b.chunks) cluster.oracle.violated(names + "content");
