@@ -160,10 +160,10 @@ async function startEngine(
     sizeBytes: record.size,
     blockSize: record.blockSize,
     endpoints,
-    iqn: record.attachment === null ? '' : iqnOf(record.name),
+    iqn: iqnOf(record.name),
     reservations: Buffer.from(reservations?.state ?? '', 'base64'),
     settings,
-    internal,
+    internal: internal || record.attachment === null,
     ...record.access,
     // A file system is mounted from it: nobody else may write to it.
     ...(record.share === undefined ? {} : { initiators: [noInitiator] }),

@@ -305,7 +305,7 @@ function replicaView(
   }
   const unreachable = running === null ? `its replica process does not run${describeFailure(nodes, node, disk)}` : null;
   if (record.inSync.includes(id)) return { ...base, state: 'in-sync', reason: unreachable, rebuild: null };
-  const reason = unreachable ?? 'left the in-sync set; it is rebuilt while the volume is attached';
+  const reason = unreachable ?? 'it lacks the newest writes; it is rebuilt as soon as a node can do that';
   return { ...base, state: 'failed', reason, rebuild: null };
 }
 
