@@ -62,6 +62,7 @@ async function loadDuring(fault: () => Promise<void>, seconds = loadSeconds): Pr
       '--verify=crc32c',
       '--verify_fatal=1',
       '--verify_backlog=256',
+      '--verify_state_save=0',
       '--output-format=json',
     ],
     { timeoutMilliseconds: (seconds + 60) * 1_000 },
