@@ -165,8 +165,8 @@ async function startEngine(
     settings,
     internal: internal || record.attachment === null,
     ...record.access,
-    // A file system is mounted from it: nobody else may write to it.
-    ...(record.share === undefined ? {} : { initiators: [noInitiator] }),
+    // An engine for the manager's own work, or one whose file system is mounted: no host may write to it.
+    ...(record.attachment === null || record.share !== undefined ? { initiators: [noInitiator] } : {}),
   });
   observed.setServedVolume(node, target.instanceId, {
     volumeId: record.id,
