@@ -104,7 +104,7 @@ async function fio(
   ]);
   await until('qemu-nbd', 20_000, () => existsSync(socket));
   const common = ['--name=load', '--ioengine=nbd', `--uri=nbd+unix:///?socket=${socket}`, `--size=${fileMib}m`];
-  const verify = ['--verify=crc32c', '--verify_fatal=1', '--bs=4k'];
+  const verify = ['--verify=crc32c', '--verify_fatal=1', '--verify_state_save=0', '--bs=4k'];
   const done = attempt('ip', inHost(client, 'fio', ...common, ...verify, ...args), {
     timeoutMilliseconds: 110_000,
   }).then(async ({ code, stdout, stderr }) => {
