@@ -151,7 +151,11 @@ test('a whole life of a volume: create, grow, attach elsewhere, delete', async (
   expect(again).toMatchObject({ node: 'node3', epoch: 2 });
   expect(await show('life')).toMatchObject({ size: 134_217_728, blockSize: 4096, health: 'healthy' });
   await cluster.cli('volume', 'detach', 'life');
-  expect(await cluster.cli('volume', 'delete', 'life')).toEqual({ volume: 'life', pendingReplicas: [] });
+  expect(await cluster.cli('volume', 'delete', 'life')).toMatchObject({ volume: 'life', pendingReplicas: [] });
+  await expect(show('life')).rejects.toThrow('NOT_FOUND');
+  expect(await cluster.cli('trash', 'ls')).toMatchObject([{ volume: 'life' }]);
+  await cluster.cli('trash', 'purge', 'life');
+  expect(await cluster.cli('trash', 'ls')).toEqual([]);
   const disks = (await cluster.cli('disk', 'ls')) as { replicas: number }[];
   expect(disks.map(({ replicas }) => replicas)).toEqual([1, 1, 1]);
 }, 60_000);
