@@ -39,7 +39,7 @@ struct BelowBlocks {
 struct ChunkView {
   std::optional<ChunkRecord> own;            // the record that belongs to the head alone
   LayerNumber own_layer = 0;                 // of `own`
-  std::shared_ptr<const BelowBlocks> below;  // nullptr: nothing
+  std::shared_ptr<const BelowBlocks> below;  // of older layers, what `own` did not hide; nullptr: nothing
   std::uint64_t generation = 0;              // of the tree it was worked out with
 
   std::uint64_t below_data() const { return below ? below->data : 0; }

@@ -379,9 +379,10 @@ void Round::note_record(const Change& change) {
 void Round::commit() {
   disk_.note_records_changed();
   for (Change& change : changes_) note_record(change);
-  // What lies below the head has changed.
+  // A view knows of what lies below the head only what the head's record did not hide when it was worked out. Entries
+  // never uncover anything; a fill of the head may, and one of another layer changes what lies below.
   for (Change& change : changes_) {
-    if (!in_head(change)) disk_.records().forget(parts_[change.part].replica->id(), change.place.chunk);
+    if (change.fill) disk_.records().forget(parts_[change.part].replica->id(), change.place.chunk);
   }
   for (Part& part : parts_) part.replica->on_applied(part.applied);
   for (Change& change : changes_) {

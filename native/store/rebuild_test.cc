@@ -12,6 +12,7 @@ const ReplicaId kTarget(2);
 class Rebuild {
  public:
   explicit Rebuild(std::uint64_t seed) : machine_(seed), random_(seed + 1000) {
+    machine_.options.capacity_bytes = 256u << 20;
     EXPECT_TRUE(machine_.open().ok());
     EXPECT_TRUE(machine_.create(kSource, kBlocks).ok());
   }
@@ -52,11 +53,55 @@ class Rebuild {
     if (random_.chance(1, 10)) machine_.world.run_for(600ms);
   }
 
-  // What the engine does: the target's log restarts behind the source's.
+  // Waits until the replica has journalled the entry.
+  void append(ReplicaStore& replica, Entry entry) {
+    Status status =
+        machine_.wait<Status>([&](StatusCallback done) { replica.append(std::move(entry), std::move(done)); });
+    EXPECT_TRUE(status.ok()) << status.error().to_string();
+  }
+
+  // Takes, drops or reverts to a snapshot, each of these replicas in the same way.
+  void change_layers(std::span<ReplicaStore* const> replicas) {
+    std::vector<SnapshotInfo> known = replicas.front()->snapshots();
+    bool create = known.empty() || (known.size() < 5 && random_.chance(1, 2));
+    Op op = create ? Op::kSnapshot : random_.chance(1, 4) ? Op::kRevert : Op::kDropSnapshot;
+    SnapshotId id = create ? SnapshotId(next_tag_++) : known[random_.below(known.size())].id;
+    for (ReplicaStore* replica : replicas) {
+      // A revert is taken when all before it is applied, and applied before anything after it is taken.
+      replica->set_committed(replica->info().last.seq);
+      append(*replica, layer_entry(at(epoch_, replica->info().last.seq.value() + 1), op, id));
+      replica->set_committed(replica->info().last.seq);
+    }
+  }
+
+  // Entries of one replica alone.
+  void go_astray() {
+    ReplicaStore* replica = &target();
+    for (std::uint64_t left = random_.below(6); left > 0; --left) {
+      if (random_.chance(1, 2)) {
+        change_layers(std::span(&replica, 1));
+        continue;
+      }
+      BlockRange blocks{BlockIndex(random_.below(kBlocks - 100)), static_cast<std::uint32_t>(random_.between(1, 100))};
+      LogPosition position = at(epoch_, replica->info().last.seq.value() + 1);
+      append(*replica, random_.chance(1, 4) ? zero_entry(position, blocks)
+                                            : write_entry(machine_.env(), position, blocks, 900'000));
+      if (random_.chance(1, 2)) replica->set_committed(position.seq);
+    }
+    if (random_.chance(1, 2)) machine_.settle();
+  }
+
+  // What the engine and the replica process do: the target's log restarts behind the source's, and its layers become
+  // those of the source. Entries of the source that change layers are committed.
   Status join(Seq base) {
     ReplicaInfo info = source().info();
     JoinRequest request{info.last.seq.next(), base, info.size_blocks, info.history};
-    return machine_.wait<Status>([&](StatusCallback done) { target().join(request, std::move(done)); });
+    Status joined = machine_.wait<Status>([&](StatusCallback done) { target().join(request, std::move(done)); });
+    if (!joined.ok()) return joined;
+    auto layers = machine_.wait<Result<LayerState>>([&](auto done) { source().layers(std::move(done)); });
+    if (!layers.ok()) return layers.status();
+    return machine_.wait<Status>(
+        [&](StatusCallback done) { target().adopt_layers(std::move(layers).value(), std::move(done)); });
   }
 
   // Walks all chunks with live writes in between; returns how many were copied, nullopt when interrupted.
@@ -117,11 +162,23 @@ class Rebuild {
     EXPECT_EQ(content_of(source()), content_of(target()));
     EXPECT_EQ(machine_.disk->space().used_bytes, source().info().used_bytes + target().info().used_bytes);
   }
-  std::vector<std::uint64_t> content_of(ReplicaStore& replica) {
+  void expect_identical_snapshots() {
+    std::vector<SnapshotInfo> ours = source().snapshots();
+    std::vector<SnapshotInfo> theirs = target().snapshots();
+    ASSERT_EQ(ours.size(), theirs.size());
+    for (std::size_t i = 0; i < ours.size(); ++i) {
+      EXPECT_EQ(ours[i].id, theirs[i].id);
+      EXPECT_EQ(content_of(source(), ours[i].id), content_of(target(), ours[i].id));
+    }
+  }
+  std::vector<std::uint64_t> content_of(ReplicaStore& replica, std::optional<SnapshotId> snapshot = std::nullopt) {
     std::vector<std::uint64_t> all;
     for (std::uint64_t first = 0; first < kBlocks; first += 256) {
       BlockRange blocks{BlockIndex(first), static_cast<std::uint32_t>(std::min<std::uint64_t>(256, kBlocks - first))};
-      auto read = machine_.wait<Result<ReadOutcome>>([&](auto done) { replica.read(blocks, std::move(done)); });
+      auto read = machine_.wait<Result<ReadOutcome>>([&](Callback<void(Result<ReadOutcome>)> done) {
+        if (snapshot) return replica.read_snapshot(*snapshot, blocks, false, std::move(done));
+        replica.read(blocks, std::move(done));
+      });
       EXPECT_TRUE(read.ok()) << read.error().to_string();
       if (!read.ok()) return all;
       std::vector<std::uint64_t> tags = tags_of(read->present, blocks.count, read->crc, read->data);
@@ -188,6 +245,44 @@ void rebuild_from_base(std::uint64_t seed) {
   rebuild.expect_identical();
 }
 
+// Both sides change snapshots in ways of their own before the first join; the volume changes them between joins, too.
+void rebuild_layers(std::uint64_t seed) {
+  Rebuild rebuild(seed);
+  ASSERT_TRUE(rebuild.machine().create(kTarget, kBlocks).ok());
+  std::vector<ReplicaStore*> both = {&rebuild.source(), &rebuild.target()};
+  for (int i = 0; i < 40; ++i) {
+    if (rebuild.random().chance(1, 6)) {
+      rebuild.change_layers(both);
+    } else {
+      rebuild.write(true);
+    }
+  }
+  Seq base = rebuild.source().info().last.seq;
+  rebuild.go_astray();
+  for (int tries = 0;; ++tries) {
+    ++rebuild.epoch_;
+    rebuild.live_ = false;
+    for (std::uint64_t left = rebuild.random().below(6); left > 0; --left) {
+      ReplicaStore* source = &rebuild.source();
+      if (rebuild.random().chance(1, 3)) {
+        rebuild.change_layers(std::span(&source, 1));
+      } else {
+        rebuild.write(false);
+      }
+    }
+    rebuild.stop_and_open();
+    // Those that a restart found in the journal are committed again.
+    rebuild.source().set_committed(rebuild.source().info().last.seq);
+    if (!rebuild.target().info().complete) base = std::min(base, rebuild.target().info().base);
+    ASSERT_TRUE(rebuild.join(base).ok());
+    rebuild.live_ = true;
+    if (rebuild.pull(tries < 5)) break;
+  }
+  for (int i = 0; i < 10; ++i) rebuild.write(true);
+  rebuild.expect_identical();
+  rebuild.expect_identical_snapshots();
+}
+
 TEST(StoreRebuild, CopiesEverythingUnderLiveWritesThroughInterruptions) {
   for (std::uint64_t seed = 1; seed <= 60; ++seed) {
     ASSERT_TRUE(passes_in_child([seed] { rebuild_with_interruptions(seed); })) << "seed " << seed;
@@ -198,6 +293,35 @@ TEST(StoreRebuild, DeltaCopiesOnlyWhatChangedOnEitherSide) {
   for (std::uint64_t seed = 1; seed <= 60; ++seed) {
     ASSERT_TRUE(passes_in_child([seed] { rebuild_from_base(seed); })) << "seed " << seed;
   }
+}
+
+TEST(StoreRebuild, LayersBecomeThoseOfTheVolumeWhateverBothSidesDid) {
+  for (std::uint64_t seed = 1; seed <= 60; ++seed) {
+    ASSERT_TRUE(passes_in_child([seed] { rebuild_layers(seed); })) << "seed " << seed;
+  }
+}
+
+// The target dropped a snapshot by an entry that the volume never has, so its head's record holds what the volume has
+// in the layer below, too. The layer below is filled first and hidden by that record, until the head is filled.
+TEST(StoreRebuild, BlocksThatAFillNoLongerHidesAreSeen) {
+  Rebuild rebuild(1);
+  Env& env = rebuild.machine().env();
+  ASSERT_TRUE(rebuild.machine().create(kTarget, kBlocks).ok());
+  for (ReplicaStore* replica : {&rebuild.source(), &rebuild.target()}) {
+    rebuild.append(*replica, write_entry(env, at(1, 1), {BlockIndex(0), 1}, 10));
+    rebuild.append(*replica, layer_entry(at(1, 2), Op::kSnapshot, SnapshotId(5)));
+    rebuild.append(*replica, write_entry(env, at(1, 3), {BlockIndex(1), 1}, 20));
+  }
+  rebuild.append(rebuild.target(), layer_entry(at(1, 4), Op::kDropSnapshot, SnapshotId(5)));
+  rebuild.append(rebuild.source(), write_entry(env, at(2, 4), {BlockIndex(2), 1}, 30));
+  rebuild.commit_all();
+  rebuild.machine().settle();
+  ASSERT_TRUE(rebuild.join(Seq(3)).ok());
+  EXPECT_EQ(rebuild.target().info().base, Seq(0)) << "the snapshot cannot be brought back";
+  EXPECT_EQ(rebuild.pull(false), std::optional<std::size_t>(2)) << "both layers of the chunk";
+  EXPECT_EQ(rebuild.content_of(rebuild.source())[0], 10u);
+  EXPECT_EQ(rebuild.content_of(rebuild.target())[0], 10u);
+  rebuild.expect_identical();
 }
 
 TEST(StoreRebuild, IncompleteReplicasRefuseReads) {
