@@ -6,20 +6,42 @@
 import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import process from 'node:process';
+import { parseArgs } from 'node:util';
 
 import { root, run } from './build.mjs';
 import { buildSimulation } from './sim.mjs';
 
-function option(name, standard) {
-  const at = process.argv.indexOf(`--${name}`);
-  if (at < 0) return standard;
-  const value = Number(process.argv[at + 1]);
-  if (!Number.isSafeInteger(value) || value <= 0) throw new Error(`--${name} needs a positive number`);
-  return value;
+const usage = `Usage: npm run soak [-- --seeds N] [--cycles N]
+  --seeds N   seeds of the cluster simulation (20000)
+  --cycles N  kills of real processes (200)`;
+
+function options() {
+  try {
+    const { values } = parseArgs({
+      options: {
+        seeds: { type: 'string', default: '20000' },
+        cycles: { type: 'string', default: '200' },
+        help: { type: 'boolean' },
+      },
+    });
+    if (values.help) {
+      console.log(usage);
+      process.exit(0);
+    }
+    return Object.fromEntries(
+      ['seeds', 'cycles'].map((name) => {
+        const value = Number(values[name]);
+        if (!Number.isSafeInteger(value) || value <= 0) throw new Error(`--${name} takes a positive number`);
+        return [name, value];
+      }),
+    );
+  } catch (error) {
+    console.error(`soak: ${error.message}\n${usage}`);
+    process.exit(2);
+  }
 }
 
-const seeds = option('seeds', 20_000);
-const cycles = option('cycles', 200);
+const { seeds, cycles } = options();
 const minutes = Math.floor(Date.now() / 60_000);
 const first = minutes * 100_000; // seeds of other runs lie elsewhere
 
