@@ -93,7 +93,7 @@ Task<Result<ChunkStack>> Disk::read_stack(const Replica& replica, ChunkIndex chu
   const LayerTree* tree = &replica.tree();
   std::string from = layered_key(replica.id(), chunk, ~LayerNumber{0});
   std::string to = layered_key(replica.id(), chunk, LayerNumber{0});
-  for (bool more = tree->layered(); more;) {
+  for (bool more = replica.has_layers(); more;) {
     Result<KvPairs> page = co_await suspend<Result<KvPairs>>([kv, &from, &to](Callback<void(Result<KvPairs>)> next) {
       kv->range(from, to, kLayersPerPage, std::move(next));
     });

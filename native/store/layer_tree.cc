@@ -238,6 +238,39 @@ bool LayerTree::same_layers(const LayerTree& other) const {
   return head_ == other.head_ && forks_ == other.forks_ && snapshots_ == other.snapshots_;
 }
 
+template <typename Visit>
+void LayerTree::for_each_point(LayerNumber first, LayerNumber end, Visit visit) const {
+  for (std::optional<LayerNumber> at = next_point(first); at && *at < end; at = next_point(*at + 1)) visit(*at);
+}
+
+bool LayerTree::keeps_apart(const LayerTree& other) const {
+  std::vector<LayerNumber> points;
+  for (std::uint64_t branch = 0; branch < branches(); ++branch) {
+    for_each_point(first_layer_of(branch), first_layer_of(branch + 1), [&](LayerNumber at) { points.push_back(at); });
+  }
+  for (LayerNumber point : points) {
+    if (!is_boundary(point)) continue;
+    std::optional<LayerNumber> group = other.group_of(point);
+    bool same = true;
+    for (const LayerRange& layers : layers_of_group(point)) {
+      same = same && other.group_of(layers.first) == group && other.group_of(layers.last) == group;
+      // Between its points a branch belongs to one group.
+      other.for_each_point(layers.first, layers.last, [&](LayerNumber at) {
+        same = same && other.group_of(at) == group && other.group_of(at + 1) == group;
+      });
+    }
+    if (!same) return false;
+  }
+  // Of a branch that was left, nothing is new there.
+  for (std::uint64_t branch = 0; branch + 1 < branches() && branch < other.branches(); ++branch) {
+    bool seen = true;
+    other.for_each_point(first_layer_of(branch), first_layer_of(branch + 1),
+                         [&](LayerNumber at) { seen = seen && group_of(at).has_value(); });
+    if (!seen) return false;
+  }
+  return true;
+}
+
 // ---- bytes ----
 
 std::string LayerTree::encode_state() const { return encode(head_, revision_, forks_); }

@@ -101,6 +101,9 @@ class LayerTree {
   LayerState state() const;
   static Result<LayerTree> from_state(const LayerState& state);
   bool same_layers(const LayerTree& other) const;
+  // Whether records of a replica with this tree are where the other's are, in all layers that both have had: it has
+  // merged none across what is a boundary there, and removed none of a branch it left that are seen there.
+  bool keeps_apart(const LayerTree& other) const;
 
  private:
   std::uint64_t branches() const { return forks_.size(); }
@@ -121,6 +124,9 @@ class LayerTree {
   std::vector<LayerRange> work_after(const std::vector<Boundary>& before) const;
   std::vector<Boundary> boundaries_towards_root(LayerNumber layer) const;
   void refresh();
+  // Of the points of a branch from `first` on, before `end`.
+  template <typename Visit>
+  void for_each_point(LayerNumber first, LayerNumber end, Visit visit) const;
   static Result<LayerTree> checked(LayerTree tree, const std::vector<SnapshotRecord>& snapshots);
 
   LayerNumber head_ = kFirstLayer;

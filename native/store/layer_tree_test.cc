@@ -86,6 +86,7 @@ void run_history(std::uint64_t seed) {
   LayerTree tree;
   std::set<LayerNumber> layers{kFirstLayer};
   std::vector<SnapshotId> known;
+  std::vector<LayerTree> past{tree};
   for (std::uint64_t seq = 1; seq <= 60 && !testing::Test::HasFatalFailure(); ++seq) {
     LayerTree before = tree;
     std::vector<LayerRange> work;
@@ -112,6 +113,8 @@ void run_history(std::uint64_t seed) {
     layers = layers_of(tree, layers);
     check_groups(tree, layers);
     check_work(before, tree, work, layers);
+    for (const LayerTree& earlier : past) ASSERT_TRUE(earlier.keeps_apart(tree)) << "a delta is always possible";
+    past.push_back(tree);
     Result<LayerTree> same = LayerTree::from_state(tree.state());
     ASSERT_TRUE(same.ok());
     ASSERT_TRUE(same->same_layers(tree));
@@ -133,6 +136,28 @@ TEST(LayerTree, GroupsAndWorkFollowFromWhatViewpointsSee) {
     run_history(seed);
     ASSERT_FALSE(testing::Test::HasFatalFailure()) << "seed " << seed;
   }
+}
+
+TEST(LayerTree, KnowsWhatItMovedOrRemovedThatAnotherHasNot) {
+  LayerTree tree;
+  tree.take_snapshot(SnapshotId(1), at(1), 10);
+  tree.take_snapshot(SnapshotId(2), at(2), 10);
+  LayerTree other = tree;
+  other.take_snapshot(SnapshotId(4), at(4), 10);
+  EXPECT_TRUE(tree.keeps_apart(other));
+  tree.take_snapshot(SnapshotId(3), at(3), 10);
+  EXPECT_TRUE(tree.keeps_apart(other)) << "another snapshot at the same place";
+  LayerTree dropped = tree;
+  dropped.drop_snapshot(SnapshotId(3), at(5));
+  EXPECT_FALSE(dropped.keeps_apart(other));
+  other.drop_snapshot(SnapshotId(4), at(5));
+  EXPECT_TRUE(dropped.keeps_apart(other)) << "merged there, too";
+  other.take_snapshot(SnapshotId(6), at(6), 10);
+  other.revert_to(SnapshotId(1), at(7));
+  LayerTree reverted = dropped;
+  EXPECT_TRUE(reverted.keeps_apart(other));
+  reverted.revert_to(SnapshotId(1), at(7));
+  EXPECT_FALSE(reverted.keeps_apart(other)) << "the layers after the second snapshot are gone";
 }
 
 TEST(LayerTree, ParentsFollowThePathToTheRoot) {

@@ -78,6 +78,8 @@ class Replica final : public ReplicaStore {
   // ---- layers ----
   const LayerTree& tree() const { return tree_; }
   std::deque<MergeJob>& merges() { return merges_; }
+  // There may be records of other layers than the first: of a tree before this one, too, until they are removed.
+  bool has_layers() const { return tree_.layered() || !merges_.empty(); }
   void add_merge(std::uint64_t number, MergeJob job);
   // The segment (overlay.h) of what is applied now, and of what is appended now.
   Seq applied_segment() const { return applied_segment_; }

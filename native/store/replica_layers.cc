@@ -309,10 +309,11 @@ Task<void> Replica::run_read_layer(ChunkLayer layer, Callback<void(Result<ChunkC
 // ---- joining ----
 
 // Whether what this replica has of the time up to base can be brought into the volume's layers: it has every snapshot
-// of that time, and has reverted no more often than the volume.
+// of that time, has reverted no more often than the volume, and what it has of that time is still in the same layers.
 bool Replica::is_base_sound(const LayerTree& volume) const {
   if (tree_.forks().size() > volume.forks().size()) return false;
   if (!std::equal(tree_.forks().begin(), tree_.forks().end(), volume.forks().begin())) return false;
+  if (!tree_.keeps_apart(volume)) return false;
   return std::all_of(volume.snapshots().begin(), volume.snapshots().end(), [this](const auto& entry) {
     const SnapshotRecord& snapshot = entry.second;
     if (snapshot.position.seq > identity_.base) return true;
