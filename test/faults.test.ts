@@ -147,13 +147,14 @@ test('bits that flip on a disk are found by a scrub and repaired', async () => {
     const { size } = statSync(join(folder, 'cluster/node3/disk1/data/data'));
     const byte = Buffer.alloc(1);
     let flipped = 0;
-    for (let at = 2_048; at < size && flipped < 200; at += 4_096) {
+    // All over the file: slots that were given back hold old data, and nobody reads them.
+    for (let at = 2_048; at < size; at += 4_096) {
       readSync(file, byte, 0, 1, at);
       if (byte[0] === 0) continue;
       byte[0] = (byte[0] ?? 0) ^ 1;
       writeSync(file, byte, 0, 1, at);
       flipped++;
-      at += 16 * 4_096;
+      at += 32 * 4_096;
     }
     fsyncSync(file);
     expect(flipped).toBeGreaterThan(50);

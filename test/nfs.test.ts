@@ -163,8 +163,10 @@ describe.skipIf(lacking !== null)('a shared volume', () => {
           () => false,
         ),
       );
-      await run('nfs-cp', [url(at, `three-${attempts}`, 4), join(folder, 'back')], { timeoutMilliseconds: 20_000 });
-      await run('cmp', [join(folder, 'put'), join(folder, 'back')]);
+      await run('nfs-cp', [url(at, `three-${attempts}`, 4), join(folder, 'back-three')], {
+        timeoutMilliseconds: 20_000,
+      });
+      await run('cmp', [join(folder, 'put'), join(folder, 'back-three')]);
       await cluster.cli('volume', 'detach', 'old');
     } finally {
       portMapper?.kill();
