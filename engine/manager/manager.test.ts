@@ -291,7 +291,7 @@ describe('the trash', () => {
     await create();
     await manager.api.deleteVolume('db', false);
     await expect.poll(async () => (await manager.api.listTrash()).length, { timeout: 20_000 }).toBe(1);
-    expect(replicasEverywhere()).toBe(3);
+    await expect.poll(replicasEverywhere, { timeout: 20_000 }).toBe(3);
   });
 });
 
