@@ -137,6 +137,16 @@ export type DeviceRequest = {
   readonly force: boolean;
 };
 
+export type ViewRequest = {
+  readonly volumeId: bigint;
+  readonly snapshotId: bigint;
+  /** a range of bytes inside the snapshot, in multiples of 512 */
+  readonly firstByte: bigint;
+  readonly sizeBytes: bigint;
+  /** names the view; made where it is missing, its parent is not */
+  readonly directory: string;
+};
+
 export type Redirects = { readonly redirects: readonly { readonly iqn: string; readonly portal: string }[] };
 
 export type ReplicaPhase = 'in-sync' | 'rebuilding' | 'failed';
@@ -223,6 +233,8 @@ export type NativeAddon = {
   readonly targetCopySnapshot: (handle: TargetHandle, copy: CopySnapshotRequest) => Promise<null>;
   readonly targetMap: (handle: TargetHandle, device: DeviceRequest) => Promise<string>;
   readonly targetUnmap: (handle: TargetHandle, device: DeviceRequest) => Promise<null>;
+  readonly targetOpenView: (handle: TargetHandle, view: ViewRequest) => Promise<string>;
+  readonly targetCloseView: (handle: TargetHandle, view: { readonly directory: string }) => Promise<null>;
   readonly targetRepair: (handle: TargetHandle, repair: RepairRequest) => Promise<number>;
   readonly targetSetRedirects: (handle: TargetHandle, table: Redirects) => Promise<null>;
   readonly targetStatus: (handle: TargetHandle) => Promise<readonly VolumeStatus[]>;

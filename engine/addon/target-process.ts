@@ -19,6 +19,7 @@ import type {
   ReplicaEndpoint,
   TargetEvent,
   TargetHandle,
+  ViewRequest,
   VolumeStatus,
 } from './native.js';
 import { checkAddress, checkText, checkU64, invalid } from './validation.js';
@@ -34,6 +35,7 @@ export type {
   RepairRequest,
   ReplicaEndpoint,
   SnapshotChange,
+  ViewRequest,
   VolumeStatus,
 } from './native.js';
 
@@ -136,6 +138,24 @@ export class TargetProcess implements AsyncDisposable {
     checkU64(request.snapshotId, 'snapshotId', 1n);
     checkU64(request.targetVolumeId, 'targetVolumeId', 1n);
     await native(() => loadAddon().targetCopySnapshot(this.#handle, request));
+  }
+
+  /** A snapshot of an attached volume as a block device of this host: /dev/loopN. What is written to it is forgotten. */
+  async openView(request: ViewRequest): Promise<string> {
+    checkU64(request.volumeId, 'volumeId', 1n);
+    checkU64(request.snapshotId, 'snapshotId', 1n);
+    checkU64(request.firstByte, 'firstByte');
+    checkU64(request.sizeBytes, 'sizeBytes', 1n);
+    if (request.firstByte % 512n !== 0n || request.sizeBytes % 512n !== 0n) {
+      throw invalid('a view begins and ends at multiples of 512 bytes');
+    }
+    checkText(request.directory, 'directory');
+    return await native(() => loadAddon().targetOpenView(this.#handle, request));
+  }
+
+  /** Whoever still uses it gets errors. */
+  async closeView(directory: string): Promise<void> {
+    await native(() => loadAddon().targetCloseView(this.#handle, { directory }));
   }
 
   /** The attached volume as a block device of this host: /dev/loopN. Again: the same one. */

@@ -22,12 +22,16 @@ export async function request<T>(
   timeoutMs = answerTimeoutMs,
 ): Promise<T> {
   const { status, text } = await send(server, method, path, body, token, timeoutMs);
-  const value = parseBody(server, text);
-  if (status < 300) return value as T;
+  if (status < 300) return parseBody(server, text) as T;
+  throw refusal(server, status, text);
+}
+
+function refusal(server: string, status: number, body: string | Buffer): HoldfastError {
+  const value = parseBody(server, body.toString());
   const parsed = errorSchema.safeParse(value);
-  if (!parsed.success) throw new HoldfastError('PROTOCOL', `${server} answered ${status} without saying why`);
+  if (!parsed.success) return new HoldfastError('PROTOCOL', `${server} answered ${status} without saying why`);
   const { code, message } = parsed.data.error;
-  throw new HoldfastError(isErrorCode(code) ? code : 'INTERNAL', message);
+  return new HoldfastError(isErrorCode(code) ? code : 'INTERNAL', message);
 }
 
 /** As `request`, asking one manager after the other, and patient with one that is just being started again. */
@@ -81,6 +85,28 @@ export async function* requestLines<T>(
   } catch (error) {
     if (!signal.aborted) throw unreachable(server, error);
   }
+}
+
+/** The bytes of a stream. What fails before the first one has the code of the server's answer. */
+export async function* requestBytes(server: string, path: string, token: string | null = null): AsyncGenerator<Buffer> {
+  const { host, port } = parseHostPort(server, 'server');
+  const response = await new Promise<IncomingMessage>((resolve, reject) => {
+    const call = httpRequest({ host, port, method: 'GET', path, agent: false, headers: bearer(token) }, resolve);
+    call.on('error', (error) => {
+      reject(unreachable(server, error));
+    });
+    call.end();
+  });
+  const chunks: Buffer[] = [];
+  try {
+    for await (const chunk of response as AsyncIterable<Buffer>) {
+      if ((response.statusCode ?? 500) < 300) yield chunk;
+      else chunks.push(chunk);
+    }
+  } catch (error) {
+    throw new HoldfastError('CONNECTION_LOST', `the connection to ${server} broke: ${toHoldfastError(error).message}`);
+  }
+  if ((response.statusCode ?? 500) >= 300) throw refusal(server, response.statusCode ?? 500, Buffer.concat(chunks));
 }
 
 /** The answer as it is. */

@@ -1,7 +1,7 @@
 // How every command runs: JSON or text on stdout, errors on stderr, and the exit code. Never a stack trace.
 import { readFileSync } from 'node:fs';
 import type { Command } from 'commander';
-import { requestLines, requestText, requestWithPatience } from '../api/rest-client.js';
+import { requestBytes, requestLines, requestText, requestWithPatience } from '../api/rest-client.js';
 import { errorBody, HoldfastError, toHoldfastError } from '../errors/holdfast-error.js';
 import { formatHostPort, parseHostPort } from '../os/addresses.js';
 
@@ -41,6 +41,7 @@ export type Session = {
   readonly call: <T>(method: string, path: string, body?: unknown, timeoutMs?: number) => Promise<T>;
   readonly lines: <T>(path: string, signal: AbortSignal) => AsyncIterable<T>;
   readonly text: (path: string) => Promise<string>;
+  readonly bytes: (path: string) => AsyncIterable<Buffer>;
 };
 
 export function openSession(options: CommonOptions, environment: NodeJS.ProcessEnv): Session {
@@ -57,6 +58,7 @@ export function openSession(options: CommonOptions, environment: NodeJS.ProcessE
     call: (method, path, body, timeoutMs) => requestWithPatience(servers, method, path, body, token, timeoutMs),
     lines: (path, signal) => requestLines(first, path, signal, token),
     text: (path) => requestText(first, path, token),
+    bytes: (path) => requestBytes(first, path, token),
   };
 }
 

@@ -3,6 +3,7 @@ import type { Command } from 'commander';
 import { formatSize, validateSnapshotName, validateVolumeName } from '../config/volume-input.js';
 import { HoldfastError } from '../errors/holdfast-error.js';
 import type { SnapshotView, VolumeView } from '../manager/views.js';
+import { addFileCommands } from './file-commands.js';
 import { snapshotTable, volumeDetails } from './output.js';
 import { checkUsage, openSession, printResult, withCommonOptions, withProgress } from './run.js';
 import type { CommonOptions, Streams } from './run.js';
@@ -38,6 +39,8 @@ export function addSnapshotCommands(program: Command, streams: Streams): void {
       const snapshots = await session.call<readonly SnapshotView[]>('GET', path(volume, '/snapshots'));
       printResult(streams, options.json === true, snapshots, (views) => snapshotTable(volume, views));
     });
+
+  addFileCommands(snapshot, streams);
 
   named(snapshot, 'delete', 'delete a snapshot; others stay as they are')
     .addHelpText('after', examples('holdfast snapshot delete db before-upgrade'))

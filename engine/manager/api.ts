@@ -11,6 +11,7 @@ import { engineNode } from './maintenance.js';
 import { requestRemoval, requestReplica } from './replica-requests.js';
 import type { Removal } from './replica-requests.js';
 import type { Scrubber } from './scrubber.js';
+import type { FilesInput, FolderView, SnapshotFiles } from './snapshot-files.js';
 import type { DiskStatus, VolumeStatus } from './data-plane.js';
 import { mapVolume, unmapVolume } from './device-operations.js';
 import type { MapInput } from './device-operations.js';
@@ -80,6 +81,9 @@ export type ManagerApi = AdminApi & {
     name: string,
   ) => Promise<{ readonly volume: string; readonly name: string }>;
   readonly revertVolume: (volume: string, snapshot: string) => Promise<VolumeView>;
+  readonly listSnapshotFiles: (input: Omit<FilesInput, 'list' | 'recursive'>) => Promise<FolderView>;
+  /** Frames of engine/filesystem/file-frames.ts, cut anywhere. */
+  readonly readSnapshotFiles: (input: Omit<FilesInput, 'list'>, signal: AbortSignal) => AsyncIterable<Buffer>;
   readonly cloneVolume: (input: CloneInput) => Promise<VolumeView>;
   readonly mapVolume: (input: MapInput) => Promise<MappingView>;
   readonly unmapVolume: (name: string, force: boolean) => Promise<VolumeView>;
@@ -107,6 +111,7 @@ export type ApiOptions = {
   readonly diskChanges: { readonly announce: () => void };
   readonly statistics: Statistics;
   readonly scrubber: Scrubber;
+  readonly files: SnapshotFiles;
   /** What the manager tries again and again. */
   readonly failing: () => StatusInput['failing'];
 };
@@ -176,6 +181,8 @@ export function createApi(context: ManagerContext, options: ApiOptions): Manager
         return { volume, name };
       }),
     revertVolume: (volume, snapshot) => change(async () => view(await revertVolume(context, volume, snapshot))),
+    listSnapshotFiles: (input) => options.files.list(input),
+    readSnapshotFiles: (input, signal) => options.files.read({ ...input, list: false }, signal),
     cloneVolume: (input) => change(async () => view(await cloneVolume(context, input))),
     mapVolume: (input) =>
       change(async () => {

@@ -12,6 +12,7 @@ export function startChores(
   context: ManagerContext,
   kick: () => void,
   scrubber: { readonly startDue: () => Promise<void> },
+  files: { readonly endStale: () => Promise<void> },
   times: ChoreTimes,
 ): () => Promise<void> {
   const { observed, logger, repository } = context;
@@ -38,6 +39,7 @@ export function startChores(
     if (now >= scrubLookAt) {
       scrubLookAt = now + times.balanceEveryMs;
       await scrubber.startDue();
+      await files.endStale();
     }
     if (now >= balanceAt) {
       balanceAt = now + times.balanceEveryMs;

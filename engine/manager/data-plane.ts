@@ -197,6 +197,12 @@ export type DataPlane = {
     targetVolumeId: string,
   ) => Promise<void>;
   /** The block device, /dev/loopN of the target's host. */
+  /** Frames of engine/filesystem/file-frames.ts, cut anywhere; as fast as they are taken. */
+  readonly readSnapshotFiles: (
+    control: string,
+    request: SnapshotFilesRequest,
+    signal: AbortSignal,
+  ) => AsyncIterable<Buffer>;
   readonly map: (control: string, volumeId: string) => Promise<string>;
   readonly unmap: (control: string, volumeId: string, force: boolean) => Promise<void>;
   /** Blocks written again; CORRUPT when no good copy is left. */
@@ -225,6 +231,17 @@ export type DataPlane = {
     endChunk: number,
   ) => Promise<readonly ChunkVersion[]>;
   readonly close: () => void;
+};
+
+export type SnapshotFilesRequest = {
+  readonly volumeId: string;
+  readonly snapshotId: string;
+  readonly sizeBytes: number;
+  /** 0: the device as a whole. */
+  readonly partition: number;
+  readonly path: string;
+  readonly list: boolean;
+  readonly recursive: boolean;
 };
 
 export type Redirect = { readonly iqn: string; readonly portal: string };

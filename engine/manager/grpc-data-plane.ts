@@ -17,6 +17,7 @@ import type {
   AttachedReplica,
   AttachedVolume,
   AttachVolumeResponse,
+  SnapshotFilesPart,
   Latency as LatencyMessage,
 } from '../generated/holdfast/v1/target.js';
 import { idFromBigint, idToBigint } from './ids.js';
@@ -117,6 +118,30 @@ class ClientPool<C extends Client> {
     });
   }
 
+  /** A stream of answers, taken one by one. */
+  async *messages<M>(
+    address: string,
+    start: (client: C) => ClientReadableStream<M>,
+    signal: AbortSignal,
+  ): AsyncGenerator<M> {
+    const client = this.#clients.get(address) ?? this.#make(address);
+    this.#clients.set(address, client);
+    const call = start(client);
+    const cancel = () => {
+      call.cancel();
+    };
+    signal.addEventListener('abort', cancel);
+    if (signal.aborted) cancel();
+    try {
+      for await (const message of call as AsyncIterable<M>) yield message;
+    } catch (error) {
+      throw fromServiceError(error as ServiceError, `${this.#peer} at ${address}`);
+    } finally {
+      signal.removeEventListener('abort', cancel);
+      cancel();
+    }
+  }
+
   close(): void {
     for (const client of this.#clients.values()) client.close();
     this.#clients.clear();
@@ -150,6 +175,7 @@ type TargetCalls = Pick<
   | 'resize'
   | 'changeSnapshot'
   | 'copySnapshot'
+  | 'readSnapshotFiles'
   | 'repair'
   | 'map'
   | 'unmap'
@@ -235,6 +261,16 @@ function targetCalls(pool: ClientPool<TargetClient>): TargetCalls {
       await pool.call(control, deadlineMs.copy, (client, metadata, options, done) =>
         client.copySnapshot(message, metadata, options, done),
       );
+    },
+    readSnapshotFiles: async function* (control, { volumeId, snapshotId, sizeBytes, ...rest }, signal) {
+      const message = {
+        ...rest,
+        volumeId: idToBigint(volumeId),
+        snapshotId: idToBigint(snapshotId),
+        sizeBytes: BigInt(sizeBytes),
+      };
+      const parts = pool.messages<SnapshotFilesPart>(control, (client) => client.readSnapshotFiles(message), signal);
+      for await (const { frames } of parts) yield frames;
     },
     map: async (control, volumeId) => {
       const message = { volumeId: idToBigint(volumeId) };

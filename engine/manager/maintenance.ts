@@ -12,6 +12,9 @@ export type MaintenanceAction =
 /** Detached volumes that are rebuilt at a time. */
 const maintenanceMax = 16;
 
+/** Why an engine serves a detached volume: somebody reads files in a snapshot (snapshot-files.ts). */
+export const filesReason = 'files';
+
 /** Where an engine of the volume is wanted, with or without a front-end. */
 export function engineNode({ attachment, maintenance, lostData }: VolumeRecord): string | null {
   if (attachment !== null) return attachment.node;
@@ -51,7 +54,7 @@ function planOne(volume: VolumeRecord, nodes: Nodes): MaintenanceAction | null {
     attachment === null &&
     activeReplicas(volume).some((replica) => !inSync.includes(replica.id) && isUp(nodes, replica));
   if (maintenance !== null) {
-    const wanted = needed || maintenance.reason === 'scrub';
+    const wanted = needed || maintenance.reason === 'scrub' || maintenance.reason === filesReason;
     return wanted && canServe(nodes.get(maintenance.node)) ? null : { kind: 'end-maintenance', volumeId };
   }
   const node = needed ? maintenanceNode(volume, nodes) : null;

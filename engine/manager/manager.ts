@@ -27,6 +27,7 @@ import { Repository } from './repository.js';
 import { Runner } from './runner.js';
 import { Scrubber } from './scrubber.js';
 import { startShareGuard } from './share-guard.js';
+import { SnapshotFiles } from './snapshot-files.js';
 import { Statistics } from './statistics.js';
 
 export type ManagerOptions = {
@@ -117,6 +118,7 @@ export async function startManager(options: ManagerOptions): Promise<Manager> {
   });
   const { kick } = context;
   const scrubber = new Scrubber(context);
+  const files = new SnapshotFiles(context);
   observed.onChange(kick);
   watchObserved(observed, context.events);
   const guard = startShareGuard(context, kick);
@@ -129,6 +131,7 @@ export async function startManager(options: ManagerOptions): Promise<Manager> {
     statistics,
     failing: () => failingActions(runner.failing),
     scrubber,
+    files,
   });
   const access = options.tokens === undefined ? openAccess : tokenAccess(repository, () => new Date());
   const audit = options.auditFile === undefined ? noAudit : auditFile(options.auditFile, () => new Date());
@@ -151,7 +154,7 @@ export async function startManager(options: ManagerOptions): Promise<Manager> {
     grpc,
     http: createHttpHandler({ api, version: options.version, access, audit, logger }),
   });
-  const stopChores = startChores(context, kick, scrubber, {
+  const stopChores = startChores(context, kick, scrubber, files, {
     everyMs: options.choresEveryMs ?? 5_000,
     balanceEveryMs: options.balanceEveryMs ?? 60_000,
   });

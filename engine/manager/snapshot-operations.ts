@@ -186,7 +186,7 @@ async function dropQuietly(context: ManagerContext, engine: WorkingEngine, snaps
 // ---- looking ----
 
 // As an in-sync replica has them, by id. Empty when none can be asked.
-async function replicaSnapshots(
+export async function replicaSnapshots(
   { observed, dataPlane }: ManagerContext,
   record: VolumeRecord,
 ): Promise<ReadonlyMap<string, ReplicaSnapshot>> {
@@ -233,7 +233,7 @@ async function viewOf(context: ManagerContext, volume: VolumeRecord, record: Sna
   return await Promise.resolve(view);
 }
 
-async function requireSnapshot(
+export async function requireSnapshot(
   { repository }: ManagerContext,
   record: VolumeRecord,
   name: string,
@@ -246,7 +246,7 @@ async function requireSnapshot(
   );
 }
 
-function requireComplete(volume: string, { name, phase }: SnapshotRecord): void {
+export function requireComplete(volume: string, { name, phase }: SnapshotRecord): void {
   if (phase === 'ready') return;
   throw new HoldfastError(
     'FAILED_PRECONDITION',

@@ -13,6 +13,7 @@ import { runProcess } from '../process/process-main.js';
 import { targetConfigSchema } from './config.js';
 import { createMembershipClient } from './membership-client.js';
 import { createTargetService } from './service.js';
+import { SnapshotFiles } from './snapshot-files.js';
 import { TargetVolumes } from './volumes.js';
 
 await runProcess({
@@ -25,9 +26,11 @@ await runProcess({
     const volumes = new TargetVolumes(membership, log, join(realpathSync(runDir), 'devices'));
     const target = await TargetProcess.open({ portal: config.portal }, volumes.questions);
     volumes.serveWith(target);
+    const files = new SnapshotFiles(volumes, join(realpathSync(runDir), 'views'), log);
+    await files.clear();
 
     const server = new Server();
-    server.addService(TargetService, createTargetService({ instanceId, target, volumes }));
+    server.addService(TargetService, createTargetService({ instanceId, target, volumes, files }));
     const control = await bind(server, config.control);
     return {
       state: { control, portal: target.portal, instanceId },

@@ -1,5 +1,5 @@
 // Service holdfast.v1.Target: messages in, TargetVolumes, messages out.
-import type { handleUnaryCall, sendUnaryData, ServerUnaryCall } from '@grpc/grpc-js';
+import type { handleUnaryCall, sendUnaryData, ServerUnaryCall, ServerWritableStream } from '@grpc/grpc-js';
 import type { Latency, SnapshotChange, TargetProcess } from '../addon/target-process.js';
 import { toGrpcStatus } from '../errors/grpc-errors.js';
 import { HoldfastError } from '../errors/holdfast-error.js';
@@ -7,19 +7,23 @@ import type {
   AttachedVolume,
   AttachVolumeRequest,
   ConfigureVolumeRequest,
+  ReadSnapshotFilesRequest,
   RepairBlocksRequest,
+  SnapshotFilesPart,
   TargetServer,
   TargetStatus,
 } from '../generated/holdfast/v1/target.js';
+import type { SnapshotFiles } from './snapshot-files.js';
 import type { TargetVolumes, VolumeReport } from './volumes.js';
 
 export type ServiceContext = {
   readonly instanceId: string;
   readonly target: Pick<TargetProcess, 'portal' | 'setRedirects'>;
   readonly volumes: TargetVolumes;
+  readonly files: Pick<SnapshotFiles, 'read'>;
 };
 
-export function createTargetService({ instanceId, target, volumes }: ServiceContext): TargetServer {
+export function createTargetService({ instanceId, target, volumes, files }: ServiceContext): TargetServer {
   return {
     attach: unary(async (request: AttachVolumeRequest) => {
       const outcome = await volumes.attach(attachRequestOf(request));
@@ -46,6 +50,22 @@ export function createTargetService({ instanceId, target, volumes }: ServiceCont
       await volumes.copySnapshot({ volumeId, snapshotId, targetVolumeId });
       return {};
     }),
+    readSnapshotFiles: (call) => {
+      const gone = new AbortController();
+      call.on('cancelled', () => {
+        gone.abort();
+      });
+      files
+        .read(call.request, (frames) => sendPart(call, frames, gone.signal), gone.signal)
+        .then(
+          () => {
+            call.end();
+          },
+          (error: unknown) => {
+            call.emit('error', toGrpcStatus(error));
+          },
+        );
+    },
     map: unary(async ({ volumeId }) => ({ device: await volumes.map(volumeId) })),
     unmap: unary(async ({ volumeId, force }) => {
       await volumes.unmap(volumeId, force);
@@ -65,6 +85,25 @@ export function createTargetService({ instanceId, target, volumes }: ServiceCont
       volumes: (await volumes.report()).map(toMessage),
     })),
   };
+}
+
+// No faster than it is taken.
+async function sendPart(
+  call: ServerWritableStream<ReadSnapshotFilesRequest, SnapshotFilesPart>,
+  frames: Buffer,
+  gone: AbortSignal,
+): Promise<void> {
+  if (call.write({ frames }) || gone.aborted) return;
+  await new Promise<void>((resolve) => {
+    call.once('drain', resolve);
+    gone.addEventListener(
+      'abort',
+      () => {
+        resolve();
+      },
+      { once: true },
+    );
+  });
 }
 
 function unary<Request, Response>(handle: (request: Request) => Promise<Response>): handleUnaryCall<Request, Response> {

@@ -90,6 +90,14 @@ class FakeHost implements VolumeHost {
     this.calls.push('snapshot');
     return Promise.resolve();
   }
+  openView(): Promise<string> {
+    this.calls.push('view');
+    return Promise.resolve('/dev/loop8');
+  }
+  closeView(): Promise<void> {
+    this.calls.push('close view');
+    return Promise.resolve();
+  }
   copySnapshot(): Promise<void> {
     this.calls.push('copy');
     return Promise.resolve();

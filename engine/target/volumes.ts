@@ -17,6 +17,7 @@ import type {
   ReservationsChange,
   TargetProcess,
   TargetQuestions,
+  ViewRequest,
   VolumeStatus,
 } from '../addon/target-process.js';
 import { HoldfastError } from '../errors/holdfast-error.js';
@@ -54,6 +55,8 @@ export type VolumeHost = Pick<
   | 'changeSnapshot'
   | 'copySnapshot'
   | 'repairVolume'
+  | 'openView'
+  | 'closeView'
   | 'mapVolume'
   | 'unmapVolume'
   | 'status'
@@ -126,6 +129,15 @@ export class TargetVolumes {
   async copySnapshot(request: CopySnapshotRequest): Promise<void> {
     this.#servingHost(request.targetVolumeId);
     await this.#servingHost(request.volumeId).copySnapshot(request);
+  }
+
+  /** A snapshot of the volume as a block device of this host, for as long as it is looked at. */
+  async openView(request: ViewRequest): Promise<string> {
+    return await this.#servingHost(request.volumeId).openView(request);
+  }
+
+  async closeView(directory: string): Promise<void> {
+    await this.#requireHost().closeView(directory);
   }
 
   /** The volume as a block device of this host. Again: the same one. */

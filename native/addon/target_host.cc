@@ -15,7 +15,12 @@ Status parse_addresses(const std::vector<std::string>& texts, std::vector<engine
 }
 
 TargetHost::TargetHost(Env& env, TargetEvents& events)
-    : env_(env), events_(events), channels_(env), devices_(env), target_(iscsi::Target::create(env, *this)) {}
+    : env_(env),
+      events_(events),
+      channels_(env),
+      devices_(env),
+      views_(env, *this),
+      target_(iscsi::Target::create(env, *this)) {}
 
 TargetHost::~TargetHost() = default;
 
@@ -126,7 +131,7 @@ void TargetHost::finish_close() {
 
 void TargetHost::close(Callback<void()> done) {
   closed_ = std::move(done);
-  devices_.end_unused([this] { detach_all(); });
+  views_.close_all([this] { devices_.end_unused([this] { detach_all(); }); });
 }
 
 void TargetHost::detach_all() {
@@ -218,6 +223,27 @@ void TargetHost::map(VolumeId id, std::string directory, Callback<void(Result<st
 
 void TargetHost::unmap(VolumeId id, std::string directory, bool force, StatusCallback done) {
   devices_.unmap(id, std::move(directory), force, std::move(done));
+}
+
+void TargetHost::open_view(ViewRequest request, Callback<void(Result<std::string>)> done) {
+  Result<engine::Engine*> engine = engine_of(request.volume);
+  if (!engine.ok()) return done(std::move(engine).error());
+  std::uint64_t size = (*engine)->size_bytes();
+  if (request.size_bytes == 0 || request.first_byte >= size || request.size_bytes > size - request.first_byte) {
+    return done(Error(ErrorCode::kInvalidArgument, "the range to look at is empty or reaches beyond the volume"));
+  }
+  views_.open(std::move(request), (*engine)->logical_block_size(), std::move(done));
+}
+
+void TargetHost::close_view(const std::string& directory, StatusCallback done) {
+  views_.close(directory, std::move(done));
+}
+
+void TargetHost::read_snapshot(VolumeId volume, SnapshotId snapshot, BlockRange blocks,
+                               BlockDevice::ReadCallback done) {
+  Result<engine::Engine*> engine = engine_of(volume);
+  if (!engine.ok()) return done(std::move(engine).error());
+  (*engine)->read_snapshot(snapshot, blocks, std::move(done));
 }
 
 Status TargetHost::set_redirects(const std::vector<std::pair<std::string, std::string>>& iqn_and_portal) {

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "addon/local_devices.h"
+#include "addon/snapshot_views.h"
 #include "base/result.h"
 #include "base/types.h"
 #include "engine/engine.h"
@@ -82,6 +83,11 @@ class TargetHost final : private engine::Membership, private iscsi::ReservationS
   // meanwhile.
   void map(VolumeId volume, std::string directory, Callback<void(Result<std::string>)> done);
   void unmap(VolumeId volume, std::string directory, bool force, StatusCallback done);
+  // A snapshot of an attached volume as a block device of this host: /dev/loopN. Writes to it are forgotten with it.
+  void open_view(ViewRequest request, Callback<void(Result<std::string>)> done);
+  void close_view(const std::string& directory, StatusCallback done);
+  // Whole blocks, at most 256.
+  void read_snapshot(VolumeId volume, SnapshotId snapshot, BlockRange blocks, BlockDevice::ReadCallback done);
   Status set_redirects(const std::vector<std::pair<std::string, std::string>>& iqn_and_portal);
   std::vector<VolumeStatus> status() const;
   void answer(std::uint64_t id, Status status);
@@ -127,6 +133,7 @@ class TargetHost final : private engine::Membership, private iscsi::ReservationS
   engine::ChannelPool channels_;
   std::unordered_map<VolumeId, std::unique_ptr<Volume>> volumes_;
   LocalDevices devices_;
+  SnapshotViews views_;
   std::unique_ptr<iscsi::Target> target_;
   Callback<void()> closed_;
 };

@@ -304,6 +304,38 @@ Napi::Value unmap(const Napi::CallbackInfo& info) {
   });
 }
 
+// targetOpenView(handle, {volumeId, snapshotId, firstByte, sizeBytes, directory}): /dev/loopN.
+Napi::Value open_view(const Napi::CallbackInfo& info) {
+  auto process = process_of<JsTarget>(info, kTag);
+  if (!process) return info.Env().Undefined();
+  Record record(info.Env(), info[1], "view");
+  auto request = std::make_shared<ViewRequest>();
+  request->volume = VolumeId(record.u64("volumeId"));
+  request->snapshot = SnapshotId(record.u64("snapshotId"));
+  request->first_byte = record.u64("firstByte");
+  request->size_bytes = record.u64("sizeBytes");
+  request->directory = record.text("directory");
+  if (!record.ok()) return info.Env().Undefined();
+  return process->ask<std::string>(
+      info.Env(),
+      [request](JsTarget& target, Answer<std::string> answer) {
+        target.host.open_view(std::move(*request), std::move(answer));
+      },
+      [](Napi::Env env, const std::string& path) -> Napi::Value { return to_js(env, path); });
+}
+
+// targetCloseView(handle, {directory})
+Napi::Value close_view(const Napi::CallbackInfo& info) {
+  auto process = process_of<JsTarget>(info, kTag);
+  if (!process) return info.Env().Undefined();
+  Record record(info.Env(), info[1], "view");
+  auto directory = std::make_shared<std::string>(record.text("directory"));
+  if (!record.ok()) return info.Env().Undefined();
+  return process->ask_done(info.Env(), [directory](JsTarget& target, StatusCallback done) {
+    target.host.close_view(*directory, std::move(done));
+  });
+}
+
 // targetRepair(handle, {volumeId, replicaId, firstBlock, blockCount, differs}): the number of blocks repaired.
 Napi::Value repair(const Napi::CallbackInfo& info) {
   auto process = process_of<JsTarget>(info, kTag);
@@ -449,6 +481,8 @@ void export_target_process(Napi::Env env, Napi::Object exports) {
   exports.Set("targetCopySnapshot", Napi::Function::New(env, copy_snapshot, "targetCopySnapshot"));
   exports.Set("targetMap", Napi::Function::New(env, map, "targetMap"));
   exports.Set("targetUnmap", Napi::Function::New(env, unmap, "targetUnmap"));
+  exports.Set("targetOpenView", Napi::Function::New(env, open_view, "targetOpenView"));
+  exports.Set("targetCloseView", Napi::Function::New(env, close_view, "targetCloseView"));
   exports.Set("targetRepair", Napi::Function::New(env, repair, "targetRepair"));
   exports.Set("targetSetRedirects", Napi::Function::New(env, set_redirects, "targetSetRedirects"));
   exports.Set("targetStatus", Napi::Function::New(env, status, "targetStatus"));

@@ -195,14 +195,7 @@ Result<Mount> Mount::find_or_make(const std::string& directory, const std::strin
     mount.found_ = true;
     return mount;
   }
-  Status cleared = clear_mount(directory);
-  if (!cleared.ok()) return std::move(cleared).error();
-  Status made = make_folder(directory);
-  if (!made.ok()) return std::move(made).error();
-  mount.fd_ = ::open("/dev/fuse", O_RDWR | O_NONBLOCK | O_CLOEXEC);
-  if (mount.fd_ < 0) return failure("cannot open /dev/fuse", errno);
-  Status mounted = mount_over(mount.file_, mount.fd_, name);
-  if (!mounted.ok()) return std::move(mounted).error();
+  TRY(mount.mount_anew(name));
   Result<int> keeper = start_keeper(directory, mount.fd_);
   if (!keeper.ok()) {
     (void)::umount2(mount.file_.c_str(), MNT_DETACH);
@@ -210,6 +203,22 @@ Result<Mount> Mount::find_or_make(const std::string& directory, const std::strin
   }
   mount.keeper_ = *keeper;
   return mount;
+}
+
+Result<Mount> Mount::make_own(const std::string& directory, const std::string& name) {
+  Mount mount;
+  mount.directory_ = directory;
+  mount.file_ = directory + "/device";
+  TRY(mount.mount_anew(name));
+  return mount;
+}
+
+Status Mount::mount_anew(const std::string& name) {
+  TRY(clear_mount(directory_));
+  TRY(make_folder(directory_));
+  fd_ = ::open("/dev/fuse", O_RDWR | O_NONBLOCK | O_CLOEXEC);
+  if (fd_ < 0) return failure("cannot open /dev/fuse", errno);
+  return mount_over(file_, fd_, name);
 }
 
 Status Mount::unmount(bool force) {
@@ -224,7 +233,7 @@ Status Mount::unmount(bool force) {
 }
 
 void Mount::end() {
-  end_keeper(keeper_);
+  if (keeper_ != 0) end_keeper(keeper_);
   ::close(std::exchange(fd_, -1));
   (void)::unlink((directory_ + "/keeper").c_str());
   (void)::unlink(file_.c_str());

@@ -19,6 +19,8 @@ class Mount {
   // What a former process left in `directory`, else a new one. `name` shows in /proc/mounts. FAILED_PRECONDITION when
   // it takes rights that this process lacks; UNSUPPORTED_SYSTEM without FUSE.
   static Result<Mount> find_or_make(const std::string& directory, const std::string& name);
+  // A new one without a keeper: it ends with this process, and whoever uses it then gets errors.
+  static Result<Mount> make_own(const std::string& directory, const std::string& name);
   Mount(Mount&& other) noexcept;
   Mount& operator=(Mount&& other) noexcept;
   ~Mount();  // closes the descriptor; the connection lives on with its keeper
@@ -38,9 +40,10 @@ class Mount {
 
  private:
   Mount() = default;
+  Status mount_anew(const std::string& name);
 
   int fd_ = -1;
-  int keeper_ = 0;  // pid
+  int keeper_ = 0;  // pid; 0: it has none
   bool found_ = false;
   bool can_resend_ = false;
   std::string directory_;

@@ -12,7 +12,7 @@ import type { AuditLog } from '../audit-log.js';
 import { expositionType } from '../exposition.js';
 import { openApiDocument } from './openapi.js';
 import { routes } from './routes.js';
-import type { Route } from './routes.js';
+import type { Route, RouteRequest } from './routes.js';
 
 const bodyBytesMax = 64 * 1024;
 
@@ -56,11 +56,17 @@ async function answer(
       try {
         caller = await access.admit(request.headers.authorization ?? null, route.role);
         body = route.body === null ? null : parse(route.body, await readBody(request));
+        if (route.stream !== undefined) {
+          await streamBytes(route.stream, api, { params, query: url.searchParams, body }, response);
+          audit.write({ caller, ...note, body, outcome: 'done' });
+          return;
+        }
         const answered = await route.handle(api, { params, query: url.searchParams, body });
         if (route.method !== 'GET') audit.write({ caller, ...note, body, outcome: 'done' });
         send(response, 200, answered);
       } catch (error) {
-        if (route.method !== 'GET') audit.write({ caller, ...note, body, outcome: toHoldfastError(error).code });
+        if (route.method !== 'GET' || route.stream !== undefined)
+          audit.write({ caller, ...note, body, outcome: toHoldfastError(error).code });
         throw error;
       }
     }
@@ -87,6 +93,35 @@ async function streamEvents(api: ManagerApi, request: IncomingMessage, response:
         gone.signal.addEventListener('abort', resolve, { once: true });
       });
     }
+  }
+}
+
+// What fails before the first byte is an ordinary error; after that the connection breaks off.
+async function streamBytes(
+  stream: NonNullable<Route['stream']>,
+  api: ManagerApi,
+  request: RouteRequest,
+  response: ServerResponse,
+): Promise<void> {
+  const gone = new AbortController();
+  response.on('close', () => {
+    gone.abort();
+  });
+  const parts = stream(api, request, gone.signal)[Symbol.asyncIterator]();
+  try {
+    for (let part = await parts.next(); part.done !== true; part = await parts.next()) {
+      if (!response.headersSent) {
+        response.writeHead(200, { 'content-type': 'application/octet-stream', 'cache-control': 'no-store' });
+      }
+      if (response.write(part.value)) continue;
+      await new Promise<void>((resolve) => {
+        response.once('drain', resolve);
+        response.once('close', resolve);
+      });
+    }
+    response.end();
+  } finally {
+    await parts.return?.();
   }
 }
 

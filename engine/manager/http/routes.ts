@@ -1,6 +1,7 @@
 // REST: every path with what it takes, what it answers, and the role that it needs. openapi.ts describes them, http-server.ts serves them;
 // gRPC has the same handlers (grpc-services.ts).
 import { z } from 'zod';
+import { HoldfastError } from '../../errors/holdfast-error.js';
 import type { ManagerApi } from '../api.js';
 import type { Role } from '../records.js';
 import type { ShareInput, VolumeChange } from '../volume-operations.js';
@@ -21,6 +22,8 @@ export type Route = {
   readonly body: z.ZodType | null;
   readonly answer: z.ZodType;
   readonly handle: (api: ManagerApi, request: RouteRequest) => Promise<unknown>;
+  /** Instead of one answer: bytes, until their end. */
+  readonly stream?: (api: ManagerApi, request: RouteRequest, signal: AbortSignal) => AsyncIterable<Buffer>;
 };
 
 type Options<B> = {
@@ -78,6 +81,16 @@ function changeOf({ constraints, ...rest }: z.infer<typeof shapes.changeVolume>)
 
 const none = z.strictObject({});
 const parameter = (params: Readonly<Record<string, string>>, name: string) => params[name] ?? '';
+
+function filesInput(params: Readonly<Record<string, string>>, query: URLSearchParams) {
+  const partition = Number(query.get('partition') ?? '0');
+  if (!Number.isInteger(partition) || partition < 0 || partition > 65_535) {
+    throw new HoldfastError('INVALID_ARGUMENT', `"${query.get('partition')}" is not the number of a partition`);
+  }
+  const path = query.get('path') ?? '/';
+  if (path.includes('\0')) throw new HoldfastError('INVALID_ARGUMENT', 'a path has no zero bytes');
+  return { volume: parameter(params, 'name'), snapshot: parameter(params, 'snapshot'), path, partition };
+}
 
 function shareInput(share: z.infer<typeof shapes.createVolume>['share'] | null): ShareInput | null {
   if (share === null || share === undefined) return null;
@@ -188,6 +201,26 @@ export const routes: readonly Route[] = [
     answer: shapes.snapshotDeletion,
     handle: (api, params) => api.deleteSnapshot(parameter(params, 'name'), parameter(params, 'snapshot')),
   }),
+  get(
+    '/volumes/{name}/snapshots/{snapshot}/files',
+    {
+      summary: 'What a folder in a snapshot holds: ?path=/etc&partition=1',
+      answer: shapes.folder,
+      handle: (api, params, _, query) => api.listSnapshotFiles(filesInput(params, query)),
+    },
+    'operator',
+  ),
+  {
+    method: 'GET',
+    path: '/volumes/{name}/snapshots/{snapshot}/content',
+    summary: 'A file in a snapshot, or with recursive=true a folder, as frames: ?path=/etc/hosts&partition=1',
+    role: 'operator',
+    body: null,
+    answer: z.unknown(),
+    handle: () => Promise.reject(new HoldfastError('UNIMPLEMENTED', 'this is a stream')),
+    stream: (api, { params, query }, signal) =>
+      api.readSnapshotFiles({ ...filesInput(params, query), recursive: query.get('recursive') === 'true' }, signal),
+  },
   change('POST', '/volumes/{name}/revert', z.strictObject({ snapshot: z.string() }), {
     summary: 'Make a detached volume hold what a snapshot holds',
     answer: shapes.volume,

@@ -261,6 +261,28 @@ export const snapshot = z
     usedBytes: integer.nullable(),
   })
   .meta({ id: 'Snapshot' });
+export const folder = z
+  .object({
+    volume: text,
+    snapshot: text,
+    path: text,
+    fs: text,
+    journal: z.enum(['replayed', 'ignored']),
+    entries: z.array(
+      z.object({
+        name: text,
+        rawName: text.nullable(),
+        type: z.enum(['file', 'directory', 'link', 'special']),
+        size: z.number(),
+        mode: z.number(),
+        uid: z.number(),
+        gid: z.number(),
+        modifiedAt: text,
+        target: text.nullable(),
+      }),
+    ),
+  })
+  .meta({ id: 'SnapshotFolder' });
 export const snapshotDeletion = z.object({ volume: text, name: text }).meta({ id: 'SnapshotDeletion' });
 
 export const volume = z

@@ -11,6 +11,7 @@ import type { CreateReplicaRequest, ReplicaServer } from '../../generated/holdfa
 import { AttachedVolume, TargetService } from '../../generated/holdfast/v1/target.js';
 import type {
   AttachVolumeRequest,
+  ReadSnapshotFilesRequest,
   RepairBlocksRequest,
   Redirect,
   TargetServer,
@@ -44,6 +45,9 @@ export class FakeTarget {
   readonly epochs: bigint[] = [];
   readonly snapshotChanges: { volumeId: bigint; snapshotId: bigint; change: string }[] = [];
   readonly copies: { volumeId: bigint; snapshotId: bigint; targetVolumeId: bigint }[] = [];
+  readonly filesRead: ReadSnapshotFilesRequest[] = [];
+  /** What it answers to ReadSnapshotFiles. */
+  files: readonly Buffer[] = [];
   redirects: readonly Redirect[] = [];
   refuseAttach: HoldfastError | null = null;
   leaseWaitMs = 0n;
@@ -101,6 +105,11 @@ export class FakeTarget {
         this.copies.push({ volumeId, snapshotId, targetVolumeId });
         return {};
       }),
+      readSnapshotFiles: (call) => {
+        this.filesRead.push(call.request);
+        for (const frames of this.files) call.write({ frames });
+        call.end();
+      },
       map: unary(({ volumeId }) => {
         this.devices.set(volumeId, '/dev/loop7');
         return { device: '/dev/loop7' };
