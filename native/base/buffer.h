@@ -4,6 +4,7 @@
 // Another thread may look at the bytes of a slice while the reactor keeps the slice, no more.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -86,6 +87,9 @@ class BufferPool {
   // then has that payload aligned for O_DIRECT.
   Slice allocate_end_aligned(std::size_t size);
   Slice copy_of(std::span<const std::byte> bytes);
+
+  // A user that holds much for a while, over and over, raises the limit: what it gives back serves it again.
+  void retain_at_least(std::size_t bytes) { retained_bytes_max_ = std::max(retained_bytes_max_, bytes); }
 
   // Bytes handed out and not yet returned (by capacity).
   std::size_t bytes_in_use() const { return bytes_in_use_; }

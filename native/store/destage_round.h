@@ -62,14 +62,15 @@ class Round {
   void load_next(StatusCallback* done);
   void load_old_layer(Change& change, StatusCallback done);
   bool in_head(const Change& change) const;
-  Status make_plans();
+  Task<Status> make_plans();
   Task<Status> copy_blocks();
   void list_writes();
   Task<Status> write_blocks();
   void write_next(StatusCallback* done);
   Task<Status> store_metadata();
   void note_record(const Change& change);
-  void commit();
+  Task<void> commit();
+  Task<void> drop_entries(Part& part);
   Task<void> free_slots();
 
   Disk& disk_;

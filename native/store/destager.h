@@ -36,6 +36,7 @@ class Destager {
   // Whether entries are being or could be applied, so that waiting for room makes sense.
   bool busy() const { return running_ || work_pending_; }
   bool running() const { return running_; }
+  bool draining() const { return !drain_waiters_.empty(); }
   // Calls back in turn when no round is running; rounds do not start until resume().
   void pause(Callback<void()> paused);
   void resume();

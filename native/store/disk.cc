@@ -8,10 +8,16 @@ namespace {
 constexpr std::size_t kCachedRecordsMax = 32'768;  // about 12 MB; covers 8 GiB of chunks
 constexpr std::size_t kDeletePageRecords = 4'096;
 constexpr Nanos kGrowthRetry = 2s;
+constexpr std::size_t kRetainedBesides = 32u << 20;
+constexpr std::size_t kDestageDepthMin = 2;
+constexpr std::size_t kDestageDepthMax = 32;
 }  // namespace
 
 Disk::Disk(Env& env, StoreOptions options)
-    : env_(env), options_(std::move(options)), records_(kCachedRecordsMax), deferred_(env), destager_(*this, env) {}
+    : env_(env), options_(std::move(options)), records_(kCachedRecordsMax), deferred_(env), destager_(*this, env) {
+  // A message of one block takes a buffer of two pages.
+  env_.buffers().retain_at_least(2 * options_.cache_bytes + kRetainedBesides);
+}
 
 Disk::~Disk() = default;
 
@@ -127,6 +133,18 @@ bool Disk::above_limits() const {
 bool Disk::above_low_marks() const {
   return cached_bytes_ > options_.cache_bytes / 4 || unapplied_bytes_ > 4 * options_.cache_bytes ||
          journal_->used_blocks() > journal_->size_blocks() / 4 || journal_->waiting_for_room();
+}
+
+// Rises from the marks where destaging begins to three quarters of what makes writers wait.
+std::size_t Disk::destage_depth() const {
+  if (closing_ || destager_.draining()) return kDestageDepthMax;
+  auto share = [](std::uint64_t used, std::uint64_t limit) {
+    return static_cast<double>(used) / static_cast<double>(std::max<std::uint64_t>(limit, 1));
+  };
+  double full = std::max(share(cached_bytes_, options_.cache_bytes),
+                         share(journal_->used_blocks(), journal_->size_blocks() / 4 * 3));
+  double urgency = std::clamp((full - 0.25) / 0.5, 0.0, 1.0);
+  return kDestageDepthMin + static_cast<std::size_t>(urgency * (kDestageDepthMax - kDestageDepthMin));
 }
 
 void Disk::on_journalled(LogEntry& log) { log.owner->on_journalled(log); }

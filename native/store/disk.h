@@ -100,6 +100,9 @@ class Disk final : public DiskStore {
   }
   bool above_limits() const;
   bool above_low_marks() const;
+  // How many writes to chunks may be in flight: few while there is time, because appends wait behind them on the
+  // device.
+  std::size_t destage_depth() const;
   void on_journalled(LogEntry& log);
   // Something that writers may wait for has changed: tries waiting appends, tells those who were told to wait.
   void wake_writers();
