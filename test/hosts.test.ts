@@ -132,6 +132,40 @@ afterAll(async () => {
   rmSync(folder, { recursive: true, force: true });
 });
 
+// Sends bytes to an address, from another host; what comes back until the other end hangs up.
+async function answerTo(address: string, bytes: string): Promise<string> {
+  const [host, port] = address.split(':');
+  const script = `const socket = require('node:net').connect(${port ?? ''}, '${host ?? ''}', () => socket.write(${JSON.stringify(bytes)}));
+    socket.setTimeout(60_000, () => process.exit(1));
+    socket.pipe(process.stdout);`;
+  const { code, stdout, stderr } = await attempt('ip', inHost(client, process.execPath, '-e', script), {
+    timeoutMilliseconds: 70_000,
+  });
+  if (code !== 0) throw new Error(`${address} does not hang up: ${stderr}`);
+  return stdout;
+}
+
+test.skipIf(missing.length > 0)('what speaks plain is refused on every port, and told why', async () => {
+  const disks = await holdfast<readonly { readonly node: string; readonly address: string }[]>('disk', 'ls');
+  const replica = disks.find(({ node }) => node === 'node3')?.address ?? '';
+  const control = JSON.parse(readFileSync(join(hostFolder(3), 'host', 'target', 'state.json'), 'utf8')) as {
+    readonly control: string;
+  };
+  const preface = 'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0';
+  expect(await answerTo(replica, preface)).toContain('TLS is needed here');
+  expect(await answerTo(control.control, preface)).not.toContain('\x04');
+  const api = `${HostNet.address(1)}:7600`;
+  expect(await answerTo(api, preface)).toContain('TLS is needed here');
+  const plain = await answerTo(api, 'GET /v1/volumes HTTP/1.1\r\nhost: 10.199.77.1\r\n\r\n');
+  expect(plain).toMatch(/^HTTP\/1\.1 401 /);
+  expect(plain).toContain('use https://');
+  // The pin of the token: managers of another cluster are not spoken to.
+  const stranger = `${token.slice(0, -43)}${'A'.repeat(43)}`;
+  const refused = await cliOn(client, servers, stranger, ['volume', 'ls']);
+  expect(refused).toMatchObject({ code: 1 });
+  expect(refused.stderr).toContain('of another cluster');
+});
+
 test.skipIf(missing.length > 0)(
   `five hosts lose what hosts can lose, and the volume loses nothing${missing.length > 0 ? ` (needs ${missing.join(', ')})` : ''}`,
   { timeout: 150_000 },

@@ -3,7 +3,7 @@
 import { spawn } from 'node:child_process';
 import type { ChildProcessWithoutNullStreams } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { connect as connectSocket, createServer } from 'node:net';
 import type { AddressInfo, Socket } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -19,6 +19,7 @@ import {
   status as grpcStatus,
 } from '@grpc/grpc-js';
 import type {
+  ChannelCredentials,
   ClientDuplexStream,
   ClientReadableStream,
   ClientUnaryCall,
@@ -33,6 +34,7 @@ import type {
   ServiceError,
 } from '@grpc/grpc-js';
 import { loadSync } from '@grpc/proto-loader';
+import { clusterHostName, createAuthority, issueCertificate } from '../engine/security/certificates.js';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 
 const root = join(import.meta.dirname, '..');
@@ -76,8 +78,46 @@ type Program = {
   readonly exited: Promise<number | null>;
 };
 
-function start(args: readonly string[]): Program {
-  const child = spawn(program, args);
+/** How both sides of a test talk. The folder is for rpc_echo. */
+type Transport = {
+  readonly name: 'plain' | 'TLS';
+  readonly folder: string | null;
+  readonly client: () => ChannelCredentials;
+  readonly server: () => ServerCredentials;
+};
+
+const plain: Transport = {
+  name: 'plain',
+  folder: null,
+  client: () => credentials.createInsecure(),
+  server: () => ServerCredentials.createInsecure(),
+};
+const secure = await makeSecure();
+
+// Certificates as a cluster has them, in the files that rpc_echo reads.
+async function makeSecure(): Promise<Transport> {
+  const folder = mkdtempSync(join(tmpdir(), 'holdfast-rpc-tls-'));
+  const authority = await createAuthority('test', new Date());
+  const { certificate, key } = await issueCertificate(authority, { name: 'node a', hosts: [] }, new Date());
+  const files = { 'ca.pem': authority.certificate, 'certificate.pem': certificate, 'key.pem': key };
+  for (const [name, text] of Object.entries(files)) writeFileSync(join(folder, name), text);
+  const [ca, chain, secret] = [authority.certificate, certificate, key].map((text) => Buffer.from(text)) as [
+    Buffer,
+    Buffer,
+    Buffer,
+  ];
+  return {
+    name: 'TLS',
+    folder,
+    client: () => credentials.createSsl(ca, secret, chain),
+    server: () => ServerCredentials.createSsl(ca, [{ private_key: secret, cert_chain: chain }], true),
+  };
+}
+
+function start(args: readonly string[], { folder } = plain): Program {
+  const child = spawn(program, args, {
+    env: { ...process.env, ...(folder === null ? {} : { HOLDFAST_ECHO_TLS: folder }) },
+  });
   running.add(child);
   child.stderr.pipe(process.stderr);
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
@@ -98,11 +138,12 @@ function start(args: readonly string[]): Program {
 
 afterAll(() => {
   for (const child of running) child.kill('SIGKILL');
+  rmSync(secure.folder ?? '', { recursive: true });
 });
 
 /** Runs one case of the native client; its answer. */
-async function runClient(address: string, name: string): Promise<Record<string, unknown>> {
-  const client = start(['client', address, name]);
+async function runClient(address: string, name: string, transport = plain): Promise<Record<string, unknown>> {
+  const client = start(['client', address, name], transport);
   const answer = await client.line();
   expect(await client.exited).toBe(answer['good'] === true ? 0 : 1);
   return answer;
@@ -110,15 +151,16 @@ async function runClient(address: string, name: string): Promise<Record<string, 
 
 // ---- grpc-js calls the native server ----
 
-describe('grpc-js client, native server', () => {
+describe.each([plain, secure])('grpc-js client, native server, $name', (transport) => {
   let server: Program;
   let address: string;
   let client: EchoClient;
 
   beforeAll(async () => {
-    server = start(['server', '127.0.0.1:0']);
+    server = start(['server', '127.0.0.1:0'], transport);
     address = String((await server.line())['address']);
-    client = new Echo(address, credentials.createInsecure(), {
+    client = new Echo(address, transport.client(), {
+      'grpc.ssl_target_name_override': clusterHostName,
       'grpc.max_receive_message_length': 5 << 20,
     }) as unknown as EchoClient;
   });
@@ -213,14 +255,14 @@ describe('grpc-js client, native server', () => {
   test('an unknown method is UNIMPLEMENTED', async () => {
     const code = await new Promise((resolve) => {
       const path = '/holdfast.test.Echo/Nothing';
-      const plain = new Echo(address, credentials.createInsecure());
-      plain.makeUnaryRequest(
+      const other = new Echo(address, transport.client(), { 'grpc.ssl_target_name_override': clusterHostName });
+      other.makeUnaryRequest(
         path,
         () => Buffer.alloc(0),
         (bytes) => bytes,
         {},
         (error) => {
-          plain.close();
+          other.close();
           resolve(error?.code);
         },
       );
@@ -396,11 +438,11 @@ const implementation = {
   },
 };
 
-async function startJsServer(at: string): Promise<{ server: Server; address: string }> {
+async function startJsServer(at: string, transport = plain): Promise<{ server: Server; address: string }> {
   const server = new Server({ 'grpc.max_receive_message_length': 5 << 20 });
   server.addService(Echo.service, implementation);
   const port = await new Promise<number>((resolve, reject) => {
-    server.bindAsync(at, ServerCredentials.createInsecure(), (error, bound) => {
+    server.bindAsync(at, transport.server(), (error, bound) => {
       if (error === null) resolve(bound);
       else reject(error);
     });
@@ -424,18 +466,18 @@ const cases = [
   'many-streams',
 ];
 
-describe('native client, grpc-js server', () => {
+describe.each([plain, secure])('native client, grpc-js server, $name', (transport) => {
   let server: Server;
   let address: string;
   beforeAll(async () => {
-    ({ server, address } = await startJsServer('127.0.0.1:0'));
+    ({ server, address } = await startJsServer('127.0.0.1:0', transport));
   });
   afterAll(() => {
     server.forceShutdown();
   });
 
   test.each([...cases, 'foreign-error'])('%s', async (name) => {
-    expect(await runClient(address, name)).toMatchObject({ case: name, good: true });
+    expect(await runClient(address, name, transport)).toMatchObject({ case: name, good: true });
   });
 
   test('over a unix socket', async () => {
@@ -461,25 +503,53 @@ describe('native client, grpc-js server', () => {
 
 // ---- native on both sides, and what lies between ----
 
+test('who has no certificate of the cluster is refused, and hears it', async () => {
+  const server = start(['server', '127.0.0.1:0'], secure);
+  const address = String((await server.line())['address']);
+  const authority = await createAuthority('theirs', new Date());
+  const { certificate, key } = await issueCertificate(authority, { name: 'node a', hosts: [] }, new Date());
+  const stranger = [authority.certificate, key, certificate].map((text) => Buffer.from(text)) as [
+    Buffer,
+    Buffer,
+    Buffer,
+  ];
+  for (const shown of [credentials.createInsecure(), credentials.createSsl(...stranger)]) {
+    const client = new Echo(address, shown, {
+      'grpc.ssl_target_name_override': clusterHostName,
+    }) as unknown as EchoClient;
+    const call = client.chat();
+    const [error] = (await once(call, 'error')) as [ServiceError];
+    // GOAWAY with INADEQUATE_SECURITY, and an alert of TLS.
+    expect([grpcStatus.PERMISSION_DENIED, grpcStatus.UNAVAILABLE]).toContain(error.code);
+    client.close();
+  }
+  expect(await runClient(address, 'unary')).toMatchObject({ good: false });
+  server.child.stdin.end();
+});
+
 describe('native client, native server', () => {
   const folder = mkdtempSync(join(tmpdir(), 'holdfast-rpc-'));
   afterAll(() => {
     rmSync(folder, { recursive: true });
   });
 
-  for (const at of ['127.0.0.1:0', `unix:${join(folder, 'socket')}`]) {
-    describe(at.startsWith('unix:') ? 'unix socket' : 'TCP', () => {
+  for (const [name, at, transport] of [
+    ['TCP', '127.0.0.1:0', plain],
+    ['TLS', '127.0.0.1:0', secure],
+    ['unix socket', `unix:${join(folder, 'socket')}`, plain],
+  ] as const) {
+    describe(name, () => {
       let server: Program;
       let address: string;
       beforeAll(async () => {
-        server = start(['server', at]);
+        server = start(['server', at], transport);
         address = String((await server.line())['address']);
       });
       afterAll(() => {
         server.child.stdin.end();
       });
-      test.each(cases)('%s', async (name) => {
-        expect(await runClient(address, name)).toMatchObject({ case: name, good: true });
+      test.each(cases)('%s', async (each) => {
+        expect(await runClient(address, each, transport)).toMatchObject({ case: each, good: true });
       });
     });
   }

@@ -54,20 +54,21 @@ function matches(where: readonly SourceFile[], pattern: RegExp): string[] {
 const nativeLayers: Readonly<Record<string, readonly string[]>> = {
   base: [],
   io: ['base'],
-  rpc: ['io', 'base'],
+  tls: ['io', 'base'],
+  rpc: ['tls', 'io', 'base'],
   store: ['io', 'base'],
-  replica: ['store', 'rpc', 'io', 'base'],
+  replica: ['store', 'rpc', 'tls', 'io', 'base'],
   // The engine speaks the messages of the replica API; it does not use the service.
-  engine: ['replica', 'store', 'rpc', 'io', 'base'],
+  engine: ['replica', 'store', 'rpc', 'tls', 'io', 'base'],
   'iscsi/scsi': ['io', 'base'],
   iscsi: ['iscsi/scsi', 'io', 'base'],
   fuse: ['io', 'base'],
   sim: ['io', 'base'],
-  sim_cluster: ['sim', 'engine', 'replica', 'store', 'rpc', 'io', 'base'],
-  addon: ['engine', 'replica', 'iscsi', 'fuse', 'store', 'rpc', 'io', 'base'],
+  sim_cluster: ['sim', 'engine', 'replica', 'store', 'rpc', 'tls', 'io', 'base'],
+  addon: ['engine', 'replica', 'iscsi', 'fuse', 'store', 'rpc', 'tls', 'io', 'base'],
 };
 // Tests, fuzzers, programs and test helpers may also use these.
-const nativeForTests = ['test', 'sim', 'io', 'rpc', 'store', 'replica', 'engine', 'iscsi'];
+const nativeForTests = ['test', 'sim', 'io', 'tls', 'rpc', 'store', 'replica', 'engine', 'iscsi'];
 
 function nativeModuleOf(path: string): string {
   const inside = relative('native', path);
@@ -110,8 +111,8 @@ const engineLayers: Readonly<Record<string, readonly string[]>> = {
   os: ['async'],
   config: [],
   addon: [],
-  process: ['async', 'log', 'os'],
-  replica: ['addon', 'process', 'log', 'os'],
+  process: ['security', 'async', 'log', 'os'],
+  replica: ['security', 'addon', 'process', 'log', 'os'],
   target: ['filesystem', 'security', 'addon', 'process', 'async', 'log', 'os'],
   metastore: ['async', 'log', 'os'],
   security: ['os'],
@@ -120,7 +121,7 @@ const engineLayers: Readonly<Record<string, readonly string[]>> = {
   filesystem: ['os'],
   nfs: [],
   api: ['security', 'async', 'os'],
-  agent: ['nfs', 'filesystem', 'security', 'config', 'async', 'log', 'os', 'process'],
+  agent: ['api', 'nfs', 'filesystem', 'security', 'config', 'async', 'log', 'os', 'process'],
   up: ['security', 'api', 'manager', 'agent', 'metastore', 'config', 'async', 'log', 'os', 'process'],
   cli: ['nfs', 'filesystem', 'security', 'metastore', 'api', 'up', 'manager', 'agent', 'config', 'async', 'log', 'os'],
 };

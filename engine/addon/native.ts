@@ -29,7 +29,12 @@ export type ReplicaOptions = {
   readonly expectedDiskId: string | null;
   /** HOST:PORT or unix:PATH */
   readonly listen: readonly string[];
+  /** for TLS with other hosts; null: everything is plain */
+  readonly credentials: Credentials | null;
 };
+
+/** PEM texts. */
+export type Credentials = { readonly authority: string; readonly certificate: string; readonly key: string };
 
 export type ReplicaOpened = { readonly diskId: string; readonly listen: readonly string[] };
 
@@ -218,13 +223,15 @@ export type TargetEvent =
 export type NativeAddon = {
   readonly replicaStart: () => ReplicaHandle;
   readonly replicaOpen: (handle: ReplicaHandle, options: ReplicaOptions) => Promise<ReplicaOpened>;
+  readonly replicaSetCredentials: (handle: ReplicaHandle, credentials: Credentials) => Promise<null>;
   readonly replicaStatus: (handle: ReplicaHandle) => Promise<DiskStatus>;
   readonly replicaClose: (handle: ReplicaHandle) => Promise<null>;
   readonly targetStart: (listener: (event: TargetEvent) => void) => TargetHandle;
   readonly targetOpen: (
     handle: TargetHandle,
-    options: { readonly portal: string },
+    options: { readonly portal: string; readonly credentials: Credentials | null },
   ) => Promise<{ readonly portal: string }>;
+  readonly targetSetCredentials: (handle: TargetHandle, credentials: Credentials) => Promise<null>;
   readonly targetAttach: (handle: TargetHandle, volume: AttachRequest) => Promise<AttachOutcome>;
   readonly targetDetach: (handle: TargetHandle, volumeId: bigint) => Promise<null>;
   readonly targetConfigure: (handle: TargetHandle, volume: ConfigureRequest) => Promise<null>;

@@ -1,7 +1,7 @@
 // A disk served over gRPC (proto/holdfast/v1/replica.proto) by a thread of the addon.
 import { fromNative, native } from './native-error.js';
 import { loadAddon } from './native.js';
-import type { DiskStatus, ReplicaHandle, ReplicaOpened, ReplicaOptions } from './native.js';
+import type { Credentials, DiskStatus, ReplicaHandle, ReplicaOpened, ReplicaOptions } from './native.js';
 import { checkAddress, checkText, checkU64, invalid } from './validation.js';
 
 export type { DiskStatus } from './native.js';
@@ -14,6 +14,7 @@ const defaults = {
   cacheBytes: 64n << 20n,
   metadataCacheBytes: 16n << 20n,
   expectedDiskId: null,
+  credentials: null,
 } as const;
 
 export type OpenReplicaOptions = Pick<ReplicaOptions, 'directory' | 'listen'> & Partial<ReplicaOptions>;
@@ -70,6 +71,11 @@ export class ReplicaProcess implements AsyncDisposable {
   /** The addresses as bound. */
   get listen(): readonly string[] {
     return this.#opened.listen;
+  }
+
+  /** For connections made from now on. */
+  async setCredentials(credentials: Credentials): Promise<void> {
+    await native(() => loadAddon().replicaSetCredentials(this.#handle, credentials));
   }
 
   async status(): Promise<DiskStatus> {

@@ -12,6 +12,7 @@ import type {
   Chap,
   ConfigureRequest,
   CopySnapshotRequest,
+  Credentials,
   DeviceRequest,
   Qos,
   Redirects,
@@ -62,7 +63,10 @@ export class TargetProcess implements AsyncDisposable {
   }
 
   /** Listens on `portal` (HOST:PORT; port 0: any). */
-  static async open(options: { readonly portal: string }, questions: TargetQuestions): Promise<TargetProcess> {
+  static async open(
+    options: { readonly portal: string; readonly credentials?: Credentials | null },
+    questions: TargetQuestions,
+  ): Promise<TargetProcess> {
     checkAddress(options.portal, 'portal');
     const addon = loadAddon();
     let handle: TargetHandle;
@@ -74,7 +78,9 @@ export class TargetProcess implements AsyncDisposable {
       throw fromNative(error);
     }
     try {
-      const { portal } = await native(() => addon.targetOpen(handle, { portal: options.portal }));
+      const { portal } = await native(() =>
+        addon.targetOpen(handle, { portal: options.portal, credentials: options.credentials ?? null }),
+      );
       return new TargetProcess(handle, portal);
     } catch (error) {
       await addon.targetClose(handle);
@@ -83,6 +89,11 @@ export class TargetProcess implements AsyncDisposable {
   }
 
   /** HOST:PORT as bound. */
+  /** For connections made from now on. */
+  async setCredentials(credentials: Credentials): Promise<void> {
+    await native(() => loadAddon().targetSetCredentials(this.#handle, credentials));
+  }
+
   get portal(): string {
     return this.#portal;
   }

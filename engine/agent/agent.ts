@@ -17,6 +17,7 @@ import type { ProcessHost } from './process-host.js';
 import { Shares } from './shares.js';
 import { dropDevice } from './target-client.js';
 import { RegistryClient } from './registry-client.js';
+import type { IdentitySource } from '../security/identity.js';
 import { supervise } from './supervisor.js';
 import type { SupervisedState, Supervision } from './supervisor.js';
 
@@ -34,6 +35,8 @@ export function builtPrograms(): Programs {
 
 export type AgentOptions = {
   readonly config: AgentConfig;
+  /** What the node shows to other hosts, and the file that its processes read; null: everything is plain. */
+  readonly certificate: { readonly identity: IdentitySource; readonly path: string } | null;
   readonly runDir: string;
   readonly host: ProcessHost;
   readonly programs: Programs;
@@ -58,10 +61,16 @@ export async function runAgent(options: AgentOptions, signal: AbortSignal): Prom
     };
     registry.publish(whole);
   };
-  const registry = new RegistryClient(config.managers, config.token, logger, (order) => {
-    if (order.disks !== undefined) takeOrders(order.disks.disks);
-    if (order.shares !== undefined) shares.order(order.shares.shares.map(orderOf));
-  });
+  const registry = new RegistryClient(
+    config.managers,
+    config.token,
+    options.certificate?.identity ?? null,
+    logger,
+    (order) => {
+      if (order.disks !== undefined) takeOrders(order.disks.disks);
+      if (order.shares !== undefined) shares.order(order.shares.shares.map(orderOf));
+    },
+  );
   const shares = new Shares({
     directory: join(realpathSync(options.runDir), 'shares'),
     address: parseHostPort(config.target.portal, 'portal').host,
@@ -70,7 +79,7 @@ export async function runAgent(options: AgentOptions, signal: AbortSignal): Prom
     onChange: publish,
     dropDevice: async (volumeId) => {
       const control = reports.get('target')?.address ?? '';
-      await dropDevice(control, volumeId);
+      await dropDevice(control, volumeId, options.certificate?.identity ?? null);
     },
   });
   const start = (supervision: Supervision, stop: AbortSignal): Promise<void> => {
@@ -190,6 +199,7 @@ function targetSupervision(options: AgentOptions, memory: AgentMemory, publish: 
       portal,
       managers: config.managers,
       token: config.token,
+      ...identityFile(options),
     }),
     stillRight: (present, wanted) => sameConfig(present, wanted),
     onStartFailure: () => memory.recheckPort('target'),
@@ -227,6 +237,7 @@ function replicaSupervision(
       journalBytes: disk.journalBytes,
       cacheBytes: disk.cacheBytes,
       capacityBytes: disk.capacityBytes,
+      ...identityFile(options),
     }),
     stillRight: (present, wanted) => sameConfig(present, wanted),
     onStartFailure: () => memory.recheckPort(disk.name),
@@ -246,6 +257,11 @@ function replicaSupervision(
       publish({ ...report, diskId, instanceId: `${supervised.pid}-${startTime}`, address: listen[0] ?? '' });
     },
   };
+}
+
+// Left out where there is none, so that processes of an earlier version are adopted as they are.
+function identityFile({ certificate }: AgentOptions) {
+  return certificate === null ? {} : { identityFile: certificate.path };
 }
 
 // The id of the disk becomes known while the process runs; that is no reason to start it again.

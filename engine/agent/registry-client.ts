@@ -1,7 +1,9 @@
 // The agent's line to the manager: one stream, on which the whole report goes out when it opens and whenever it changed.
 // Quiet otherwise; a peer that vanished is noticed by keep-alives of the connection.
-import { credentials, Metadata } from '@grpc/grpc-js';
+import { Metadata } from '@grpc/grpc-js';
 import type { ClientDuplexStream } from '@grpc/grpc-js';
+import { credentialsFor, tlsChannelOptions } from '../security/tls.js';
+import type { IdentitySource } from '../security/identity.js';
 import { backoffMs, sleep } from '../async/wait.js';
 import { AgentRegistryClient } from '../generated/holdfast/v1/manager.js';
 import type { AgentReport, ManagerOrder } from '../generated/holdfast/v1/manager.js';
@@ -12,11 +14,13 @@ const channelOptions = {
   'grpc.max_reconnect_backoff_ms': 500,
   'grpc.keepalive_time_ms': 10_000,
   'grpc.keepalive_timeout_ms': 5_000,
+  ...tlsChannelOptions,
 };
 
 export class RegistryClient {
   readonly #managers: readonly string[];
   readonly #token: string | null;
+  readonly #identity: IdentitySource | null;
   readonly #logger: Logger;
   readonly #onOrder: (order: ManagerOrder) => void;
   #report: AgentReport | null = null;
@@ -26,12 +30,14 @@ export class RegistryClient {
   constructor(
     managers: readonly string[],
     token: string | null,
+    identity: IdentitySource | null,
     logger: Logger,
     onOrder: (order: ManagerOrder) => void,
   ) {
     this.#onOrder = onOrder;
     this.#managers = managers;
     this.#token = token;
+    this.#identity = identity;
     this.#logger = logger;
   }
 
@@ -52,7 +58,7 @@ export class RegistryClient {
 
   /** Whether the manager took in a report before the stream ended. */
   async #session(manager: string, signal: AbortSignal): Promise<boolean> {
-    const client = new AgentRegistryClient(manager, credentials.createInsecure(), channelOptions);
+    const client = new AgentRegistryClient(manager, credentialsFor(manager, this.#identity, 'manager'), channelOptions);
     const metadata = new Metadata();
     if (this.#token !== null) metadata.set('authorization', `Bearer ${this.#token}`);
     const stream = client.connect(metadata);

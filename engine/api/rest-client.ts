@@ -1,18 +1,25 @@
 // Calls the manager's REST API. A small one, so that every command of the CLI starts fast.
 import { request as httpRequest } from 'node:http';
-import type { IncomingMessage } from 'node:http';
+import type { IncomingMessage, RequestOptions } from 'node:http';
 import { z } from 'zod';
 import { sleep } from '../async/wait.js';
 import { HoldfastError, isErrorCode, systemErrorCode, toHoldfastError } from '../errors/holdfast-error.js';
-import { parseHostPort } from '../os/addresses.js';
+import { isLoopback, parseHostPort } from '../os/addresses.js';
+import type { Identity } from '../security/identity.js';
+import { connectPinned } from '../security/pinned-connection.js';
+import { fingerprintIn } from '../security/tokens.js';
 
 // A manager that was killed is back within a moment; a request that was never sent may be sent again.
 const connectPatienceMs = 1_500;
+const connectTimeoutMs = 10_000;
 const answerTimeoutMs = 100_000;
 
 const errorSchema = z.object({ error: z.object({ code: z.string(), message: z.string() }) });
 
-/** `server` is HOST:PORT. The answer's shape is the server's word. `timeoutMs` 0: as long as it takes. */
+/**
+ * `server` is HOST:PORT. The answer's shape is the server's word. `timeoutMs` 0: as long as it takes. With a token that names the
+ * cluster's authority other hosts are spoken to with TLS, showing `identity` if there is one.
+ */
 export async function request<T>(
   server: string,
   method: string,
@@ -20,8 +27,9 @@ export async function request<T>(
   body?: unknown,
   token: string | null = null,
   timeoutMs = answerTimeoutMs,
+  identity: Identity | null = null,
 ): Promise<T> {
-  const { status, text } = await send(server, method, path, body, token, timeoutMs);
+  const { status, text } = await send(server, method, path, body, token, timeoutMs, identity);
   if (status < 300) return parseBody(server, text) as T;
   throw refusal(server, status, text);
 }
@@ -64,12 +72,9 @@ export async function* requestLines<T>(
   signal: AbortSignal,
   token: string | null = null,
 ): AsyncGenerator<T> {
-  const { host, port } = parseHostPort(server, 'server');
+  const connection = await connectionTo(server, token, null, signal);
   const response = await new Promise<IncomingMessage>((resolve, reject) => {
-    const call = httpRequest(
-      { host, port, method: 'GET', path, agent: false, signal, headers: bearer(token) },
-      resolve,
-    );
+    const call = httpRequest({ ...connection, method: 'GET', path, signal, headers: bearer(token) }, resolve);
     call.on('error', (error) => {
       reject(unreachable(server, error));
     });
@@ -89,9 +94,9 @@ export async function* requestLines<T>(
 
 /** The bytes of a stream. What fails before the first one has the code of the server's answer. */
 export async function* requestBytes(server: string, path: string, token: string | null = null): AsyncGenerator<Buffer> {
-  const { host, port } = parseHostPort(server, 'server');
+  const connection = await connectionTo(server, token, null, AbortSignal.timeout(connectTimeoutMs));
   const response = await new Promise<IncomingMessage>((resolve, reject) => {
-    const call = httpRequest({ host, port, method: 'GET', path, agent: false, headers: bearer(token) }, resolve);
+    const call = httpRequest({ ...connection, method: 'GET', path, headers: bearer(token) }, resolve);
     call.on('error', (error) => {
       reject(unreachable(server, error));
     });
@@ -134,8 +139,9 @@ async function send(
   body: unknown,
   token: string | null,
   timeoutMs = answerTimeoutMs,
+  identity: Identity | null = null,
 ): Promise<{ readonly status: number; readonly text: string }> {
-  const { host, port } = parseHostPort(server, 'server');
+  const connection = await connectionTo(server, token, identity, AbortSignal.timeout(connectTimeoutMs));
   const payload = body === undefined ? null : Buffer.from(JSON.stringify(body));
   return await new Promise((resolve, reject) => {
     const fail = (error: unknown) => {
@@ -143,11 +149,9 @@ async function send(
     };
     const call = httpRequest(
       {
-        host,
-        port,
+        ...connection,
         method,
         path,
-        agent: false,
         timeout: timeoutMs,
         headers:
           method === 'GET'
@@ -169,6 +173,25 @@ async function send(
     call.on('error', fail);
     call.end(payload ?? undefined);
   });
+}
+
+// A fresh connection for every request.
+async function connectionTo(
+  server: string,
+  token: string | null,
+  identity: Identity | null,
+  signal: AbortSignal,
+): Promise<RequestOptions> {
+  const address = parseHostPort(server, 'server');
+  const fingerprint = fingerprintIn(token);
+  if (fingerprint === null || isLoopback(address.host)) return { ...address, agent: false };
+  try {
+    const socket = await connectPinned(address, fingerprint, identity, signal);
+    return { ...address, createConnection: () => socket };
+  } catch (error) {
+    if (error instanceof HoldfastError) throw error;
+    throw unreachable(server, error);
+  }
 }
 
 function parseBody(server: string, text: string): unknown {

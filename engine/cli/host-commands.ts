@@ -56,6 +56,30 @@ export function addHostCommands(program: Command, streams: Streams): void {
       await stopDataPlane(options.data);
       printResult(streams, options.json === true, { stopped: true }, () => 'Everything on this host has stopped.');
     });
+  const authority = program
+    .command('authority')
+    .description("the cluster's authority of certificates")
+    .helpCommand(false);
+  authority
+    .command('replace')
+    .option('--json', 'print JSON')
+    .option('--data <dir>', 'folder of a server; no server of the cluster may run', defaultData)
+    .description('make another authority, when the key of the present one was seen by somebody')
+    .addHelpText(
+      'after',
+      '\nEvery host joins anew with the new join token: see "Certificates" in docs/operations.md.\n' +
+        examples('holdfast authority replace --data /var/lib/holdfast'),
+    )
+    .action(async (options: { readonly data: string; readonly json?: boolean }) => {
+      const { replaceAuthorityOf } = await import('../up/authority-replacement.js');
+      const fingerprint = await replaceAuthorityOf(options.data, new Date());
+      printResult(
+        streams,
+        options.json === true,
+        { fingerprint },
+        () => `The new tokens are in ${options.data}/admin-token and join-token. Start every host with --join.`,
+      );
+    });
   addTokenCommands(program, streams);
 }
 
@@ -75,7 +99,7 @@ async function run(options: HostCliOptions, server: boolean, streams: Streams): 
   const { runHost } = await import('../up/host.js');
   const count = (text: string | undefined, option: string) => (text === undefined ? null : parseCount(text, option));
   const size = (text: string | undefined) => (text === undefined ? null : parseSizeText(text));
-  const plan = planHost(
+  const plan = await planHost(
     checkUsage(() => ({
       folder: options.data,
       node: options.node ?? null,

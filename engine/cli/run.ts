@@ -49,7 +49,7 @@ export function openSession(options: CommonOptions, environment: NodeJS.ProcessE
   const servers = checkUsage(() =>
     (options.server ?? set('HOLDFAST_SERVER') ?? defaultServer)
       .split(',')
-      .map((server) => formatHostPort(parseHostPort(server.replace(/^http:\/\/|\/$/g, ''), '--server'))),
+      .map((server) => formatHostPort(parseHostPort(server.replace(/^https?:\/\/|\/$/g, ''), '--server'))),
   );
   const file = options.tokenFile ?? set('HOLDFAST_TOKEN_FILE');
   const token = set('HOLDFAST_TOKEN') ?? (file === undefined ? null : checkUsage(() => readToken(file)));

@@ -21,7 +21,7 @@ import { roles } from './records.js';
 
 let folder: string;
 let manager: Manager;
-const admin = makeToken(randomBytes);
+const admin = makeToken(randomBytes, null);
 
 beforeEach(async () => {
   folder = mkdtempSync(join(tmpdir(), 'holdfast-access-'));
@@ -51,7 +51,7 @@ const make = async (role: string, more: object = {}) =>
 test('without a token, with a wrong one or one that has ended: nothing', async () => {
   await expect(ask(null)).rejects.toThrow(code('UNAUTHENTICATED'));
   await expect(ask('nonsense')).rejects.toThrow(code('UNAUTHENTICATED'));
-  await expect(ask(makeToken(randomBytes).text)).rejects.toThrow(code('UNAUTHENTICATED'));
+  await expect(ask(makeToken(randomBytes, null).text)).rejects.toThrow(code('UNAUTHENTICATED'));
   await expect(ask(admin.text.slice(0, -1) + (admin.text.endsWith('A') ? 'B' : 'A'))).rejects.toThrow(
     code('UNAUTHENTICATED'),
   );

@@ -1,6 +1,8 @@
 // The part of the manager's API that is about nodes, disks, the trash, policies and settings (api.ts has volumes).
 import { validateReplicaCount } from '../config/volume-input.js';
 import { HoldfastError } from '../errors/holdfast-error.js';
+import { certifyNode } from './authority.js';
+import type { Authority, CertificateRequest, IssuedCertificate } from './authority.js';
 import { formatJoinToken, makeToken } from '../security/tokens.js';
 import { objection } from '../placement/place-replicas.js';
 import { diskCandidates, neighboursOf, requestOf } from './candidates.js';
@@ -67,6 +69,8 @@ export type AdminApi = {
   readonly listTokens: () => Promise<readonly TokenView[]>;
   readonly createToken: (token: NewToken) => Promise<MadeTokenView>;
   readonly removeToken: (id: string) => Promise<void>;
+  /** `shown`: the common name of the caller's certificate. */
+  readonly certifyNode: (request: CertificateRequest, shown: string | null) => Promise<IssuedCertificate>;
 };
 
 export type TokenView = Omit<TokenRecord, 'version' | 'hash'>;
@@ -88,6 +92,7 @@ export function createAdminApi(
   diskChanges: { readonly announce: () => void },
   /** At which other hosts reach the managers. */
   managers: readonly string[],
+  authority: Authority | null,
 ): AdminApi {
   const { repository } = context;
   const changeDisks = (task: () => Promise<unknown>) =>
@@ -124,7 +129,7 @@ export function createAdminApi(
     },
     listTokens: async () => (await repository.listTokens()).map(({ version: _, hash: __, ...rest }) => rest),
     createToken: async ({ role, note, expiresInSeconds }) => {
-      const made = makeToken((bytes) => Buffer.from(context.random(bytes)));
+      const made = makeToken((bytes) => Buffer.from(context.random(bytes)), authority?.fingerprint ?? null);
       const now = context.now();
       const expiresAt =
         expiresInSeconds === undefined ? null : new Date(now.getTime() + expiresInSeconds * 1_000).toISOString();
@@ -145,6 +150,10 @@ export function createAdminApi(
       if ((await repository.token(id)) === null)
         throw new HoldfastError('NOT_FOUND', `token "${id}" does not exist: "holdfast token ls" lists the tokens`);
       await repository.removeToken(id);
+    },
+    certifyNode: async (request, shown) => {
+      const online = (context.observed.node(request.node)?.agentPid ?? null) !== null;
+      return await certifyNode(authority, request, shown, online, context.now());
     },
     removePolicy: async (name) => {
       await repository.policy(name);

@@ -1,6 +1,7 @@
 // The manager's API: one function per method, plain records in and out. gRPC (grpc-services.ts) and REST (http/routes.ts) are
 // two ways to call it.
 import { HoldfastError } from '../errors/holdfast-error.js';
+import type { Authority } from './authority.js';
 import { createAdminApi } from './admin-api.js';
 import type { AdminApi } from './admin-api.js';
 import { scheduledByDisk } from './candidates.js';
@@ -108,6 +109,7 @@ export type ApiOptions = {
   readonly kick: () => void;
   /** At which other hosts reach the managers. */
   readonly managers: readonly string[];
+  readonly authority: Authority | null;
   readonly diskChanges: { readonly announce: () => void };
   readonly statistics: Statistics;
   readonly scrubber: Scrubber;
@@ -135,7 +137,7 @@ export function createApi(context: ManagerContext, options: ApiOptions): Manager
   };
 
   return {
-    ...createAdminApi(context, change, options.diskChanges, options.managers),
+    ...createAdminApi(context, change, options.diskChanges, options.managers, options.authority),
     getCluster: async () => {
       const [nodes, volumes] = await Promise.all([repository.listNodes(), repository.listVolumes()]);
       return { id: context.cluster.id, version: options.version, nodes: nodes.length, volumes: volumes.length };

@@ -22,7 +22,7 @@ export type Candidate = { readonly address: string; readonly stop: () => Promise
 
 export async function startCandidate(options: CandidateOptions): Promise<Candidate> {
   const { store, logger } = options;
-  const door = await openFrontDoor(options.listen);
+  const door = await openFrontDoor(options.listen, options.identity ?? null, logger);
   const advertised = options.advertise ?? door.address;
   const stop = new AbortController();
   const lead = async (term: Term) => {

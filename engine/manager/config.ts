@@ -10,9 +10,11 @@ export const managerConfigSchema = z.strictObject({
   /** HOST:PORT at which other managers reach this one; null: as it listens */
   advertise: z.string().nullable(),
   store: storeSettingsSchema,
-  /** Null: nobody needs a token. Otherwise everybody does, and these exist from the beginning. */
+  /** Null: processes of the manager's own user need no token. Otherwise everybody does, and these exist from the beginning. */
   tokens: z.array(z.strictObject({ id: z.string(), hash: z.string(), role: roleSchema })).nullable(),
   auditFile: z.string().nullable(),
+  /** A file with the authority that tokens name already, for the first start; null: one is made. */
+  authorityFile: z.string().nullable(),
   /** At which other hosts reach the managers, for join tokens. */
   managers: z.array(z.string()),
 });

@@ -1,5 +1,6 @@
 // The port of a manager. One port for gRPC and REST: the first bytes of a connection tell which. A gRPC client begins with HTTP/2's
-// preface (RFC 9113, section 3.4), everything else is HTTP/1.1. A manager that does not lead passes whole connections on to
+// preface (RFC 9113, section 3.4), a TLS one with a handshake record, and inside TLS it is looked again; everything else is HTTP/1.1.
+// Connections from other hosts must use TLS; their certificate is optional here (people have tokens), but never a wrong one. A manager that does not lead passes whole connections on to
 // the one that does, so that clients may know any of them.
 import { createServer as createHttpServer } from 'node:http';
 import type { RequestListener, Server as HttpServer } from 'node:http';
@@ -9,9 +10,14 @@ import { ServerCredentials } from '@grpc/grpc-js';
 import type { Server as GrpcServer } from '@grpc/grpc-js';
 import { HoldfastError, systemErrorCode, toHoldfastError } from '../errors/holdfast-error.js';
 import { formatHostPort, parseHostPort } from '../os/addresses.js';
+import type { Logger } from '../log/logger.js';
+import { socketOwner } from '../os/socket-owner.js';
+import type { IdentitySource } from '../security/identity.js';
+import { isLoopbackAddress, secureServer, shownCertificate } from '../security/tls.js';
 
 const preface = Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n', 'latin1');
 const firstBytesTimeoutMs = 10_000;
+const handshakeRecord = 22;
 
 /** What happens to connections. */
 export type Reception =
@@ -20,7 +26,19 @@ export type Reception =
   /** Nobody to serve them at this moment: they are closed. */
   | { readonly kind: 'refuse' };
 
+/** What is known of who is at the other end. */
+export type Connection = {
+  /** Plain ones are of this host. */
+  readonly kind: 'plain' | 'tls';
+  /** Common name of the certificate that it shows; null: none. */
+  readonly certificate: string | null;
+  /** The user who runs the other end, when that is on this host and the kernel knows. */
+  readonly user: () => number | null;
+};
+
 export type FrontDoor = {
+  /** By address and port as sockets and gRPC give them: "127.0.0.1:40000". */
+  readonly connection: (peer: string) => Connection | null;
   /** HOST:PORT that was bound. */
   readonly address: string;
   /** Replaces the reception and closes all connections of the former one. */
@@ -30,14 +48,39 @@ export type FrontDoor = {
 
 type Desk = { readonly take: (socket: Socket) => void; readonly close: () => void };
 
-/** Refuses everybody until it is told otherwise. IN_USE when the port is taken. */
-export async function openFrontDoor(address: string): Promise<FrontDoor> {
+/** Refuses everybody until it is told otherwise. `identity` null: everything is plain. IN_USE when the port is taken. */
+export async function openFrontDoor(
+  address: string,
+  identity: IdentitySource | null = null,
+  logger: Logger | null = null,
+): Promise<FrontDoor> {
   const { host, port } = parseHostPort(address, 'listen address');
   const sockets = new Set<Socket>();
-  let desk = deskOf({ kind: 'refuse' });
+  const connections = new Map<string, Connection>();
+  const entry: Entry = {
+    identity,
+    note: (peer, why) => {
+      logger?.warn('refused a connection', { peer, why });
+    },
+    secured: (socket, certificate) => {
+      const peer = peerName(socket);
+      connections.set(peer, { kind: 'tls', certificate, user: () => null });
+      sockets.add(socket);
+      socket.on('close', () => {
+        sockets.delete(socket);
+        connections.delete(peer);
+      });
+    },
+  };
+  let desk = deskOf({ kind: 'refuse' }, entry);
   const server = createServer((socket) => {
     sockets.add(socket);
-    socket.on('close', () => sockets.delete(socket));
+    const peer = peerName(socket);
+    connections.set(peer, plainConnection(socket));
+    socket.on('close', () => {
+      sockets.delete(socket);
+      connections.delete(peer);
+    });
     socket.on('error', () => {
       socket.destroy();
     });
@@ -54,12 +97,13 @@ export async function openFrontDoor(address: string): Promise<FrontDoor> {
   const boundPort = typeof bound === 'object' && bound !== null ? bound.port : port;
   const receive = (reception: Reception) => {
     const former = desk;
-    desk = deskOf(reception);
+    desk = deskOf(reception, entry);
     former.close();
     for (const socket of sockets) socket.destroy();
   };
   return {
     address: formatHostPort({ host, port: boundPort }),
+    connection: (peer) => connections.get(peer) ?? null,
     receive,
     close: async () => {
       const closed = new Promise((resolve) => server.close(resolve));
@@ -69,10 +113,39 @@ export async function openFrontDoor(address: string): Promise<FrontDoor> {
   };
 }
 
-function deskOf(reception: Reception): Desk {
+type Entry = {
+  readonly identity: IdentitySource | null;
+  /** That somebody was refused. */
+  readonly note: (peer: string, why: string) => void;
+  readonly secured: (socket: Socket, certificate: string | null) => void;
+};
+
+export function peerName({ remoteAddress, remotePort }: Socket): string {
+  return `${remoteAddress ?? ''}:${remotePort ?? 0}`;
+}
+
+// Nothing from outside has an address of this host: the kernel drops it (RFC 1812, section 5.3.8).
+function isLocal({ remoteAddress, localAddress }: Socket): boolean {
+  return isLoopbackAddress(remoteAddress) || (remoteAddress !== undefined && remoteAddress === localAddress);
+}
+
+function plainConnection(socket: Socket): Connection {
+  const { remoteAddress, remotePort } = socket;
+  let user: number | null | undefined;
+  return {
+    kind: 'plain',
+    certificate: null,
+    user: () => {
+      user ??= isLocal(socket) ? socketOwner(remoteAddress ?? '', remotePort ?? 0) : null;
+      return user;
+    },
+  };
+}
+
+function deskOf(reception: Reception, entry: Entry): Desk {
   switch (reception.kind) {
     case 'serve':
-      return servingDesk(reception.grpc, createHttpServer(reception.http));
+      return servingDesk(reception.grpc, createHttpServer(reception.http), entry);
     case 'forward':
       return { take: forwardTo(reception.address), close: () => undefined };
     case 'refuse':
@@ -85,19 +158,42 @@ function deskOf(reception: Reception): Desk {
   }
 }
 
-function servingDesk(grpc: GrpcServer, http: HttpServer): Desk {
+function servingDesk(grpc: GrpcServer, http: HttpServer, { identity, note, secured }: Entry): Desk {
   const injector = grpc.createConnectionInjector(ServerCredentials.createInsecure());
+  const serve = (kind: 'grpc' | 'http', socket: Socket) => {
+    if (kind === 'grpc') injector.injectConnection(socket);
+    else http.emit('connection', socket);
+  };
+  const tls =
+    identity === null ? null : secureServer(identity, { ALPNProtocols: ['h2', 'http/1.1'], rejectUnauthorized: false });
+  tls?.on('tlsClientError', (error, socket) => {
+    note(socket.remoteAddress ?? '', error.message);
+    socket.destroy();
+  });
+  tls?.on('secureConnection', (socket) => {
+    socket.on('error', () => {
+      socket.destroy();
+    });
+    const shown = shownCertificate(socket);
+    secured(socket, shown.kind === 'good' ? shown.name : null);
+    sortOut(socket, (kind) => {
+      if (kind === 'tls') socket.destroy();
+      else if (shown.kind === 'bad') refuse(socket, kind, shown.why, note);
+      else serve(kind, socket);
+    });
+  });
   return {
     take: (socket) => {
-      sortOut(
-        socket,
-        () => {
-          injector.injectConnection(socket);
-        },
-        () => {
-          http.emit('connection', socket);
-        },
-      );
+      sortOut(socket, (kind) => {
+        if (kind === 'tls') {
+          if (tls === null) socket.destroy();
+          else tls.emit('connection', socket);
+        } else if (tls !== null && !isLocal(socket)) {
+          refuse(socket, kind, 'TLS is needed here: use https:// and a token of this cluster', note);
+        } else {
+          serve(kind, socket);
+        }
+      });
     },
     close: () => {
       injector.destroy();
@@ -105,6 +201,26 @@ function servingDesk(grpc: GrpcServer, http: HttpServer): Desk {
       http.closeAllConnections();
     },
   };
+}
+
+// Says why, in the peer's own protocol, and hangs up.
+function refuse(socket: Socket, kind: 'grpc' | 'http', why: string, note: Entry['note']): void {
+  note(socket.remoteAddress ?? '', why);
+  if (kind === 'http') {
+    const body = JSON.stringify({ error: { code: 'UNAUTHENTICATED', message: why } }) + '\n';
+    socket.end(
+      `HTTP/1.1 401 Unauthorized\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n${body}`,
+    );
+    return;
+  }
+  // SETTINGS, then GOAWAY with INADEQUATE_SECURITY (RFC 9113, sections 6.5 and 6.8).
+  const text = Buffer.from(why, 'utf8');
+  const head = Buffer.alloc(9 + 9 + 8);
+  head[3] = 0x04;
+  head.writeUIntBE(8 + text.length, 9, 3);
+  head[12] = 0x07;
+  head[25] = 0x0c;
+  socket.end(Buffer.concat([head, text]));
 }
 
 function forwardTo(address: string): (socket: Socket) => void {
@@ -124,7 +240,7 @@ function forwardTo(address: string): (socket: Socket) => void {
   };
 }
 
-function sortOut(socket: Socket, toGrpc: () => void, toHttp: () => void): void {
+function sortOut(socket: Socket, done: (kind: 'tls' | 'grpc' | 'http') => void): void {
   const timer = setTimeout(() => {
     socket.destroy();
   }, firstBytesTimeoutMs);
@@ -143,8 +259,7 @@ function sortOut(socket: Socket, toGrpc: () => void, toHttp: () => void): void {
     clearTimeout(timer);
     socket.removeListener('readable', look);
     socket.unshift(begun);
-    if (likePreface) toGrpc();
-    else toHttp();
+    done(likePreface ? 'grpc' : begun[0] === handshakeRecord ? 'tls' : 'http');
   };
   socket.on('readable', look);
 }

@@ -1,6 +1,6 @@
 // DataPlane over gRPC: clients are kept per address, and made anew after a connection was lost, so that a process that was
 // just restarted is reached at once instead of after the channel's back-off.
-import { credentials, Metadata } from '@grpc/grpc-js';
+import { Metadata } from '@grpc/grpc-js';
 import type { Client, ClientReadableStream, ServiceError } from '@grpc/grpc-js';
 import { fromServiceError } from '../errors/grpc-errors.js';
 import { isHoldfastError } from '../errors/holdfast-error.js';
@@ -20,6 +20,8 @@ import type {
   SnapshotFilesPart,
   Latency as LatencyMessage,
 } from '../generated/holdfast/v1/target.js';
+import type { IdentitySource } from '../security/identity.js';
+import { credentialsFor, tlsChannelOptions } from '../security/tls.js';
 import { idFromBigint, idToBigint } from './ids.js';
 import type {
   ChunkVersion,
@@ -148,16 +150,21 @@ class ClientPool<C extends Client> {
   }
 }
 
-const channelOptions = { 'grpc.initial_reconnect_backoff_ms': 100, 'grpc.max_reconnect_backoff_ms': 1_000 };
+const channelOptions = {
+  'grpc.initial_reconnect_backoff_ms': 100,
+  'grpc.max_reconnect_backoff_ms': 1_000,
+  ...tlsChannelOptions,
+};
 
-export function createGrpcDataPlane(): DataPlane {
+/** `identity` of this manager; null: everything is plain. */
+export function createGrpcDataPlane(identity: IdentitySource | null = null): DataPlane {
   const targets = new ClientPool(
     'target process',
-    (address) => new TargetClient(address, credentials.createInsecure(), channelOptions),
+    (address) => new TargetClient(address, credentialsFor(address, identity, 'node'), channelOptions),
   );
   const replicas = new ClientPool(
     'replica process',
-    (address) => new ReplicaClient(address, credentials.createInsecure(), channelOptions),
+    (address) => new ReplicaClient(address, credentialsFor(address, identity, 'node'), channelOptions),
   );
   return { ...targetCalls(targets), ...replicaCalls(replicas), close };
 

@@ -32,7 +32,9 @@ import type {
 import { MembershipService } from '../generated/holdfast/v1/target.js';
 import type { MembershipServer } from '../generated/holdfast/v1/target.js';
 import type { Logger } from '../log/logger.js';
+import { requireNode } from './access-control.js';
 import type { AccessControl, Caller } from './access-control.js';
+import type { Connection } from './front-door.js';
 import type { ManagerApi } from './api.js';
 import { noAudit } from './audit-log.js';
 import type { AuditLog } from './audit-log.js';
@@ -59,14 +61,23 @@ export function addServices(
   context: Pick<ManagerContext, 'repository' | 'events'>,
   agents: AgentSink,
   kick: () => void,
-  access: AccessControl,
-  audit: AuditLog,
+  entrance: Entrance,
   logger: Logger,
 ): void {
-  server.addService(ManagerService, managerService(api, unaryOf(access, audit)));
-  server.addService(MembershipService, membershipService(context, kick, unaryOf(access, noAudit), logger));
-  server.addService(AgentRegistryService, agentRegistryService(agents, access, logger));
+  server.addService(ManagerService, managerService(api, unaryOf(entrance)));
+  server.addService(
+    MembershipService,
+    membershipService(context, kick, unaryOf({ ...entrance, audit: noAudit }), logger),
+  );
+  server.addService(AgentRegistryService, agentRegistryService(agents, entrance, logger));
 }
+
+/** What every request passes. */
+export type Entrance = {
+  readonly access: AccessControl;
+  readonly audit: AuditLog;
+  readonly connection: (peer: string) => Connection | null;
+};
 
 type Unary = <Request, Response>(
   role: Role,
@@ -74,13 +85,15 @@ type Unary = <Request, Response>(
 ) => handleUnaryCall<Request, Response>;
 
 // Admits the caller, and notes what it changes.
-function unaryOf(access: AccessControl, audit: AuditLog): Unary {
+function unaryOf({ access, audit, connection }: Entrance): Unary {
   return (role, handle) => (call, callback) => {
     const run = async () => {
       let caller: Caller | null = null;
       const note = { peer: call.getPeer(), what: call.getPath(), body: call.request };
       try {
-        caller = await access.admit(authorizationOf(call.metadata), role);
+        const from = connection(note.peer);
+        if (role === 'agent') requireNode(from, null);
+        caller = await access.admit(authorizationOf(call.metadata), role, from);
         const response = await handle(call.request);
         if (role !== 'read-only') audit.write({ caller, ...note, outcome: 'done' });
         return response;
@@ -227,14 +240,19 @@ function membershipService(
   };
 }
 
-function agentRegistryService(agents: AgentSink, access: AccessControl, logger: Logger): AgentRegistryServer {
+function agentRegistryService(
+  agents: AgentSink,
+  { access, connection: connectionOf }: Entrance,
+  logger: Logger,
+): AgentRegistryServer {
   return {
     connect: (call) => {
       const connection = Symbol('agent');
       let node: string | null = null;
       let reports = 0n;
       let stopOrders: () => void = () => undefined;
-      const admitted = access.admit(authorizationOf(call.metadata), 'agent');
+      const from = connectionOf(call.getPeer());
+      const admitted = access.admit(authorizationOf(call.metadata), 'agent', from);
       let taken = admitted.then(
         () => undefined,
         (error: unknown) => {
@@ -253,6 +271,7 @@ function agentRegistryService(agents: AgentSink, access: AccessControl, logger: 
         taken = taken.then(async () => {
           try {
             await admitted;
+            requireNode(from, message.node);
             await agents.report(connection, toReport(message), orderShares);
             call.write({ accepted, disks: undefined, shares: undefined });
             if (accepted === 1n) {

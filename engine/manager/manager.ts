@@ -6,15 +6,18 @@ import type { Logger } from '../log/logger.js';
 import type { Metastore } from '../metastore/metastore.js';
 import { startChores } from './chores.js';
 import { createAgentSink, DiskChanges } from './agents.js';
-import { openAccess, tokenAccess } from './access-control.js';
+import { tokenAccess } from './access-control.js';
 import { auditFile, noAudit } from './audit-log.js';
+import type { Authority } from './authority.js';
 import { createApi } from './api.js';
 import type { ManagerApi } from './api.js';
 import type { ManagerContext } from './context.js';
 import type { DataPlane } from './data-plane.js';
 import { openFrontDoor } from './front-door.js';
 import type { FrontDoor } from './front-door.js';
+import type { IdentitySource } from '../security/identity.js';
 import { addServices } from './grpc-services.js';
+import type { Entrance } from './grpc-services.js';
 import { EventLog } from './events.js';
 import { createHttpHandler } from './http/http-server.js';
 import { failingActions, reportOutcome, watchObserved } from './happenings.js';
@@ -37,9 +40,13 @@ export type ManagerOptions = {
   /** HOST:PORT for gRPC and REST, or a front door that is open already and stays so. */
   readonly listen: string | FrontDoor;
   readonly version: string;
-  /** Given: everybody needs a token, and these exist from the beginning. Absent: nobody does. */
+  /** Given: everybody needs a token, and these exist from the beginning. Absent: the manager's own user needs none. */
   readonly tokens?: readonly { readonly id: string; readonly hash: string; readonly role: Role }[];
   readonly auditFile?: string;
+  /** Absent: everything is plain. */
+  readonly authority?: Authority;
+  /** Of this manager. */
+  readonly identity?: IdentitySource;
   /** At which other hosts reach the managers, for join tokens. */
   readonly managers?: readonly string[];
   /** How long requests after a start wait for the agents of known nodes, ms. */
@@ -128,31 +135,26 @@ export async function startManager(options: ManagerOptions): Promise<Manager> {
     kick,
     diskChanges,
     managers: options.managers ?? [],
+    authority: options.authority ?? null,
     statistics,
     failing: () => failingActions(runner.failing),
     scrubber,
     files,
   });
-  const access = options.tokens === undefined ? openAccess : tokenAccess(repository, () => new Date());
+  const ownUser = options.tokens === undefined ? (process.getuid?.() ?? null) : null;
+  const access = tokenAccess(repository, () => new Date(), ownUser);
   const audit = options.auditFile === undefined ? noAudit : auditFile(options.auditFile, () => new Date());
   await ensureTokens(repository, options.tokens ?? []);
-  const grpc = new Server(serverOptions);
-  addServices(
-    grpc,
-    api,
-    context,
-    createAgentSink(repository, observed, diskChanges, logger),
-    kick,
-    access,
-    audit,
-    logger,
-  );
   const { listen } = options;
-  const door = typeof listen === 'string' ? await openFrontDoor(listen) : listen;
+  const door = typeof listen === 'string' ? await openFrontDoor(listen, options.identity ?? null, logger) : listen;
+  const grpc = new Server(serverOptions);
+  const agents = createAgentSink(repository, observed, diskChanges, logger);
+  const entrance: Entrance = { access, audit, connection: (peer) => door.connection(peer) };
+  addServices(grpc, api, context, agents, kick, entrance, logger);
   door.receive({
     kind: 'serve',
     grpc,
-    http: createHttpHandler({ api, version: options.version, access, audit, logger }),
+    http: createHttpHandler({ api, version: options.version, logger, ...entrance }),
   });
   const stopChores = startChores(context, kick, scrubber, files, {
     everyMs: options.choresEveryMs ?? 5_000,

@@ -13,6 +13,7 @@
 //   /policies/NAME           a named set of defaults for new volumes
 //   /settings                what holds for the whole cluster
 //   /tokens/ID               an API token, as a hash
+//   /authority               of the cluster's certificates, with its key
 //   /running/…               of processes that run now, on leases; no records
 //
 // Invariants: inSync is never empty and a subset of replicas; epoch never falls; an engine is only ever started with an
@@ -256,6 +257,16 @@ export const tokenSchema = z.object({
 });
 export type TokenRecord = z.infer<typeof tokenSchema>;
 
+export const authoritySchema = z.object({
+  version,
+  /** PEM */
+  certificate: z.string(),
+  key: z.string(),
+  /** PEM of further authorities that are believed: while one replaces the other. */
+  trusted: z.array(z.string()),
+});
+export type AuthorityRecord = z.infer<typeof authoritySchema>;
+
 export const reservationsSchema = z.object({ version, volume: id64, epoch: naturalNumber, state: z.base64() });
 export type ReservationsRecord = z.infer<typeof reservationsSchema>;
 
@@ -287,6 +298,7 @@ export const keys = {
   policies: '/policies/',
   policy: (name: string) => `/policies/${name}`,
   settings: '/settings',
+  authority: '/authority',
   tokens: '/tokens/',
   token: (id: string) => `/tokens/${id}`,
   doomedReplicas: '/doomed-replicas/',

@@ -19,6 +19,8 @@ export const replicaConfigSchema = z.strictObject({
   cacheBytes: bytes,
   /** 0: what the file system has */
   capacityBytes: bytes,
+  /** what it shows to other hosts (engine/security/identity.ts); null: everything is plain */
+  identityFile: z.string().nullable().default(null),
 });
 
 export type ReplicaConfig = z.infer<typeof replicaConfigSchema>;

@@ -1,9 +1,10 @@
 // X.509 certificates of the cluster: its own authority, made at the first start, and the certificates it issues to processes. Every
-// process has one certificate for both directions of mutual TLS; the common name says what it is ("manager", "agent node1", …).
+// host has one certificate for both directions of mutual TLS; the common name says what it is ("manager host1", "node host3").
 import 'reflect-metadata';
-import { KeyObject, randomBytes, webcrypto, X509Certificate } from 'node:crypto';
+import { createHash, KeyObject, randomBytes, webcrypto, X509Certificate } from 'node:crypto';
 import { isIP } from 'node:net';
 import * as x509 from '@peculiar/x509';
+import { HoldfastError } from '../errors/holdfast-error.js';
 
 export type KeyPair = {
   /** PEM */
@@ -56,6 +57,50 @@ export async function issueCertificate(
   days = leafDays,
 ): Promise<KeyPair> {
   const keys = await generateKeys();
+  const certificate = await certify(authority, request, keys.publicKey, now, days);
+  return { certificate, key: exportKey(keys.privateKey) };
+}
+
+/** The key stays where it was made: only this goes to the authority. */
+export type SigningRequest = { readonly request: string; readonly key: string };
+
+export async function requestCertificate(name: string): Promise<SigningRequest> {
+  const keys = await generateKeys();
+  const request = await x509.Pkcs10CertificateRequestGenerator.create(
+    { name: `CN=${name}`, keys, signingAlgorithm: algorithm },
+    webcrypto,
+  );
+  return { request: request.toString('pem') + '\n', key: exportKey(keys.privateKey) };
+}
+
+/** Answers a request with a certificate for `leaf`, whatever name the request has. INVALID_ARGUMENT when it is none. */
+export async function signRequest(
+  authority: KeyPair,
+  request: string,
+  leaf: LeafRequest,
+  now: Date,
+  days = leafDays,
+): Promise<string> {
+  const unreadable = new HoldfastError('INVALID_ARGUMENT', 'the certificate request is no PKCS #10 with a P-256 key');
+  let publicKey: webcrypto.CryptoKey;
+  try {
+    const parsed = new x509.Pkcs10CertificateRequest(request);
+    if (!(await parsed.verify(webcrypto))) throw unreadable;
+    const spki = parsed.publicKey.rawData;
+    publicKey = await webcrypto.subtle.importKey('spki', spki, algorithm, true, ['verify']);
+  } catch {
+    throw unreadable;
+  }
+  return await certify(authority, leaf, publicKey, now, days);
+}
+
+async function certify(
+  authority: KeyPair,
+  request: LeafRequest,
+  publicKey: webcrypto.CryptoKey,
+  now: Date,
+  days: number,
+): Promise<string> {
   const issuer = new x509.X509Certificate(authority.certificate);
   const signingKey = await importKey(authority.key);
   const names = [...new Set([clusterHostName, ...request.hosts])];
@@ -67,7 +112,7 @@ export async function issueCertificate(
       notBefore: new Date(now.getTime() - backdateMs),
       notAfter: new Date(now.getTime() + days * dayMs),
       signingAlgorithm: algorithm,
-      publicKey: keys.publicKey,
+      publicKey,
       signingKey,
       extensions: [
         new x509.BasicConstraintsExtension(false, undefined, true),
@@ -81,7 +126,13 @@ export async function issueCertificate(
     },
     webcrypto,
   );
-  return { certificate: certificate.toString('pem') + '\n', key: exportKey(keys.privateKey) };
+  return certificate.toString('pem') + '\n';
+}
+
+/** SHA-256 of a certificate (DER, or the first one of a PEM), as tokens name an authority: 43 characters. */
+export function fingerprintOf(certificate: string | Uint8Array): string {
+  const der = typeof certificate === 'string' ? new X509Certificate(certificate).raw : certificate;
+  return createHash('sha256').update(der).digest('base64url');
 }
 
 /** After two thirds of its life, or when it cannot be read, a certificate is to be replaced. */

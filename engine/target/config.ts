@@ -12,6 +12,8 @@ export const targetConfigSchema = z.strictObject({
   managers: z.array(z.string().min(1)).min(1),
   /** shown to the managers; null: they ask for none */
   token: z.string().nullable().default(null),
+  /** what it shows to other hosts (engine/security/identity.ts); null: everything is plain */
+  identityFile: z.string().nullable().default(null),
 });
 
 export type TargetConfig = z.infer<typeof targetConfigSchema>;

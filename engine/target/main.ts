@@ -4,13 +4,14 @@
 import { randomUUID } from 'node:crypto';
 import { realpathSync } from 'node:fs';
 import { join } from 'node:path';
-import { Server, ServerCredentials } from '@grpc/grpc-js';
+import { Server } from '@grpc/grpc-js';
 import { TargetProcess } from '../addon/target-process.js';
-import { HoldfastError, toHoldfastError } from '../errors/holdfast-error.js';
 import { TargetService } from '../generated/holdfast/v1/target.js';
-import { formatHostPort, parseHostPort } from '../os/addresses.js';
+import { errorFields } from '../log/logger.js';
+import { identityOf } from '../process/process-identity.js';
 import { runProcess } from '../process/process-main.js';
 import { targetConfigSchema } from './config.js';
+import { serveControl } from './control-server.js';
 import { createMembershipClient } from './membership-client.js';
 import { createTargetService } from './service.js';
 import { SnapshotFiles } from './snapshot-files.js';
@@ -22,38 +23,37 @@ await runProcess({
   logFields: ({ node }) => ({ node }),
   start: async (config, log, runDir) => {
     const instanceId = randomUUID();
-    const membership = createMembershipClient(config.managers, config.token, log);
+    const identity = identityOf(config.identityFile, log);
+    const membership = createMembershipClient(config.managers, config.token, identity, log);
     const volumes = new TargetVolumes(membership, log, join(realpathSync(runDir), 'devices'));
-    const target = await TargetProcess.open({ portal: config.portal }, volumes.questions);
+    const target = await TargetProcess.open(
+      { portal: config.portal, credentials: identity?.current() ?? null },
+      volumes.questions,
+    );
+    identity?.subscribe((next) => {
+      target.setCredentials(next).then(
+        () => {
+          log.info('uses a new certificate');
+        },
+        (error: unknown) => {
+          log.error('cannot use the new certificate', errorFields(error));
+        },
+      );
+    });
     volumes.serveWith(target);
     const files = new SnapshotFiles(volumes, join(realpathSync(runDir), 'views'), log);
     await files.clear();
 
     const server = new Server();
     server.addService(TargetService, createTargetService({ instanceId, target, volumes, files }));
-    const control = await bind(server, config.control);
+    const control = await serveControl(server, config.control, config.node, identity, log);
     return {
-      state: { control, portal: target.portal, instanceId },
+      state: { control: control.address, portal: target.portal, instanceId },
       stop: async () => {
-        server.forceShutdown();
+        control.close();
         await target.close();
         membership.close();
       },
     };
   },
 });
-
-async function bind(server: Server, address: string): Promise<string> {
-  const wanted = parseHostPort(address, 'control');
-  return await new Promise((resolve, reject) => {
-    server.bindAsync(formatHostPort(wanted), ServerCredentials.createInsecure(), (error, port) => {
-      if (error === null) {
-        resolve(formatHostPort({ host: wanted.host, port }));
-        return;
-      }
-      reject(
-        new HoldfastError('IN_USE', `the control address ${address} cannot be used: ${toHoldfastError(error).message}`),
-      );
-    });
-  });
-}

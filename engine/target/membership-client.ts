@@ -1,8 +1,10 @@
 // The target's questions to the managers. A question is asked until it is answered: a manager that cannot be reached, or
 // cannot reach its store, is no answer, and the I/O that depends on it waits.
-import { credentials, Metadata } from '@grpc/grpc-js';
+import { Metadata } from '@grpc/grpc-js';
 import type { ServiceError } from '@grpc/grpc-js';
 import { backoffMs, sleep } from '../async/wait.js';
+import type { Identity, IdentitySource } from '../security/identity.js';
+import { credentialsFor, tlsChannelOptions } from '../security/tls.js';
 import { fromServiceError } from '../errors/grpc-errors.js';
 import type { ErrorCode } from '../errors/error-codes.js';
 import { HoldfastError, toHoldfastError } from '../errors/holdfast-error.js';
@@ -31,16 +33,32 @@ const backoffFirstMs = 50;
 const backoffMaxMs = 1_000;
 
 // A channel that has failed waits before it connects again; the loop below has its own back-off.
-const channelOptions = { 'grpc.initial_reconnect_backoff_ms': 50, 'grpc.max_reconnect_backoff_ms': 500 };
+const channelOptions = {
+  'grpc.initial_reconnect_backoff_ms': 50,
+  'grpc.max_reconnect_backoff_ms': 500,
+  ...tlsChannelOptions,
+};
 
 type Done = (error: ServiceError | null) => void;
 type Ask = (client: MembershipClient, options: { readonly deadline: number }, done: Done) => void;
 
-export function createMembershipClient(managers: readonly string[], token: string | null, log: Logger): Membership {
-  const clients = managers.map((address) => ({
-    address,
-    client: new MembershipClient(address, credentials.createInsecure(), channelOptions),
-  }));
+/** `identity`: shown to managers of other hosts; null: everything is plain. */
+export function createMembershipClient(
+  managers: readonly string[],
+  token: string | null,
+  identity: IdentitySource | null,
+  log: Logger,
+): Membership {
+  const connect = (address: string) =>
+    new MembershipClient(address, credentialsFor(address, identity, 'manager'), channelOptions);
+  const clients = managers.map((address) => ({ address, client: connect(address) }));
+  // Connections made from now on show the new certificate; calls that are open end where they are.
+  const stopFollowing = identity?.subscribe((_: Identity) => {
+    for (const known of clients) {
+      known.client.close();
+      known.client = connect(known.address);
+    }
+  });
   const closed = new AbortController();
   const metadata = () => {
     const made = new Metadata();
@@ -102,6 +120,7 @@ export function createMembershipClient(managers: readonly string[], token: strin
       ),
     close: () => {
       closed.abort();
+      stopFollowing?.();
       for (const { client } of clients) client.close();
     },
   };

@@ -2,6 +2,8 @@
 //   DIR/host.json               what this host is, and how it was last started
 //   DIR/lock                    pid and start time of what runs on it
 //   DIR/admin-token, join-token made by the first server of a cluster
+//   DIR/authority.json          the cluster's authority of certificates with its key, as the first server made it
+//   DIR/agent/identity.json     this node's certificate
 //   DIR/manager/, agent/, target/, diskN/   run directories, as in the folder of `up`
 import { randomBytes } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
@@ -13,6 +15,8 @@ import { storeSettingsSchema } from '../metastore/store-options.js';
 import type { StoreSettings } from '../metastore/store-options.js';
 import { readJson, writeJsonAtomic } from '../os/atomic-file.js';
 import { formatHostPort, parseHostPort } from '../os/addresses.js';
+import { createAuthority, fingerprintOf } from '../security/certificates.js';
+import type { KeyPair } from '../security/certificates.js';
 import { formatJoinToken, makeToken, parseJoinToken } from '../security/tokens.js';
 import type { StoreInput } from './plan.js';
 
@@ -56,15 +60,18 @@ export type HostPlan = {
   readonly folder: string;
   readonly file: HostFile;
   /** Made by this start, to be written to the folder: admin's and join token. */
-  readonly made: { readonly admin: string; readonly join: string } | null;
+  readonly made: { readonly admin: string; readonly join: string; readonly authority: KeyPair } | null;
 };
 
 const defaults = { apiPort: 7600, portalPort: 3260, journalBytes: 256 * 2 ** 20, cacheBytes: 64 * 2 ** 20 };
 
+/** Made by the first server of a cluster, with what its tokens name. */
+export const authorityFilePath = (folder: string) => join(folder, 'authority.json');
+
 const hostFilePath = (folder: string) => join(folder, 'host.json');
 
 /** Options, and what the folder remembers. Changes nothing. `server`: a manager runs here, too. */
-export function planHost(options: HostOptions, server: boolean): HostPlan {
+export async function planHost(options: HostOptions, server: boolean): Promise<HostPlan> {
   const folder = resolve(options.folder);
   const stored = readHostFile(folder);
   if (stored !== null) return { folder, made: null, file: updated(stored, options, server, folder) };
@@ -79,7 +86,7 @@ export function planHost(options: HostOptions, server: boolean): HostPlan {
     );
   const api = server ? formatHostPort({ host: address, port: options.apiPort ?? defaults.apiPort }) : null;
   const joined = options.join === null ? null : parseJoinToken(options.join);
-  const own = joined === null ? ownTokens() : null;
+  const own = joined === null ? await ownTokens() : null;
   const managers = [...new Set([...(api === null ? [] : [api]), ...(joined?.managers ?? [])])];
   const file: HostFile = {
     format: 'holdfast-host',
@@ -96,7 +103,13 @@ export function planHost(options: HostOptions, server: boolean): HostPlan {
     cacheBytes: options.cacheBytes ?? defaults.cacheBytes,
   };
   const made =
-    own === null ? null : { admin: own.admin.text, join: formatJoinToken({ managers, token: own.agent.text }) };
+    own === null
+      ? null
+      : {
+          admin: own.admin.text,
+          join: formatJoinToken({ managers, token: own.agent.text }),
+          authority: own.authority,
+        };
   return { folder, file, made };
 }
 
@@ -105,6 +118,7 @@ export function keepHost({ folder, file, made }: HostPlan): void {
   mkdirSync(folder, { recursive: true, mode: 0o700 });
   writeJsonAtomic(hostFilePath(folder), file);
   if (made === null) return;
+  writeJsonAtomic(authorityFilePath(folder), made.authority);
   writeFileSync(join(folder, 'admin-token'), made.admin + '\n', { mode: 0o600 });
   writeFileSync(join(folder, 'join-token'), made.join + '\n', { mode: 0o600 });
 }
@@ -156,14 +170,16 @@ function updated(stored: HostFile, options: HostOptions, server: boolean, folder
   };
 }
 
-function ownTokens() {
-  const [admin, agent] = [makeToken(randomBytes), makeToken(randomBytes)];
+async function ownTokens() {
+  const authority = await createAuthority('Holdfast cluster', new Date());
+  const fingerprint = fingerprintOf(authority.certificate);
+  const [admin, agent] = [makeToken(randomBytes, fingerprint), makeToken(randomBytes, fingerprint)];
   const record = (role: 'admin' | 'agent', { id, hash }: { readonly id: string; readonly hash: string }) => ({
     id,
     hash,
     role,
   });
-  return { admin, agent, records: [record('admin', admin), record('agent', agent)] };
+  return { authority, admin, agent, records: [record('admin', admin), record('agent', agent)] };
 }
 
 function storeOf(store: StoreInput | null, folder: string): StoreSettings {

@@ -1,6 +1,6 @@
 // One host of a cluster of several: its agent, and on a server a manager. Ends with them; the data plane stays, and is adopted by the
 // next start, so that upgrades and restarts interrupt no I/O. `stopDataPlane` ends that, too.
-import { readdirSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { systemProcessHost, createProcessHost } from '../agent/process-host.js';
 import type { AgentConfig } from '../agent/config.js';
@@ -12,7 +12,7 @@ import type { ManagerConfig } from '../manager/config.js';
 import type { NodeView } from '../manager/views.js';
 import { lockPath } from './cluster-folder.js';
 import { takeLock } from './folder-lock.js';
-import { keepHost, readHostFile } from './host-folder.js';
+import { authorityFilePath, keepHost, readHostFile } from './host-folder.js';
 import type { HostFile, HostPlan } from './host-folder.js';
 import { keepRunning, stopIn } from './up.js';
 
@@ -38,7 +38,17 @@ export async function runHost(plan: HostPlan, events: HostEvents, logger: Logger
     const supervised = [
       ...(file.api === null
         ? []
-        : [keepRunning(host, 'manager', managerDir, managerConfig(file, managerDir), logger, stop.signal, nothing)]),
+        : [
+            keepRunning(
+              host,
+              'manager',
+              managerDir,
+              managerConfig(file, folder, managerDir),
+              logger,
+              stop.signal,
+              nothing,
+            ),
+          ]),
       keepRunning(host, 'agent', agentDir, agentConfig(file, folder), logger, stop.signal, nothing),
     ];
     await waitUntilOnline(file, events, signal);
@@ -67,7 +77,7 @@ function isReplica(runDir: string): boolean {
   return typeof config === 'object' && config !== null && (config as { role?: unknown }).role === 'replica';
 }
 
-function managerConfig(file: HostFile, runDir: string): ManagerConfig {
+function managerConfig(file: HostFile, folder: string, runDir: string): ManagerConfig {
   return {
     role: 'manager',
     listen: file.api ?? '',
@@ -75,6 +85,7 @@ function managerConfig(file: HostFile, runDir: string): ManagerConfig {
     store: file.store ?? { kind: 'lmdb', directory: join(runDir, 'metastore') },
     tokens: file.tokens,
     auditFile: join(runDir, 'audit.log'),
+    authorityFile: existsSync(authorityFilePath(folder)) ? authorityFilePath(folder) : null,
     managers: file.managers,
   };
 }

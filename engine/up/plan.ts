@@ -108,7 +108,7 @@ export async function planUp(options: UpOptions, environment: NodeJS.ProcessEnv,
     })),
     warnings: isLoopback(api.host)
       ? []
-      : [`anyone who reaches ${file.api} can control this cluster: there is no authentication yet`],
+      : [`other machines reach ${file.api} with TLS and a token only: "holdfast token create --role admin" makes one`],
   };
   await checkPorts(plan);
   return plan;

@@ -108,6 +108,7 @@ function managerConfig(plan: UpPlan): ManagerConfig {
     store: storeSettings(plan),
     tokens: null,
     auditFile: `${managerRunDir(plan.folder)}/audit.log`,
+    authorityFile: null,
     managers: [plan.server],
   };
 }

@@ -100,4 +100,8 @@ std::vector<std::string> Record::texts(const char* name) {
   return out;
 }
 
+tls::Credentials credentials_from_js(Record& record) {
+  return {record.text("authority"), record.text("certificate"), record.text("key")};
+}
+
 }  // namespace holdfast::addon

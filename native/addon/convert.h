@@ -13,6 +13,7 @@
 #include <napi.h>
 
 #include "base/result.h"
+#include "tls/identity.h"
 
 namespace holdfast::addon {
 
@@ -23,6 +24,10 @@ Status status_from_js(const Napi::Value& value);
 
 inline Napi::BigInt to_js(Napi::Env env, std::uint64_t value) { return Napi::BigInt::New(env, value); }
 inline Napi::String to_js(Napi::Env env, const std::string& value) { return Napi::String::New(env, value); }
+
+class Record;
+// {authority, certificate, key}
+tls::Credentials credentials_from_js(Record& record);
 
 // Reads the fields of a record that JavaScript passed. After the first wrong one a TypeError is pending and ok() is
 // false; the rest then yields empty values.

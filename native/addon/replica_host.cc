@@ -29,13 +29,19 @@ Task<Result<ReplicaOpened>> ReplicaHost::open_disk(ReplicaOptions options) {
     CO_ASSIGN_OR_RETURN(Address address, Address::parse(text));
     addresses.push_back(std::move(address));
   }
+  if (options.credentials) {
+    CO_ASSIGN_OR_RETURN(identity_, tls::Identity::create(*options.credentials));
+  }
+  rpc::ServerOptions serving;
+  rpc::ChannelOptions calling;
+  serving.tls = calling.tls = {identity_};
   store::OpenKv open_kv = store::rocks_kv(options.metadata_cache_bytes);
   Result<std::unique_ptr<store::DiskStore>> disk =
       co_await store::DiskStore::open(env_, std::move(options.store), std::move(open_kv));
   if (!disk.ok()) co_return std::move(disk).error();
   disk_ = std::move(disk).value();
-  server_ = rpc::Server::create(env_);
-  service_ = replica::ReplicaService::create(env_, *disk_, *server_);
+  server_ = rpc::Server::create(env_, std::move(serving));
+  service_ = replica::ReplicaService::create(env_, *disk_, *server_, std::move(calling));
 
   ReplicaOpened opened{disk_->disk_id(), {}};
   for (const Address& address : addresses) {
@@ -43,6 +49,11 @@ Task<Result<ReplicaOpened>> ReplicaHost::open_disk(ReplicaOptions options) {
     opened.listen.push_back(bound.to_string());
   }
   co_return opened;
+}
+
+Status ReplicaHost::set_credentials(const tls::Credentials& credentials) {
+  if (!identity_) return Error(ErrorCode::kFailedPrecondition, "the disk is served without TLS");
+  return identity_->replace(credentials);
 }
 
 Result<DiskStatus> ReplicaHost::status() const {

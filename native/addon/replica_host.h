@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,7 @@ struct ReplicaOptions {
   store::StoreOptions store;
   std::vector<std::string> listen;  // addresses, see Address::parse
   std::size_t metadata_cache_bytes = 0;
+  std::optional<tls::Credentials> credentials;  // what TLS with other hosts needs; none: everything is plain
 };
 
 struct ReplicaOpened {
@@ -41,6 +43,8 @@ class ReplicaHost {
 
   // Opens (or formats) and recovers the disk, then listens. Once. On failure only close() is left.
   void open(ReplicaOptions options, Callback<void(Result<ReplicaOpened>)> done);
+  // For connections made from now on. FAILED_PRECONDITION when it was opened without.
+  Status set_credentials(const tls::Credentials& credentials);
   // FAILED_PRECONDITION before open() succeeded.
   Result<DiskStatus> status() const;
   // Hangs up, destages, closes the disk. After `done` nothing is in flight and the host may be destroyed.
@@ -51,6 +55,7 @@ class ReplicaHost {
   static Task<void> run_open(ReplicaHost* host, ReplicaOptions options, Callback<void(Result<ReplicaOpened>)> done);
 
   Env& env_;
+  std::shared_ptr<tls::Identity> identity_;
   // Destroyed in reverse: the service uses the other two.
   std::unique_ptr<store::DiskStore> disk_;
   std::unique_ptr<rpc::Server> server_;

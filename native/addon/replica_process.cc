@@ -1,5 +1,5 @@
-// The functions of a replica process: replicaStart, replicaOpen, replicaStatus, replicaClose. Their shapes are in
-// engine/addon/native.ts.
+// The functions of a replica process: replicaStart, replicaOpen, replicaSetCredentials, replicaStatus, replicaClose.
+// Their shapes are in engine/addon/native.ts.
 #include "addon/module.h"
 #include "addon/process.h"
 #include "addon/replica_host.h"
@@ -23,6 +23,7 @@ ReplicaOptions options_from_js(Record& record) {
   options.store.expected_disk_id = record.text_or_null("expectedDiskId").value_or("");
   options.listen = record.texts("listen");
   options.metadata_cache_bytes = record.u64("metadataCacheBytes");
+  record.record_or_null("credentials", [&](Record& inner) { options.credentials = credentials_from_js(inner); });
   return options;
 }
 
@@ -76,6 +77,17 @@ Napi::Value status(const Napi::CallbackInfo& info) {
       info.Env(), [](ReplicaHost& host, Answer<DiskStatus> answer) { answer(host.status()); }, status_to_js);
 }
 
+// replicaSetCredentials(handle, {authority, certificate, key})
+Napi::Value set_credentials(const Napi::CallbackInfo& info) {
+  auto process = process_of<ReplicaHost>(info, kTag);
+  if (!process) return info.Env().Undefined();
+  Record record(info.Env(), info[1], "credentials");
+  tls::Credentials credentials = credentials_from_js(record);
+  if (!record.ok()) return info.Env().Undefined();
+  return process->ask_done(
+      info.Env(), [credentials](ReplicaHost& host, StatusCallback done) { done(host.set_credentials(credentials)); });
+}
+
 Napi::Value close(const Napi::CallbackInfo& info) {
   auto process = process_of<ReplicaHost>(info, kTag);
   return process ? process->close(info.Env()) : info.Env().Undefined();
@@ -86,6 +98,7 @@ Napi::Value close(const Napi::CallbackInfo& info) {
 void export_replica_process(Napi::Env env, Napi::Object exports) {
   exports.Set("replicaStart", Napi::Function::New(env, start, "replicaStart"));
   exports.Set("replicaOpen", Napi::Function::New(env, open, "replicaOpen"));
+  exports.Set("replicaSetCredentials", Napi::Function::New(env, set_credentials, "replicaSetCredentials"));
   exports.Set("replicaStatus", Napi::Function::New(env, status, "replicaStatus"));
   exports.Set("replicaClose", Napi::Function::New(env, close, "replicaClose"));
 }

@@ -24,11 +24,20 @@ TargetHost::TargetHost(Env& env, TargetEvents& events)
 
 TargetHost::~TargetHost() = default;
 
-Result<std::string> TargetHost::open(const std::string& portal) {
+Result<std::string> TargetHost::open(const std::string& portal, const std::optional<tls::Credentials>& credentials) {
+  if (credentials) {
+    ASSIGN_OR_RETURN(identity_, tls::Identity::create(*credentials));
+    channels_.set_tls({identity_});
+  }
   ASSIGN_OR_RETURN(Address address, Address::parse(portal));
   ASSIGN_OR_RETURN(Address bound, target_->listen(address));
   portal_ = bound.to_string();
   return portal_;
+}
+
+Status TargetHost::set_credentials(const tls::Credentials& credentials) {
+  if (!identity_) return Error(ErrorCode::kFailedPrecondition, "the target process runs without TLS");
+  return identity_->replace(credentials);
 }
 
 TargetHost::Volume* TargetHost::find(VolumeId volume) {

@@ -64,8 +64,10 @@ class TargetHost final : private engine::Membership, private iscsi::ReservationS
   TargetHost(const TargetHost&) = delete;
   TargetHost& operator=(const TargetHost&) = delete;
 
-  // Listens. Returns the portal as bound.
-  Result<std::string> open(const std::string& portal);
+  // Listens. Returns the portal as bound. `credentials`: what TLS with replicas of other hosts needs; none: plain.
+  Result<std::string> open(const std::string& portal, const std::optional<tls::Credentials>& credentials);
+  // For connections made from now on. FAILED_PRECONDITION when it was opened without.
+  Status set_credentials(const tls::Credentials& credentials);
   // Opens the engine, exports the volume. The volume must not be attached.
   void attach(AttachRequest request, Callback<void(Result<AttachOutcome>)> done);
   // Ends sessions, finishes and flushes I/O, closes the engine. Not attached: ok.
@@ -130,6 +132,7 @@ class TargetHost final : private engine::Membership, private iscsi::ReservationS
   friend class SnapshotCopy;
 
   std::string portal_;
+  std::shared_ptr<tls::Identity> identity_;
   engine::ChannelPool channels_;
   std::unordered_map<VolumeId, std::unique_ptr<Volume>> volumes_;
   LocalDevices devices_;

@@ -169,14 +169,31 @@ Napi::Value open(const Napi::CallbackInfo& info) {
   if (!process) return info.Env().Undefined();
   Record record(info.Env(), info[1], "options");
   std::string portal = record.text("portal");
+  auto credentials = std::make_shared<std::optional<tls::Credentials>>();
+  record.record_or_null("credentials", [&](Record& inner) { *credentials = credentials_from_js(inner); });
   if (!record.ok()) return info.Env().Undefined();
   return process->ask<std::string>(
-      info.Env(), [portal](JsTarget& target, Answer<std::string> answer) { answer(target.host.open(portal)); },
+      info.Env(),
+      [portal, credentials](JsTarget& target, Answer<std::string> answer) {
+        answer(target.host.open(portal, *credentials));
+      },
       [](Napi::Env env, const std::string& bound) -> Napi::Value {
         Napi::Object out = Napi::Object::New(env);
         out.Set("portal", bound);
         return out;
       });
+}
+
+// targetSetCredentials(handle, {authority, certificate, key})
+Napi::Value set_credentials(const Napi::CallbackInfo& info) {
+  auto process = process_of<JsTarget>(info, kTag);
+  if (!process) return info.Env().Undefined();
+  Record record(info.Env(), info[1], "credentials");
+  tls::Credentials credentials = credentials_from_js(record);
+  if (!record.ok()) return info.Env().Undefined();
+  return process->ask_done(info.Env(), [credentials](JsTarget& target, StatusCallback done) {
+    done(target.host.set_credentials(credentials));
+  });
 }
 
 Napi::Value attach(const Napi::CallbackInfo& info) {
@@ -473,6 +490,7 @@ Napi::Value close(const Napi::CallbackInfo& info) {
 void export_target_process(Napi::Env env, Napi::Object exports) {
   exports.Set("targetStart", Napi::Function::New(env, start, "targetStart"));
   exports.Set("targetOpen", Napi::Function::New(env, open, "targetOpen"));
+  exports.Set("targetSetCredentials", Napi::Function::New(env, set_credentials, "targetSetCredentials"));
   exports.Set("targetAttach", Napi::Function::New(env, attach, "targetAttach"));
   exports.Set("targetDetach", Napi::Function::New(env, detach, "targetDetach"));
   exports.Set("targetConfigure", Napi::Function::New(env, configure, "targetConfigure"));

@@ -10,7 +10,7 @@ std::shared_ptr<rpc::Channel> ChannelPool::get(const Address& address) {
   for (const auto& [known, channel] : channels_) {
     if (known == address) return channel.lock();
   }
-  std::shared_ptr<rpc::Channel> channel = rpc::Channel::create(env_, address);
+  std::shared_ptr<rpc::Channel> channel = rpc::Channel::create(env_, address, options_);
   channels_.emplace_back(address, channel);
   return channel;
 }

@@ -146,11 +146,14 @@ class Engine : public BlockDevice {
 // One rpc::Channel per replica process, shared by the engines of a reactor.
 class ChannelPool {
  public:
-  explicit ChannelPool(Env& env) : env_(env) {}
+  explicit ChannelPool(Env& env, rpc::ChannelOptions options = {}) : env_(env), options_(std::move(options)) {}
+  // For connections made from now on.
+  void set_tls(tls::Options tls) { options_.tls = std::move(tls); }
   std::shared_ptr<rpc::Channel> get(const Address& address);
 
  private:
   Env& env_;
+  rpc::ChannelOptions options_;
   std::vector<std::pair<Address, std::weak_ptr<rpc::Channel>>> channels_;
 };
 

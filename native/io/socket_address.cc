@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 #include <charconv>
 #include <cstddef>
@@ -133,6 +134,13 @@ Address peer_address_of(int fd) {
   address.length = sizeof address.storage;
   if (getpeername(fd, address.get(), &address.length) != 0) return {};
   return from_socket_address(address);
+}
+
+bool peer_is_trusted(int fd) {
+  ucred peer{};
+  socklen_t size = sizeof peer;
+  if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) return false;
+  return peer.uid == 0 || peer.uid == geteuid();
 }
 
 }  // namespace io

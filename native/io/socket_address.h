@@ -24,4 +24,7 @@ Address from_socket_address(const SocketAddress& address);
 Address local_address_of(int fd);
 Address peer_address_of(int fd);
 
+// Of a connected unix socket: runs the other end as this user or as root?
+bool peer_is_trusted(int fd);
+
 }  // namespace holdfast::io

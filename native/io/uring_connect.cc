@@ -14,14 +14,6 @@ namespace holdfast::io {
 
 namespace {
 
-// Anybody may take a name in the abstract namespace.
-bool listener_is_trusted(int fd) {
-  ucred listener{};
-  socklen_t size = sizeof listener;
-  if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &listener, &size) != 0) return false;
-  return listener.uid == 0 || listener.uid == geteuid();
-}
-
 // Owns itself until the kernel is done with it; the user hears the outcome or the timeout, whichever is first.
 class Connecting final : public Completion {
  public:
@@ -60,7 +52,7 @@ class Connecting final : public Completion {
     bool met_itself = result == 0 && address_.unix_path.empty() && local_address_of(fd_) == peer_address_of(fd_);
     if (met_itself) result = -ECONNREFUSED;
     if (result == -ENOENT) result = -ECONNREFUSED;  // a unix socket that is not there (yet)
-    if (result == 0 && address_.is_abstract() && !listener_is_trusted(fd_)) result = -EACCES;
+    if (result == 0 && address_.is_abstract() && !peer_is_trusted(fd_)) result = -EACCES;
     if (result < 0) return network_error("connect to", address_.to_string(), -result);
     return std::unique_ptr<Stream>(new UringStream(loop_, std::exchange(fd_, -1)));
   }

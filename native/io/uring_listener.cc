@@ -123,6 +123,12 @@ class UringListener::Core final : public Completion {
       ::close(fd);
       return;
     }
+    // Anybody on this host may connect to a name without a file.
+    if (address_.is_abstract() && !peer_is_trusted(fd)) {
+      log_warn("io", "refused a connection to " + address_.to_string() + " by another user");
+      ::close(fd);
+      return;
+    }
     calling_ = true;
     on_stream_(std::make_unique<UringStream>(loop_, fd));
     calling_ = false;

@@ -7,8 +7,10 @@
 
 namespace holdfast::replica {
 
-Rebuild::Rebuild(Env& env, Ref<ServedReplica> replica, Join join, RebuildEvents& events)
+Rebuild::Rebuild(Env& env, const rpc::ChannelOptions& source_options, Ref<ServedReplica> replica, Join join,
+                 RebuildEvents& events)
     : env_(env),
+      source_options_(source_options),
       replica_(std::move(replica)),
       join_(std::move(join)),
       events_(events),
@@ -31,7 +33,7 @@ void Rebuild::start() {
   replica_->progress = progress_;
   Result<Address> address = Address::parse(join_.source_address);
   if (!address.ok()) return fail(std::move(address).error());
-  channel_ = rpc::Channel::create(env_, *address);
+  channel_ = rpc::Channel::create(env_, *address, source_options_);
   ticked_ = source_heard_ = env_.now();
   ticker_.arm_after(kProgressInterval, [this] { tick(); });
   list_layers();

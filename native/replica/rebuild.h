@@ -39,7 +39,8 @@ class Rebuild final : public RefCounted {
   static constexpr Nanos kSourceSilenceMax = 30s;
 
   // The store of `replica` has joined as `join` says.
-  Rebuild(Env& env, Ref<ServedReplica> replica, Join join, RebuildEvents& events);
+  Rebuild(Env& env, const rpc::ChannelOptions& source_options, Ref<ServedReplica> replica, Join join,
+          RebuildEvents& events);
 
   void start();
   // Ends it silently; the store may still finish what it was given.
@@ -94,6 +95,7 @@ class Rebuild final : public RefCounted {
   Error source_error(const Error& error) const;
 
   Env& env_;
+  const rpc::ChannelOptions source_options_;
   Ref<ServedReplica> replica_;
   Join join_;
   RebuildEvents& events_;

@@ -13,7 +13,8 @@ using UnaryCoroutine = Task<void> (*)(Ref<Core>, rpc::Message, Respond);
 
 class Service final : public ReplicaService {
  public:
-  Service(Env& env, store::DiskStore& disk, rpc::Server& server) : core_(make_ref<Core>(env, disk)), server_(server) {
+  Service(Env& env, store::DiskStore& disk, rpc::Server& server, rpc::ChannelOptions sources)
+      : core_(make_ref<Core>(env, disk, std::move(sources))), server_(server) {
     unary(kGetDiskPath, get_disk);
     unary(kListReplicasPath, list_replicas);
     unary(kCreateReplicaPath, create_replica);
@@ -55,8 +56,9 @@ class Service final : public ReplicaService {
 
 }  // namespace
 
-std::unique_ptr<ReplicaService> ReplicaService::create(Env& env, store::DiskStore& disk, rpc::Server& server) {
-  return std::make_unique<Service>(env, disk, server);
+std::unique_ptr<ReplicaService> ReplicaService::create(Env& env, store::DiskStore& disk, rpc::Server& server,
+                                                       rpc::ChannelOptions sources) {
+  return std::make_unique<Service>(env, disk, server, std::move(sources));
 }
 
 }  // namespace holdfast::replica

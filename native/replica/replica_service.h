@@ -14,7 +14,9 @@ namespace holdfast::replica {
 class ReplicaService {
  public:
   // Registers all methods with `server`. The store and the server must outlive the service.
-  static std::unique_ptr<ReplicaService> create(Env& env, store::DiskStore& disk, rpc::Server& server);
+  // `sources`: how rebuilds connect to the replicas that they copy from.
+  static std::unique_ptr<ReplicaService> create(Env& env, store::DiskStore& disk, rpc::Server& server,
+                                                rpc::ChannelOptions sources = {});
   virtual ~ReplicaService() = default;
 };
 

@@ -15,6 +15,7 @@
 #include "io/env.h"
 #include "replica/messages.h"
 #include "replica/ref.h"
+#include "rpc/rpc.h"
 #include "store/store.h"
 
 namespace holdfast::replica {
@@ -85,7 +86,8 @@ class ServedReplica : public RefCounted {
 // What all methods share. Lives as long as anything that refers to it; after stop() nothing of `env` or `disk` is used.
 class Core : public RefCounted {
  public:
-  Core(Env& reactor, store::DiskStore& store) : env(reactor), disk(store) {}
+  Core(Env& reactor, store::DiskStore& store, rpc::ChannelOptions sources)
+      : env(reactor), disk(store), source_options(std::move(sources)) {}
 
   // The replica, or nullptr when the disk has none of this id or is deleting it.
   ServedReplica* find(ReplicaId id);
@@ -97,6 +99,7 @@ class Core : public RefCounted {
 
   Env& env;
   store::DiskStore& disk;
+  const rpc::ChannelOptions source_options;
   std::list<ReplicaStream*> streams;  // every open one, bound to a replica or not
 
  private:

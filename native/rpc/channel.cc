@@ -6,6 +6,7 @@
 #include "rpc/connection.h"
 #include "rpc/local_shortcut.h"
 #include "rpc/rpc.h"
+#include "tls/stream.h"
 
 namespace holdfast::rpc {
 
@@ -14,7 +15,10 @@ namespace {
 class ChannelImpl final : public Channel, public ConnectionOwner {
  public:
   ChannelImpl(Env& env, Address address, ChannelOptions options)
-      : env_(env), address_(std::move(address)), options_(options), self_(std::make_shared<ChannelImpl*>(this)) {}
+      : env_(env),
+        address_(std::move(address)),
+        options_(std::move(options)),
+        self_(std::make_shared<ChannelImpl*>(this)) {}
 
   ~ChannelImpl() override {
     self_.reset();
@@ -94,7 +98,7 @@ class ChannelImpl final : public Channel, public ConnectionOwner {
   void connect() {
     if (connecting_) return;
     connecting_ = true;
-    std::optional<Address> shortcut = local_shortcut(address_);
+    std::optional<Address> shortcut = local_shortcut(address_, options_.tls);
     if (!shortcut) return connect_to(address_);
     env_.connect(*shortcut, options_.connect_timeout,
                  [weak = std::weak_ptr(self_)](Result<std::unique_ptr<Stream>> stream) {
@@ -108,8 +112,15 @@ class ChannelImpl final : public Channel, public ConnectionOwner {
   void connect_to(const Address& address) {
     env_.connect(address, options_.connect_timeout,
                  [weak = std::weak_ptr(self_)](Result<std::unique_ptr<Stream>> stream) {
-                   if (ChannelImpl* self = alive(weak)) self->on_connected(std::move(stream));
+                   if (ChannelImpl* self = alive(weak)) self->on_connected_by_tcp(std::move(stream));
                  });
+  }
+
+  void on_connected_by_tcp(Result<std::unique_ptr<Stream>> stream) {
+    if (stream.ok() && options_.tls.covers(address_)) {
+      stream = tls::secure(env_, options_.tls.identity, tls::Side::kClient, std::move(*stream));
+    }
+    on_connected(std::move(stream));
   }
 
   void on_connected(Result<std::unique_ptr<Stream>> stream) {
@@ -168,7 +179,7 @@ class ChannelImpl final : public Channel, public ConnectionOwner {
 }  // namespace
 
 std::unique_ptr<Channel> Channel::create(Env& env, Address address, ChannelOptions options) {
-  return std::make_unique<ChannelImpl>(env, std::move(address), options);
+  return std::make_unique<ChannelImpl>(env, std::move(address), std::move(options));
 }
 
 }  // namespace holdfast::rpc

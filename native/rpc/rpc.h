@@ -17,6 +17,7 @@
 #include "base/buffer.h"
 #include "base/result.h"
 #include "io/env.h"
+#include "tls/identity.h"
 
 namespace holdfast::rpc {
 
@@ -83,6 +84,7 @@ struct ChannelOptions {
   // connection.
   Nanos keepalive_interval = 1s;
   Nanos keepalive_timeout = 2s;
+  tls::Options tls;
 };
 
 // A connection to one server, made on first use and made again (on the next call) after it broke.
@@ -124,6 +126,8 @@ struct ServerOptions {
   Nanos keepalive_interval = 5s;  // breaks connections whose peer vanished
   Nanos keepalive_timeout = 5s;
   std::size_t connections_max = 4'096;
+  // Addresses that it covers are served with TLS only.
+  tls::Options tls;
 };
 
 class Server {

@@ -1,5 +1,5 @@
 // rpc_bench: gRPC round trips between two reactors on two threads: 4 KiB messages acknowledged one by one, and 1 MiB
-// messages one way. CPU is that of the whole process: client and server together.
+// messages one way, also with TLS. CPU is that of the whole process: client and server together.
 #include <benchmark/benchmark.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -10,6 +10,7 @@
 
 #include "io/uring_env.h"
 #include "rpc/rpc.h"
+#include "tls/testing/certificates.h"
 
 namespace holdfast::rpc {
 namespace {
@@ -39,12 +40,14 @@ struct AckCall final : CallHandler {
 // A server on a thread of its own.
 class ServerThread {
  public:
-  explicit ServerThread(const Address& address) {
-    thread_ = std::thread([this, address] {
+  ServerThread(const Address& address, const tls::Options& tls) {
+    thread_ = std::thread([this, address, tls] {
       auto reactor = std::move(*Reactor::create());
       reactor_ = reactor.get();
       {
-        auto server = Server::create(reactor->env());
+        ServerOptions options;
+        options.tls = tls;
+        auto server = Server::create(reactor->env(), std::move(options));
         server->add_stream_method("/b/Ack", [&](std::unique_ptr<ServerCall> call, CallHandler** handler) {
           auto* ack = new AckCall();
           ack->call = std::move(call);
@@ -91,13 +94,16 @@ struct Pump final : CallHandler {
   void on_ended(Status status) override { CHECK(false, status.ok() ? "ended" : status.error().message().c_str()); }
 };
 
-void round_trips(benchmark::State& state, const Address& listen_at) {
+void round_trips(benchmark::State& state, const Address& listen_at, const tls::Options& of_server = {},
+                 const tls::Options& of_client = {}) {
   const auto size = static_cast<std::size_t>(state.range(0));
   const auto outstanding = state.range(1);
-  ServerThread server(listen_at);
+  ServerThread server(listen_at, of_server);
   auto reactor = std::move(*Reactor::create());
   Env& env = reactor->env();
-  auto channel = Channel::create(env, server.address());
+  ChannelOptions options;
+  options.tls = of_client;
+  auto channel = Channel::create(env, server.address(), std::move(options));
   Pump pump;
   pump.head = env.buffers().copy_of(as_bytes("the fields before it"));
   pump.payload = env.buffers().allocate(size);
@@ -126,8 +132,20 @@ void unix_socket(benchmark::State& state) {
   unlink(path.c_str());
 }
 
+// An identity belongs to one reactor.
+void tcp_with_tls(benchmark::State& state) {
+  tls::testing::Authority authority("bench");
+  tls::Options of_server{std::move(*tls::Identity::create(authority.issue("node server"))), true};
+  tls::Options of_client{std::move(*tls::Identity::create(authority.issue("node client"))), true};
+  round_trips(state, {"127.0.0.1", 0, ""}, of_server, of_client);
+}
+// As `tcp_with_tls`, without TLS: not by the unix socket that loopback addresses have besides.
+void tcp_alone(benchmark::State& state) { round_trips(state, {"127.0.0.1", 0, ""}, {nullptr, true}, {nullptr, true}); }
+
 BENCHMARK(tcp)->Args({4096, 1})->Args({4096, 32})->Args({1 << 20, 8})->UseRealTime()->MeasureProcessCPUTime();
 BENCHMARK(unix_socket)->Args({4096, 1})->Args({4096, 32})->Args({1 << 20, 8})->UseRealTime()->MeasureProcessCPUTime();
+BENCHMARK(tcp_alone)->Args({4096, 1})->Args({4096, 32})->Args({1 << 20, 8})->UseRealTime()->MeasureProcessCPUTime();
+BENCHMARK(tcp_with_tls)->Args({4096, 1})->Args({4096, 32})->Args({1 << 20, 8})->UseRealTime()->MeasureProcessCPUTime();
 
 }  // namespace
 }  // namespace holdfast::rpc

@@ -5,11 +5,16 @@
 //                                    end of standard input exits at once
 //   rpc_echo client ADDRESS CASE     runs one case, prints {"case":...,"outcome":...}; exit code 0 when it went as it
 //   should
+//
+// With HOLDFAST_ECHO_TLS=FOLDER both speak TLS, on loopback too: FOLDER/ca.pem, certificate.pem, key.pem.
 #include <poll.h>
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
+#include <fstream>
 #include <functional>
+#include <iterator>
 #include <string>
 #include <thread>
 #include <vector>
@@ -22,6 +27,33 @@ namespace {
 
 constexpr std::string_view kService = "/holdfast.test.Echo/";
 std::string path_of(std::string_view method) { return std::string(kService) + std::string(method); }
+
+std::string text_of(const std::string& path) {
+  std::ifstream file(path);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+tls::Options tls_options() {
+  const char* folder = std::getenv("HOLDFAST_ECHO_TLS");
+  if (folder == nullptr) return {};
+  std::string in = std::string(folder) + "/";
+  auto identity =
+      tls::Identity::create({text_of(in + "ca.pem"), text_of(in + "certificate.pem"), text_of(in + "key.pem")});
+  CHECK(identity.ok(), identity.ok() ? "" : identity.error().message().c_str());
+  return {std::move(*identity), true};
+}
+
+ServerOptions server_options() {
+  ServerOptions options;
+  options.tls = tls_options();
+  return options;
+}
+
+ChannelOptions channel_options() {
+  ChannelOptions options;
+  options.tls = tls_options();
+  return options;
+}
 
 // The messages of the test service have one field: bytes body = 1.
 std::string encode_body(std::string_view body) {
@@ -156,7 +188,7 @@ int run_server(const Address& address) {
     return 1;
   }
   Reactor* loop = reactor->get();
-  auto server = Server::create(loop->env());
+  auto server = Server::create(loop->env(), server_options());
   add_methods(loop->env(), *server);
   Result<Address> bound = server->listen(address);
   if (!bound.ok()) {
@@ -194,7 +226,8 @@ struct Client : CallHandler {
   std::optional<Status> status;
   std::function<void()> when_message;
 
-  Client(Reactor& on, const Address& address) : reactor(on), env(on.env()), channel(Channel::create(env, address)) {}
+  Client(Reactor& on, const Address& address)
+      : reactor(on), env(on.env()), channel(Channel::create(env, address, channel_options())) {}
 
   void on_message(Message message) override {
     messages.push_back(decode_body(message.text()));

@@ -7,6 +7,7 @@
 #include "rpc/connection.h"
 #include "rpc/local_shortcut.h"
 #include "rpc/rpc.h"
+#include "tls/stream.h"
 
 namespace holdfast::rpc {
 
@@ -66,7 +67,7 @@ class UnaryCall final : public CallHandler, public std::enable_shared_from_this<
 
 class ServerImpl final : public Server, public ConnectionOwner {
  public:
-  ServerImpl(Env& env, ServerOptions options) : env_(env), options_(options) {}
+  ServerImpl(Env& env, ServerOptions options) : env_(env), options_(std::move(options)) {}
 
   ~ServerImpl() override {
     listeners_.clear();
@@ -84,8 +85,12 @@ class ServerImpl final : public Server, public ConnectionOwner {
   }
 
   Result<Address> listen(const Address& address) override {
-    ASSIGN_OR_RETURN(auto listener,
-                     env_.listen(address, [this](std::unique_ptr<Stream> stream) { on_stream(std::move(stream)); }));
+    ASSIGN_OR_RETURN(
+        auto listener,
+        env_.listen(address, [this, secured = options_.tls.covers(address)](std::unique_ptr<Stream> stream) {
+          if (secured) stream = tls::secure(env_, options_.tls.identity, tls::Side::kServer, std::move(stream));
+          on_stream(std::move(stream));
+        }));
     listeners_.push_back(std::move(listener));
     Address bound = listeners_.back()->address();
     listen_on_shortcut(bound);
@@ -132,7 +137,7 @@ class ServerImpl final : public Server, public ConnectionOwner {
  private:
   // Without it there is still TCP.
   void listen_on_shortcut(const Address& address) {
-    std::optional<Address> shortcut = local_shortcut(address);
+    std::optional<Address> shortcut = local_shortcut(address, options_.tls);
     if (!shortcut) return;
     auto listener = env_.listen(*shortcut, [this](std::unique_ptr<Stream> stream) { on_stream(std::move(stream)); });
     if (!listener.ok()) return log_warn("rpc", listener.error().message());
@@ -171,7 +176,7 @@ class ServerImpl final : public Server, public ConnectionOwner {
 }  // namespace
 
 std::unique_ptr<Server> Server::create(Env& env, ServerOptions options) {
-  return std::make_unique<ServerImpl>(env, options);
+  return std::make_unique<ServerImpl>(env, std::move(options));
 }
 
 }  // namespace holdfast::rpc

@@ -6,9 +6,10 @@ import { z } from 'zod';
 import { errorBody, HoldfastError, httpStatusOf, toHoldfastError } from '../../errors/holdfast-error.js';
 import { errorFields } from '../../log/logger.js';
 import type { Logger } from '../../log/logger.js';
-import type { AccessControl, Caller } from '../access-control.js';
+import type { Caller } from '../access-control.js';
+import { peerName } from '../front-door.js';
+import type { Entrance } from '../grpc-services.js';
 import type { ManagerApi } from '../api.js';
-import type { AuditLog } from '../audit-log.js';
 import { expositionType } from '../exposition.js';
 import { openApiDocument } from './openapi.js';
 import { routes } from './routes.js';
@@ -16,11 +17,9 @@ import type { Route, RouteRequest } from './routes.js';
 
 const bodyBytesMax = 64 * 1024;
 
-export type HttpOptions = {
+export type HttpOptions = Entrance & {
   readonly api: ManagerApi;
   readonly version: string;
-  readonly access: AccessControl;
-  readonly audit: AuditLog;
   readonly logger: Logger;
 };
 
@@ -32,21 +31,22 @@ export function createHttpHandler(options: HttpOptions): RequestListener {
 }
 
 async function answer(
-  { api, access, audit, logger }: HttpOptions,
+  { api, access, audit, connection, logger }: HttpOptions,
   openApi: string,
   request: IncomingMessage,
   response: ServerResponse,
 ): Promise<void> {
   try {
     requireLocalHost(request);
+    const from = connection(peerName(request.socket));
     const url = new URL(request.url ?? '/', 'http://localhost');
     if (request.method === 'GET' && url.pathname === '/openapi.json') {
       sendText(response, 'application/json', openApi);
     } else if (request.method === 'GET' && url.pathname === '/metrics') {
-      await access.admit(request.headers.authorization ?? null, 'read-only');
+      await access.admit(request.headers.authorization ?? null, 'read-only', from);
       sendText(response, expositionType, await api.getMetrics());
     } else if (url.pathname === '/v1/events' && url.searchParams.get('watch') === 'true') {
-      await access.admit(request.headers.authorization ?? null, 'read-only');
+      await access.admit(request.headers.authorization ?? null, 'read-only', from);
       await streamEvents(api, request, response);
     } else {
       const { route, params } = findRoute(request.method ?? 'GET', url.pathname);
@@ -54,14 +54,15 @@ async function answer(
       let caller: Caller | null = null;
       let body: unknown = null;
       try {
-        caller = await access.admit(request.headers.authorization ?? null, route.role);
+        caller = await access.admit(request.headers.authorization ?? null, route.role, from);
         body = route.body === null ? null : parse(route.body, await readBody(request));
+        const asked = { params, query: url.searchParams, body, certificate: from?.certificate ?? null };
         if (route.stream !== undefined) {
-          await streamBytes(route.stream, api, { params, query: url.searchParams, body }, response);
+          await streamBytes(route.stream, api, asked, response);
           audit.write({ caller, ...note, body, outcome: 'done' });
           return;
         }
-        const answered = await route.handle(api, { params, query: url.searchParams, body });
+        const answered = await route.handle(api, asked);
         if (route.method !== 'GET') audit.write({ caller, ...note, body, outcome: 'done' });
         send(response, 200, answered);
       } catch (error) {

@@ -11,6 +11,8 @@ export type RouteRequest = {
   readonly params: Readonly<Record<string, string>>;
   readonly query: URLSearchParams;
   readonly body: unknown;
+  /** Common name of the certificate that the caller shows; null: none. */
+  readonly certificate: string | null;
 };
 
 export type Route = {
@@ -361,6 +363,16 @@ export const routes: readonly Route[] = [
     },
     'admin',
   ),
+  {
+    method: 'POST',
+    path: '/certificates',
+    summary: 'Certify a node of the cluster',
+    role: 'agent',
+    body: shapes.certificateRequest,
+    answer: shapes.issuedCertificate,
+    handle: (api, { body, certificate }) =>
+      api.certifyNode(body as z.infer<typeof shapes.certificateRequest>, certificate),
+  },
   get('/disks', { summary: 'All disks', answer: z.array(shapes.disk), handle: (api) => api.listDisks() }),
   get('/processes', {
     summary: 'All processes',

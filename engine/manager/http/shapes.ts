@@ -345,6 +345,11 @@ export const disk = z
   })
   .meta({ id: 'Disk' });
 
+export const certificateRequest = z
+  .strictObject({ node: text, hosts: z.array(text).max(8), request: text })
+  .meta({ id: 'CertificateRequest' });
+export const issuedCertificate = z.object({ certificate: text, authority: text }).meta({ id: 'IssuedCertificate' });
+
 export const process = z
   .object({
     node: text.nullable(),
