@@ -96,6 +96,7 @@ class FakeDisk final : public store::DiskStore {
   store::SpaceInfo space() const override { return {}; }
   std::string failure() const override { return {}; }
   void create_replica(ReplicaId, VolumeId, std::uint64_t, bool, StatusCallback) override {}
+  void create_linked(ReplicaId, VolumeId, ReplicaId, SnapshotId, StatusCallback) override {}
   void delete_replica(ReplicaId, StatusCallback done) override {
     deleted = true;
     done(Status());

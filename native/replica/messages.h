@@ -52,6 +52,9 @@ struct CreateReplicaRequest {
   VolumeId volume;
   std::uint64_t size_blocks = 0;
   bool complete = false;
+  // Of a linked clone.
+  ReplicaId source;
+  SnapshotId snapshot;
 };
 
 struct DeleteReplicaRequest {

@@ -455,6 +455,8 @@ Status decode(const Slice& message, Disk& into) {
           return into.disk_id = text_of(field.get_view()), true;
         case varint(kDisk_total_bytes):
           return into.space.total_bytes = field.get_uint64(), true;
+        case varint(kDisk_left_bytes):
+          return into.space.left_bytes = field.get_uint64(), true;
         case varint(kDisk_used_bytes):
           return into.space.used_bytes = field.get_uint64(), true;
         case varint(kDisk_reserve_bytes):
@@ -490,6 +492,10 @@ Status decode(const Slice& message, CreateReplicaRequest& into) {
           return into.size_blocks = field.get_uint64(), true;
         case varint(kCreateReplicaRequest_complete):
           return into.complete = field.get_bool(), true;
+        case fixed(kCreateReplicaRequest_source_replica_id):
+          return into.source = ReplicaId(field.get_fixed64()), true;
+        case fixed(kCreateReplicaRequest_snapshot_id):
+          return into.snapshot = SnapshotId(field.get_fixed64()), true;
       }
       return false;
     });

@@ -295,6 +295,7 @@ Slice encode(BufferPool& pool, const Disk& disk) {
   put_bytes(writer, kDisk_disk_id, disk.disk_id.data(), disk.disk_id.size());
   put(writer, kDisk_total_bytes, disk.space.total_bytes);
   put(writer, kDisk_used_bytes, disk.space.used_bytes);
+  put(writer, kDisk_left_bytes, disk.space.left_bytes);
   put(writer, kDisk_reserve_bytes, disk.space.reserve_bytes);
   put(writer, kDisk_free_bytes, disk.space.free_bytes);
   put(writer, kDisk_format_version, disk.format_version);
@@ -312,6 +313,8 @@ Slice encode(BufferPool& pool, const CreateReplicaRequest& request) {
   put_fixed(writer, kCreateReplicaRequest_volume_id, request.volume.value());
   put(writer, kCreateReplicaRequest_size_blocks, request.size_blocks);
   put(writer, kCreateReplicaRequest_complete, request.complete ? 1 : 0);
+  put_fixed(writer, kCreateReplicaRequest_source_replica_id, request.source.value());
+  put_fixed(writer, kCreateReplicaRequest_snapshot_id, request.snapshot.value());
   return to_slice(pool, bytes);
 }
 

@@ -395,7 +395,7 @@ TEST(Messages, ReplicaStateAndList) {
 
 TEST(Messages, RestOfTheRequests) {
   BufferPool pool;
-  Disk disk{"0123456789abcdef0123456789abcdef", {1, 2, 3, 4, 5, 6, 7}, 1, "broken"}, disk_out;
+  Disk disk{"0123456789abcdef0123456789abcdef", {1, 2, 3, 4, 5, 6, 7, 8}, 1, "broken"}, disk_out;
   ASSERT_TRUE(decode(encode(pool, disk), disk_out).ok());
   EXPECT_EQ(disk_out.disk_id, disk.disk_id);
   EXPECT_EQ(disk_out.space.total_bytes, 1u);
@@ -405,15 +405,21 @@ TEST(Messages, RestOfTheRequests) {
   EXPECT_EQ(disk_out.space.journal_bytes, 5u);
   EXPECT_EQ(disk_out.space.journal_used_bytes, 6u);
   EXPECT_EQ(disk_out.space.cached_bytes, 7u);
+  EXPECT_EQ(disk_out.space.left_bytes, 8u);
   EXPECT_EQ(disk_out.format_version, 1u);
   EXPECT_EQ(disk_out.failure, "broken");
 
   CreateReplicaRequest create_out;
-  ASSERT_TRUE(decode(encode(pool, CreateReplicaRequest{ReplicaId(1), VolumeId(2), 3, true}), create_out).ok());
+  ASSERT_TRUE(
+      decode(encode(pool, CreateReplicaRequest{ReplicaId(1), VolumeId(2), 3, true, ReplicaId(4), SnapshotId(5)}),
+             create_out)
+          .ok());
   EXPECT_EQ(create_out.replica, ReplicaId(1));
   EXPECT_EQ(create_out.volume, VolumeId(2));
   EXPECT_EQ(create_out.size_blocks, 3u);
   EXPECT_TRUE(create_out.complete);
+  EXPECT_EQ(create_out.source, ReplicaId(4));
+  EXPECT_EQ(create_out.snapshot, SnapshotId(5));
 
   DeleteReplicaRequest delete_out;
   ASSERT_TRUE(decode(encode(pool, DeleteReplicaRequest{ReplicaId(4), true}), delete_out).ok());

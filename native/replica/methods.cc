@@ -21,6 +21,9 @@ Task<Result<Slice>> create(Ref<Core> core, rpc::Message message) {
   if (core->disk.find(request.replica) == nullptr) {
     store::DiskStore* disk = &core->disk;
     created = co_await suspend<Status>([disk, &request](StatusCallback done) {
+      if (request.source != ReplicaId()) {
+        return disk->create_linked(request.replica, request.volume, request.source, request.snapshot, std::move(done));
+      }
       disk->create_replica(request.replica, request.volume, request.size_blocks, request.complete, std::move(done));
     });
     if (created.ok()) co_return Slice();
@@ -30,7 +33,9 @@ Task<Result<Slice>> create(Ref<Core> core, rpc::Message message) {
   std::string name = "replica " + to_hex(request.replica.value());
   if (existing == nullptr) co_return Error(ErrorCode::kInUse, name + " is being made or deleted; try again");
   store::ReplicaInfo info = existing->info();
-  if (info.volume == request.volume && info.size_blocks == request.size_blocks) co_return Slice();
+  if (info.volume == request.volume && (info.size_blocks == request.size_blocks || request.source != ReplicaId())) {
+    co_return Slice();
+  }
   co_return Error(ErrorCode::kAlreadyExists, name + " exists with another volume or size");
 }
 

@@ -98,7 +98,7 @@ TEST_P(ServiceTest, TwoCreatesAtOnceMakeOneReplica) {
   std::vector<Status> answers;
   for (int i = 0; i < 2; ++i) {
     client_.channel().unary(kCreateReplicaPath,
-                            encode(env().buffers(), CreateReplicaRequest{kReplica, VolumeId(7), 64, true}),
+                            encode(env().buffers(), CreateReplicaRequest{kReplica, VolumeId(7), 64, true, {}, {}}),
                             std::nullopt, [&](Result<rpc::Message> answer) { answers.push_back(answer.status()); });
   }
   ASSERT_TRUE(cluster_.run_until([&] { return answers.size() == 2; }));

@@ -136,7 +136,8 @@ Result<rpc::Message> TestClient::unary(const char* path, Slice request) {
 }
 
 Status TestClient::create(ReplicaId id, std::uint64_t size_blocks, bool complete, VolumeId volume) {
-  return unary(kCreateReplicaPath, encode(env().buffers(), CreateReplicaRequest{id, volume, size_blocks, complete}))
+  return unary(kCreateReplicaPath,
+               encode(env().buffers(), CreateReplicaRequest{id, volume, size_blocks, complete, {}, {}}))
       .status();
 }
 

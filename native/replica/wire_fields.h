@@ -14,12 +14,13 @@ inline constexpr Tag kLogEntry_epoch = 1, kLogEntry_seq = 2, kLogEntry_op = 3, k
 
 inline constexpr Tag kDisk_disk_id = 1, kDisk_total_bytes = 2, kDisk_used_bytes = 3, kDisk_reserve_bytes = 4,
                      kDisk_free_bytes = 5, kDisk_format_version = 6, kDisk_journal_bytes = 7,
-                     kDisk_journal_used_bytes = 8, kDisk_cached_bytes = 9, kDisk_failure = 10;
+                     kDisk_journal_used_bytes = 8, kDisk_cached_bytes = 9, kDisk_failure = 10, kDisk_left_bytes = 11;
 
 inline constexpr Tag kListReplicasResponse_replicas = 1;
 
 inline constexpr Tag kCreateReplicaRequest_replica_id = 1, kCreateReplicaRequest_volume_id = 2,
-                     kCreateReplicaRequest_size_blocks = 3, kCreateReplicaRequest_complete = 4;
+                     kCreateReplicaRequest_size_blocks = 3, kCreateReplicaRequest_complete = 4,
+                     kCreateReplicaRequest_source_replica_id = 5, kCreateReplicaRequest_snapshot_id = 6;
 
 inline constexpr Tag kDeleteReplicaRequest_replica_id = 1, kDeleteReplicaRequest_force = 2;
 

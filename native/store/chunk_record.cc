@@ -11,6 +11,9 @@ namespace {
 
 constexpr std::uint32_t kRecordFormat = 1;
 constexpr std::uint32_t kLayeredIdentityFormat = 2;
+constexpr std::uint32_t kLinkedIdentityFormat = 3;
+constexpr std::uint32_t kCompleteFlag = 1;
+constexpr std::uint32_t kLayeredFlag = 2;  // format 3 only
 
 struct ChunkRecordHeader {
   std::uint32_t format;
@@ -98,11 +101,11 @@ std::uint32_t chunk_digest(const ChunkRecord& record) {
   return digest == 0 ? 1 : digest;
 }
 
-std::string chunk_key(ReplicaId replica, std::uint64_t layer, ChunkIndex chunk) {
+std::string chunk_key(SpaceId space, std::uint64_t layer, ChunkIndex chunk) {
   std::string key;
   key.reserve(25);
   key.push_back(kChunkTable);
-  put_u64_big_endian(key, replica.value());
+  put_u64_big_endian(key, space.value());
   put_u64_big_endian(key, layer);
   put_u64_big_endian(key, chunk.value());
   return key;
@@ -118,17 +121,21 @@ ReplicaId replica_of_key(std::string_view key) {
   return ReplicaId(ByteReader(key.substr(1)).u64_big_endian());
 }
 
+SpaceId space_of_key(std::string_view key) { return SpaceId(replica_of_key(key).value()); }
+
 std::string replica_key(char table, ReplicaId replica) {
   std::string key(1, table);
   put_u64_big_endian(key, replica.value());
   return key;
 }
 
+std::string space_key(char table, SpaceId space) { return replica_key(table, ReplicaId(space.value())); }
+
 std::string table_begin(char table) { return std::string(1, table); }
 std::string table_end(char table) { return std::string(1, static_cast<char>(table + 1)); }
 
-std::string layer_index_key(ReplicaId replica, LayerNumber layer, ChunkIndex chunk) {
-  std::string key = chunk_key(replica, layer, chunk);
+std::string layer_index_key(SpaceId space, LayerNumber layer, ChunkIndex chunk) {
+  std::string key = chunk_key(space, layer, chunk);
   key[0] = kLayerIndexTable;
   return key;
 }
@@ -143,11 +150,11 @@ ChunkIndex chunk_of_index_key(std::string_view key) {
   return ChunkIndex(ByteReader(key.substr(17)).u64_big_endian());
 }
 
-std::string layered_key(ReplicaId replica, ChunkIndex chunk, LayerNumber layer) {
+std::string layered_key(SpaceId space, ChunkIndex chunk, LayerNumber layer) {
   std::string key;
   key.reserve(25);
   key.push_back(kLayeredTable);
-  put_u64_big_endian(key, replica.value());
+  put_u64_big_endian(key, space.value());
   put_u64_big_endian(key, chunk.value());
   put_u64_big_endian(key, ~layer);
   return key;
@@ -163,8 +170,8 @@ ChunkIndex chunk_of_layered_key(std::string_view key) {
   return ChunkIndex(ByteReader(key.substr(9)).u64_big_endian());
 }
 
-std::string layer_key(char table, ReplicaId replica, LayerNumber layer) {
-  std::string key = replica_key(table, replica);
+std::string layer_key(char table, SpaceId space, LayerNumber layer) {
+  std::string key = space_key(table, space);
   put_u64_big_endian(key, layer);
   return key;
 }
@@ -196,13 +203,14 @@ Result<MergeJob> decode_merge_job(std::string_view bytes) {
 
 std::string encode_identity(const ReplicaIdentity& identity) {
   std::string out;
-  put_u32(out, identity.layered ? kLayeredIdentityFormat : kRecordFormat);
-  put_u32(out, identity.complete ? 1 : 0);
+  put_u32(out, identity.linked ? kLinkedIdentityFormat : identity.layered ? kLayeredIdentityFormat : kRecordFormat);
+  put_u32(out, (identity.complete ? kCompleteFlag : 0) | (identity.linked && identity.layered ? kLayeredFlag : 0));
   put_u64(out, identity.volume.value());
   put_u64(out, identity.promised.value());
   put_u64(out, identity.log_generation);
   put_u64(out, identity.base.value());
   put_u64(out, identity.first_layer);
+  if (identity.linked) put_u64(out, identity.space.value());
   return out;
 }
 
@@ -210,17 +218,47 @@ Result<ReplicaIdentity> decode_identity(std::string_view bytes) {
   ByteReader in(bytes);
   ReplicaIdentity identity;
   std::uint32_t format = in.u32();
-  if (in.ok() && format > kLayeredIdentityFormat) return too_new();
-  identity.layered = format == kLayeredIdentityFormat;
+  if (in.ok() && format > kLinkedIdentityFormat) return too_new();
+  identity.linked = format == kLinkedIdentityFormat;
   std::uint32_t flags = in.u32();
-  identity.complete = flags == 1;
+  identity.complete = (flags & kCompleteFlag) != 0;
+  identity.layered = format == kLayeredIdentityFormat || (flags & kLayeredFlag) != 0;
   identity.volume = VolumeId(in.u64());
   identity.promised = Epoch(in.u64());
   identity.log_generation = in.u64();
   identity.base = Seq(in.u64());
   identity.first_layer = in.u64();
-  if (!in.at_end() || format == 0 || flags > 1) return malformed("replica");
+  if (identity.linked) identity.space = SpaceId(in.u64());
+  std::uint32_t flags_max = identity.linked ? kCompleteFlag | kLayeredFlag : kCompleteFlag;
+  if (!in.at_end() || format == 0 || flags > flags_max) return malformed("replica");
   return identity;
+}
+
+std::string encode_left() {
+  std::string out;
+  put_u32(out, kRecordFormat);
+  put_u32(out, 0);
+  return out;
+}
+
+std::string encode_link(const SpaceLink& link) {
+  std::string out;
+  put_u32(out, kRecordFormat);
+  put_u32(out, 0);
+  put_u64(out, link.space.value());
+  return out + encode_snapshot_record(link.snapshot);
+}
+
+Result<SpaceLink> decode_link(std::string_view bytes) {
+  ByteReader in(bytes);
+  SpaceLink link;
+  std::uint32_t format = in.u32();
+  if (in.ok() && format > kRecordFormat) return too_new();
+  std::uint32_t reserved = in.u32();
+  link.space = SpaceId(in.u64());
+  if (!in.ok() || format != kRecordFormat || reserved != 0) return malformed("link");
+  ASSIGN_OR_RETURN(link.snapshot, decode_snapshot_record(bytes.substr(bytes.size() - in.left())));
+  return link;
 }
 
 std::string encode_applied(const ReplicaApplied& applied) {

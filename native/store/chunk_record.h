@@ -16,6 +16,9 @@
 
 namespace holdfast::store {
 
+// Where records of chunks are kept, on one disk only (space.h). At first that of a replica has the replica's number.
+using SpaceId = Number<struct SpaceIdTag>;
+
 inline constexpr std::uint64_t kNoSlot = std::numeric_limits<std::uint64_t>::max();
 inline constexpr std::uint64_t kAllBlocks = std::numeric_limits<std::uint64_t>::max();
 
@@ -43,23 +46,25 @@ Result<ChunkRecord> decode_chunk_record(std::string_view bytes);
 std::uint32_t chunk_digest(const ChunkRecord& record);
 
 // Key of a record of the first layer, and of the index by layer (kLayerIndexTable) of the others.
-std::string chunk_key(ReplicaId replica, std::uint64_t layer, ChunkIndex chunk);
+std::string chunk_key(SpaceId space, std::uint64_t layer, ChunkIndex chunk);
 ChunkIndex chunk_of_key(std::string_view key);
-std::string layer_index_key(ReplicaId replica, LayerNumber layer, ChunkIndex chunk);
+std::string layer_index_key(SpaceId space, LayerNumber layer, ChunkIndex chunk);
 LayerNumber layer_of_index_key(std::string_view key);
 ChunkIndex chunk_of_index_key(std::string_view key);
 // Key of a record of a later layer: by chunk, the newest layer first.
-std::string layered_key(ReplicaId replica, ChunkIndex chunk, LayerNumber layer);
+std::string layered_key(SpaceId space, ChunkIndex chunk, LayerNumber layer);
 LayerNumber layer_of_layered_key(std::string_view key);
 ChunkIndex chunk_of_layered_key(std::string_view key);
 // Where the record of a chunk in a layer is.
-inline std::string record_key(ReplicaId replica, ChunkIndex chunk, LayerNumber layer) {
-  return layer == kFirstLayer ? chunk_key(replica, layer, chunk) : layered_key(replica, chunk, layer);
+inline std::string record_key(SpaceId space, ChunkIndex chunk, LayerNumber layer) {
+  return layer == kFirstLayer ? chunk_key(space, layer, chunk) : layered_key(space, chunk, layer);
 }
 ReplicaId replica_of_key(std::string_view key);  // of any key of a replica
+SpaceId space_of_key(std::string_view key);      // of any key of a space
 std::string replica_key(char table, ReplicaId replica);
-// Of tables with one more number behind the replica: snapshots and merges, by layer.
-std::string layer_key(char table, ReplicaId replica, LayerNumber layer);
+std::string space_key(char table, SpaceId space);
+// Of tables with one more number behind the space: snapshots and merges, by layer.
+std::string layer_key(char table, SpaceId space, LayerNumber layer);
 // [first, end) of a table.
 std::string table_begin(char table);
 std::string table_end(char table);
@@ -70,6 +75,8 @@ inline constexpr char kLayerIndexTable = 'I';
 inline constexpr char kLayerStateTable = 'H';
 inline constexpr char kSnapshotTable = 'S';
 inline constexpr char kMergeTable = 'M';
+inline constexpr char kLinkTable = 'L';
+inline constexpr char kLeftTable = 'O';
 inline constexpr char kIdentityTable = 'R';
 inline constexpr char kAppliedTable = 'A';
 inline constexpr std::string_view kJournalKey = "J";
@@ -84,6 +91,9 @@ struct ReplicaIdentity {
   std::uint64_t first_layer = kFirstLayer;
   // There are layers: versions of Holdfast that do not know them must not open the disk.
   bool layered = false;
+  // The replica is linked, or its space is not the one with its own number: likewise.
+  bool linked = false;
+  SpaceId space;  // as stored only when `linked`; else the one with the replica's number
 };
 // What changes with destaging, in the same batch as the chunk records.
 struct ReplicaApplied {
@@ -99,6 +109,15 @@ struct MergeJob {
   LayerNumber cursor_layer = 0;
   ChunkIndex cursor_chunk;
 };
+// What a space sees below its first layer: another space of this disk, as of a snapshot there was when it was linked.
+struct SpaceLink {
+  SpaceId space;
+  SnapshotRecord snapshot;
+};
+// Of a space whose replica has gone.
+std::string encode_left();
+std::string encode_link(const SpaceLink& link);
+Result<SpaceLink> decode_link(std::string_view bytes);
 std::string encode_merge_job(const MergeJob& job);
 Result<MergeJob> decode_merge_job(std::string_view bytes);
 

@@ -58,6 +58,16 @@ std::shared_ptr<const BelowBlocks> put_over(const std::shared_ptr<const BelowBlo
   return merged;
 }
 
+void inherit(ChunkStack& into, ChunkStack stack, const LayerTree& tree, LayerNumber view) {
+  for (LayerRecord& one : stack) {
+    if (!tree.sees(view, one.layer)) continue;
+    one.layer = kInheritedLayer;
+    one.record.version = kInheritedVersion;
+    one.record.fresh = one.record.fresh_generation = 0;
+    into.push_back(std::move(one));
+  }
+}
+
 ChunkView view_of(const ChunkStack& stack, const LayerTree& tree, LayerNumber viewpoint, bool with_own) {
   ChunkView view;
   view.generation = tree.generation();
@@ -118,6 +128,7 @@ MergePlan plan_merges(const ChunkStack& stack, const LayerTree& tree) {
   MergePlan plan;
   std::map<LayerNumber, std::vector<std::size_t>> groups;
   for (std::size_t i = 0; i < stack.size(); ++i) {
+    if (stack[i].layer == kInheritedLayer) continue;
     if (std::optional<LayerNumber> group = tree.group_of(stack[i].layer)) {
       groups[*group].push_back(i);
     } else {

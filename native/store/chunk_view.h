@@ -10,6 +10,12 @@
 
 namespace holdfast::store {
 
+// Of records that a linked clone's space sees of another space: below every layer of its own, in the group of the
+// first.
+inline constexpr LayerNumber kInheritedLayer = 0;
+// What inherited content counts as: the first entry of a linked clone's log stands for it (store.h).
+inline constexpr LogPosition kInheritedVersion{Epoch(1), Seq(1)};
+
 // The record of one chunk in one layer.
 struct LayerRecord {
   LayerNumber layer = 0;
@@ -44,6 +50,9 @@ struct ChunkView {
 
   std::uint64_t below_data() const { return below ? below->data : 0; }
 };
+
+// Adds what the viewpoint `view` sees in `stack`, of another space, as inherited.
+void inherit(ChunkStack& into, ChunkStack stack, const LayerTree& tree, LayerNumber view);
 
 // `record` lies over `below`.
 std::shared_ptr<const BelowBlocks> put_over(const std::shared_ptr<const BelowBlocks>& below, const ChunkRecord& record);

@@ -76,7 +76,7 @@ void Round::list_changes() {
     std::sort(chunks.begin(), chunks.end());
     chunks.erase(std::unique(chunks.begin(), chunks.end()), chunks.end());
     LayerNumber head = parts_[i].replica->tree().head();
-    for (ChunkIndex chunk : chunks) changes_.push_back({i, {chunk, head}, std::nullopt, {}, {}, {}});
+    for (ChunkIndex chunk : chunks) changes_.push_back({i, {chunk, head}, std::nullopt, {}, 0, {}, {}});
     choose_fills(*parts_[i].replica, i);
   }
 }
@@ -109,7 +109,7 @@ void Round::choose_fills(Replica& replica, std::size_t part) {
     auto place = std::lower_bound(begin, changes_.end(), wanted,
                                   [](const Change& change, ChunkLayer sought) { return change.place < sought; });
     if (place == changes_.end() || place->place != wanted) {
-      place = changes_.insert(place, {part, wanted, std::nullopt, {}, {}, {}});
+      place = changes_.insert(place, {part, wanted, std::nullopt, {}, 0, {}, {}});
     }
     place->fill = std::move(fill);
   }
@@ -195,19 +195,23 @@ void Round::load_next(StatusCallback* done) {
     auto loaded = [this, index, done](Status status) {
       --in_flight_;
       Change& change = changes_[index];
-      if (status.ok() && in_head(change)) {
+      if (status.ok()) {
         // It was brought in by this very call; nothing changes records while a round runs.
         const ChunkView* view = disk_.view_if_cached(*parts_[change.part].replica, change.place.chunk);
         CHECK(view != nullptr);
         change.old = *view;
-      } else if (!status.ok()) {
+      } else {
         status_ = std::move(status);
       }
       load_next(done);
     };
-    if (!in_head(change)) {
+    if (!in_head(change) || (change.fill && replica->space().shares())) {
       ++in_flight_;
-      load_old_layer(change, std::move(loaded));
+      load_stack(change, [this, done](Status status) {
+        --in_flight_;
+        if (!status.ok()) status_ = std::move(status);
+        load_next(done);
+      });
     } else if (const ChunkView* view = disk_.view_if_cached(*replica, change.place.chunk)) {
       change.old = *view;
     } else {
@@ -220,25 +224,37 @@ void Round::load_next(StatusCallback* done) {
   (*owned)(status_);
 }
 
-// A fill of a layer below the head. Layers are adopted without anything to merge, so there is one record at most.
-void Round::load_old_layer(Change& change, StatusCallback done) {
+// What a fill replaces. Layers are adopted without anything to merge, so there is one record at most that may be
+// changed. Below it, of the same group, there may be others that clones see, or that this clone is linked to: the fill
+// must hide what they hold.
+void Round::take_old_records(Change& change, const ChunkStack& stack) {
+  const Space& space = parts_[change.part].replica->space();
+  for (const LayerRecord& one : stack) {
+    if (space.tree().group_of(one.layer) != change.place.layer) continue;
+    if (one.layer == kInheritedLayer || space.held().group_of(one.layer) != change.place.layer) {
+      change.shadowed |= one.record.data;
+    } else if (!in_head(change)) {
+      change.old.own = one.record;
+      change.old.own_layer = one.layer;
+    }
+  }
+  if (in_head(change)) change.old = view_of(stack, space.held(), space.held().head(), true);
+}
+
+void Round::load_stack(Change& change, StatusCallback done) {
   struct Loading {
     Change* change;
     Replica* replica;
     StatusCallback done;
   };
   auto* loading = new Loading{&change, parts_[change.part].replica, std::move(done)};
-  disk_.load_stack(*loading->replica, change.place.chunk, std::nullopt, [loading](Result<ChunkStack> stack) {
-    std::unique_ptr<Loading> owned(loading);
-    if (!stack.ok()) return owned->done(std::move(stack).error());
-    const LayerTree& tree = owned->replica->tree();
-    for (const LayerRecord& one : *stack) {
-      if (tree.group_of(one.layer) != owned->change->place.layer) continue;
-      owned->change->old.own = one.record;
-      owned->change->old.own_layer = one.layer;
-    }
-    owned->done(Status());
-  });
+  disk_.load_stack(loading->replica->space(), change.place.chunk, std::nullopt,
+                   [this, loading](Result<ChunkStack> stack) {
+                     std::unique_ptr<Loading> owned(loading);
+                     if (!stack.ok()) return owned->done(std::move(stack).error());
+                     take_old_records(*owned->change, *stack);
+                     owned->done(Status());
+                   });
 }
 
 // Entries that are appended between the slices are not part of the round.
@@ -258,6 +274,7 @@ Task<Status> Round::make_plans() {
     }
     std::optional<std::uint64_t> generation;
     if (!replica.identity().complete) generation = replica.identity().log_generation;
+    if (change.fill) change.fill->content.zero |= change.shadowed & ~change.fill->content.present;
     change.plan = plan_chunk(change.old.own, change.old.below_data(), pieces,
                              change.fill ? &change.fill->content : nullptr, generation);
     if (change.fill) disk_.unreserve(1);
@@ -266,7 +283,7 @@ Task<Status> Round::make_plans() {
       std::optional<SlotAllocator::Run> run = disk_.slots().allocate(1, near);
       if (!run) co_return Error(ErrorCode::kNoSpace, "no slot is free although one was set aside");
       change.plan.next.slot = run->first;
-      replica.add_used(1);
+      replica.space().add_used(1);
     }
     if (change.plan.next.slot != kNoSlot) near = change.plan.next.slot;
   }
@@ -358,16 +375,16 @@ Task<Status> Round::store_metadata() {
     if (i % kSlice == kSlice - 1) co_await NextTurn{disk_.env()};
     const Change& change = changes_[i];
     const Replica& replica = *parts_[change.part].replica;
-    std::string key = record_key(replica.id(), change.place.chunk, change.layer());
+    std::string key = record_key(replica.space().id(), change.place.chunk, change.layer());
     bool indexed = change.layer() != kFirstLayer;
     if (change.plan.remove) {
       if (!change.old.own) continue;
       batch.remove(std::move(key));
-      if (indexed) batch.remove(layer_index_key(replica.id(), change.layer(), change.place.chunk));
+      if (indexed) batch.remove(layer_index_key(replica.space().id(), change.layer(), change.place.chunk));
     } else {
       batch.put(std::move(key), encode_chunk_record(change.plan.next));
       if (indexed && !change.old.own) {
-        batch.put(layer_index_key(replica.id(), change.layer(), change.place.chunk), "");
+        batch.put(layer_index_key(replica.space().id(), change.layer(), change.place.chunk), "");
       }
     }
   }
@@ -392,13 +409,13 @@ void Round::note_record(const Change& change) {
   Replica& replica = *parts_[change.part].replica;
   bool had_slot = change.old.own && change.old.own->slot != kNoSlot;
   bool has_slot = !change.plan.remove && change.plan.next.slot != kNoSlot;
-  if (had_slot != has_slot) replica.note_layer_slots(change.layer(), has_slot ? 1 : -1);
+  if (had_slot != has_slot) replica.space().note_layer_slots(change.layer(), has_slot ? 1 : -1);
   if (!in_head(change)) return;
   ChunkView view = change.old;
   view.own.reset();
   if (!change.plan.remove) view.own = change.plan.next;
   view.own_layer = change.layer();
-  disk_.records().put(replica.id(), change.place.chunk, std::move(view));
+  disk_.records().put(replica.space().id(), change.place.chunk, std::move(view));
 }
 
 // In slices. What is in between is as good as before or after: the records in memory have what the log still has over
@@ -412,7 +429,7 @@ Task<void> Round::commit() {
   // A view knows of what lies below the head only what the head's record did not hide when it was worked out. Entries
   // never uncover anything; a fill of the head may, and one of another layer changes what lies below.
   for (const Change& change : changes_) {
-    if (change.fill) disk_.records().forget(parts_[change.part].replica->id(), change.place.chunk);
+    if (change.fill) disk_.forget_views(parts_[change.part].replica->space(), change.place.chunk);
   }
   for (Part& part : parts_) co_await drop_entries(part);
   for (Change& change : changes_) {
@@ -445,7 +462,7 @@ Task<void> Round::free_slots() {
   std::vector<std::uint64_t> slots;
   for (Change& change : changes_) {
     slots.insert(slots.end(), change.plan.freed.begin(), change.plan.freed.end());
-    parts_[change.part].replica->add_used(-static_cast<std::int64_t>(change.plan.freed.size()));
+    parts_[change.part].replica->space().add_used(-static_cast<std::int64_t>(change.plan.freed.size()));
   }
   if (slots.empty() || HOLDFAST_PLANT(kLeakSlots)) co_return;
   Disk* disk = &disk_;

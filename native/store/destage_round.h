@@ -36,7 +36,8 @@ class Round {
     std::size_t part;
     ChunkLayer place;
     std::optional<Replica::Fill> fill;
-    ChunkView old;  // of another layer than the head's: only `own`
+    ChunkView old;               // of another layer than the head's: only `own`
+    std::uint64_t shadowed = 0;  // of a fill: blocks that records below hold, which are not its to change
     ChunkPlan plan;
     std::vector<Slice> copied;
 
@@ -60,7 +61,8 @@ class Round {
   Task<Status> wait_until_safe();
   Task<Status> load_records();
   void load_next(StatusCallback* done);
-  void load_old_layer(Change& change, StatusCallback done);
+  void load_stack(Change& change, StatusCallback done);
+  void take_old_records(Change& change, const ChunkStack& stack);
   bool in_head(const Change& change) const;
   Task<Status> make_plans();
   Task<Status> copy_blocks();

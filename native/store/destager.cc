@@ -13,9 +13,9 @@ bool Destager::any_work() const {
   return disk_.journal().has_releasable();
 }
 
-Replica* Destager::any_merges() const {
-  for (const auto& [id, replica] : disk_.replicas()) {
-    if (!replica->deleted() && !replica->merges().empty()) return replica.get();
+Space* Destager::any_merges() const {
+  for (const auto& [id, space] : disk_.spaces()) {
+    if (!space->merges().empty()) return space.get();
   }
   return nullptr;
 }
@@ -51,7 +51,7 @@ Task<void> run_merge(std::unique_ptr<LayerMerge> merge, Callback<void()> ended) 
 
 // Rounds and merges take turns while there is work for both.
 void Destager::start() {
-  Replica* merging = any_merges();
+  Space* merging = any_merges();
   if (merging && (!merged_last_ || !any_work())) return start_merge(*merging);
   merged_last_ = false;
   running_ = true;
@@ -62,18 +62,19 @@ void Destager::start() {
   spawn(run_round(std::move(round), [this] { on_round_ended(); }));
 }
 
-void Destager::start_merge(Replica& replica) {
+void Destager::start_merge(Space& space) {
   running_ = true;
   merged_last_ = true;
   chosen_something_ = true;
-  spawn(run_merge(std::make_unique<LayerMerge>(disk_, replica), [this] { on_round_ended(); }));
+  spawn(run_merge(std::make_unique<LayerMerge>(disk_, space), [this] { on_round_ended(); }));
 }
 
 void Destager::on_round_ended() {
   running_ = false;
   for (Callback<void()>& paused : std::exchange(pause_waiters_, {})) paused();
   bool work = !disk_.failed() && any_work();
-  if (work && chosen_something_) note_work(cut_ || disk_.above_low_marks());
+  // Work that came while a round with nothing to do was ending has told nobody else.
+  if (work && (chosen_something_ || work_pending_)) note_work(cut_ || disk_.above_low_marks());
   if (!disk_.failed() && any_merges()) note_work(true);
   if (!work || disk_.failed()) {
     for (Callback<void()>& drained : std::exchange(drain_waiters_, {})) drained();

@@ -22,6 +22,7 @@ namespace holdfast::store {
 class Disk;
 class Replica;
 class Round;
+class Space;
 
 class Destager {
  public:
@@ -48,8 +49,8 @@ class Destager {
   void start();
   void on_round_ended();
   bool any_work() const;
-  Replica* any_merges() const;
-  void start_merge(Replica& replica);
+  Space* any_merges() const;
+  void start_merge(Space& space);
 
   Disk& disk_;
   Env& env_;

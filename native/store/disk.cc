@@ -6,7 +6,6 @@ namespace holdfast::store {
 
 namespace {
 constexpr std::size_t kCachedRecordsMax = 32'768;  // about 12 MB; covers 8 GiB of chunks
-constexpr std::size_t kDeletePageRecords = 4'096;
 constexpr Nanos kGrowthRetry = 2s;
 constexpr std::size_t kRetainedBesides = 32u << 20;
 constexpr std::size_t kDestageDepthMin = 2;
@@ -25,6 +24,7 @@ SpaceInfo Disk::space() const {
   SpaceInfo info;
   info.total_bytes = total_slots_ * kChunkSize;
   info.used_bytes = slots_.used() * kChunkSize;
+  for (const auto& [id, space] : spaces_) info.left_bytes += space->left() ? space->used_slots() * kChunkSize : 0;
   info.reserve_bytes = reserve_slots_ * kChunkSize;
   std::uint64_t taken = slots_.used() + reserved_ + reserve_slots_;
   info.free_bytes = taken < total_slots_ ? (total_slots_ - taken) * kChunkSize : 0;
@@ -173,126 +173,6 @@ std::vector<ReplicaId> Disk::list() const {
     if (!replica->deleted()) ids.push_back(id);
   }
   return ids;
-}
-
-void Disk::create_replica(ReplicaId id, VolumeId volume, std::uint64_t size_blocks, bool complete,
-                          StatusCallback done) {
-  Status usable = refusal();
-  if (usable.ok() && (replicas_.contains(id) || creating_.contains(id))) {
-    usable = Error(ErrorCode::kAlreadyExists, "replica " + to_hex(id.value()) + " exists on disk " + label_.id);
-  }
-  if (!usable.ok()) return deferred_.call(std::move(done), std::move(usable));
-  creating_.insert(id);
-  ReplicaIdentity identity;
-  identity.volume = volume;
-  identity.complete = complete;
-  // Never that of a former replica with the same id: its entries may still be in the journal.
-  identity.log_generation = env_.random() >> 1 | 1;
-  ReplicaApplied applied;
-  applied.size_blocks = size_blocks;
-  spawn(run_create(id, identity, applied, std::move(done)));
-}
-
-Task<void> Disk::run_create(ReplicaId id, ReplicaIdentity identity, ReplicaApplied applied, StatusCallback done) {
-  KvBatch batch;
-  batch.put(replica_key(kIdentityTable, id), encode_identity(identity));
-  batch.put(replica_key(kAppliedTable, id), encode_applied(applied));
-  Kv* kv = kv_.get();
-  Status outcome = co_await suspend<Status>(
-      [kv, &batch](StatusCallback next) { kv->write(std::move(batch), true, std::move(next)); });
-  creating_.erase(id);
-  if (outcome.ok()) {
-    replicas_.emplace(id, std::make_unique<Replica>(*this, id, std::move(identity), std::move(applied)));
-  } else {
-    fail(outcome.error());
-  }
-  done(std::move(outcome));
-}
-
-void Disk::delete_replica(ReplicaId id, StatusCallback done) {
-  Status usable = refusal();
-  if (usable.ok() && !find(id)) {
-    usable = Error(ErrorCode::kNotFound, "no replica " + to_hex(id.value()) + " on disk " + label_.id);
-  }
-  if (!usable.ok()) return deferred_.call(std::move(done), std::move(usable));
-  Replica* replica = replicas_.find(id)->second.get();
-  replica->mark_deleted();
-  replica->fail_waiting(Error(ErrorCode::kNotFound, "replica " + to_hex(id.value()) + " was deleted"));
-  spawn(run_delete(replica, std::move(done)));
-}
-
-// The slots are collected first; then one batch removes everything, so that a crash leaves all or nothing.
-Task<void> Disk::run_delete(Replica* replica, StatusCallback done) {
-  Disk* self = this;
-  Status outcome =
-      co_await suspend<Status>([self](StatusCallback next) { self->journal_->after_completion(std::move(next)); });
-  (void)co_await suspend<bool>([self](Callback<void(bool)> next) {
-    auto* waiting = new Callback<void(bool)>(std::move(next));
-    self->destager_.pause([waiting] {
-      std::unique_ptr<Callback<void(bool)>> owned(waiting);
-      (*owned)(true);
-    });
-  });
-  std::vector<std::uint64_t> slots;
-  std::vector<std::pair<std::string, std::string>> tables;  // of chunk records
-  ReplicaId id = replica->id();
-  tables.emplace_back(chunk_key(id, 0, ChunkIndex(0)), chunk_key(id, ~std::uint64_t{0}, ChunkIndex(~std::uint64_t{0})));
-  tables.emplace_back(layered_key(id, ChunkIndex(0), ~LayerNumber{0}),
-                      layered_key(id, ChunkIndex(~std::uint64_t{0}), LayerNumber{0}));
-  for (const auto& [from, to] : tables) {
-    for (std::string at = from; outcome.ok();) {
-      Kv* kv = kv_.get();
-      const std::string* end = &to;
-      Result<KvPairs> page = co_await suspend<Result<KvPairs>>([kv, &at, end](Callback<void(Result<KvPairs>)> next) {
-        kv->range(at, *end, kDeletePageRecords, std::move(next));
-      });
-      outcome = page.status();
-      if (!outcome.ok()) break;
-      for (const auto& [key, value] : *page) {
-        Result<ChunkRecord> record = decode_chunk_record(value);
-        if (record.ok() && record->slot != kNoSlot) slots.push_back(record->slot);
-      }
-      if (page->size() < kDeletePageRecords) break;
-      at = page->back().first + std::string(1, '\0');
-    }
-  }
-  JournalState state;
-  if (outcome.ok()) {
-    std::vector<std::uint64_t> direct = replica->discard_log();
-    slots.insert(slots.end(), direct.begin(), direct.end());
-    KvBatch batch;
-    for (auto& [from, to] : tables) batch.remove_range(from, to);
-    batch.remove_range(layer_index_key(id, 0, ChunkIndex(0)),
-                       layer_index_key(id, ~LayerNumber{0}, ChunkIndex(~std::uint64_t{0})));
-    for (char table : {kSnapshotTable, kMergeTable}) {
-      batch.remove_range(layer_key(table, id, 0), layer_key(table, id, ~LayerNumber{0}));
-    }
-    for (char table : {kIdentityTable, kAppliedTable, kLayerStateTable}) batch.remove(replica_key(table, id));
-    state = journal_->releasable();
-    batch.put(std::string(kJournalKey), encode_journal_state(state));
-    Kv* kv = kv_.get();
-    outcome = co_await suspend<Status>(
-        [kv, &batch](StatusCallback next) { kv->write(std::move(batch), true, std::move(next)); });
-  }
-  if (outcome.ok()) {
-    journal_->release(state);
-    records_.forget(replica->id());
-    note_records_changed();
-    (void)co_await suspend<bool>([self, &slots](Callback<void(bool)> next) {
-      auto* waiting = new Callback<void(bool)>(std::move(next));
-      self->free_slots_later(std::move(slots), [waiting] {
-        std::unique_ptr<Callback<void(bool)>> owned(waiting);
-        (*owned)(true);
-      });
-    });
-    auto node = replicas_.extract(replica->id());
-    deleted_.push_back(std::move(node.mapped()));
-  } else {
-    fail(outcome.error());
-  }
-  destager_.resume();
-  done(std::move(outcome));
-  wake_writers();
 }
 
 // ---- closing ----

@@ -1,5 +1,6 @@
 // Disk: the DiskStore. Owns the files, the metadata, the journal, the slots and the replicas, and decides about space
-// and backpressure. Opening and recovery: disk_open.cc. Destaging: destager.h. One replica: replica.h.
+// and backpressure. Opening and recovery: disk_open.cc. Making and deleting replicas: disk_spaces.cc. Destaging:
+// destager.h. One replica: replica.h.
 //
 // Space invariant: slots taken + slots reserved <= slots that exist in the data file. Every chunk that the log may have
 // to give a slot has one reserved, so destaging never runs out. Thread: reactor of the Env.
@@ -23,6 +24,9 @@
 
 namespace holdfast::store {
 
+// All that the metadata has of a space.
+void put_space_removal(KvBatch& batch, SpaceId id);
+
 class Disk final : public DiskStore {
  public:
   Disk(Env& env, StoreOptions options);
@@ -34,6 +38,8 @@ class Disk final : public DiskStore {
   std::string failure() const override { return failure_ ? failure_->message() : std::string(); }
   void create_replica(ReplicaId id, VolumeId volume, std::uint64_t size_blocks, bool complete,
                       StatusCallback done) override;
+  void create_linked(ReplicaId id, VolumeId volume, ReplicaId source, SnapshotId snapshot,
+                     StatusCallback done) override;
   void delete_replica(ReplicaId id, StatusCallback done) override;
   ReplicaStore* find(ReplicaId id) override;
   std::vector<ReplicaId> list() const override;
@@ -50,6 +56,11 @@ class Disk final : public DiskStore {
   Destager& destager() { return destager_; }
   Deferred& deferred() { return deferred_; }
   const std::map<ReplicaId, std::unique_ptr<Replica>>& replicas() const { return replicas_; }
+  const std::map<SpaceId, std::unique_ptr<Space>>& spaces() const { return spaces_; }
+  Space* find_space(SpaceId id) {
+    auto at = spaces_.find(id);
+    return at == spaces_.end() ? nullptr : at->second.get();
+  }
 
   bool failed() const { return failure_.has_value(); }
   const std::optional<Error>& failure_error() const { return failure_; }
@@ -62,12 +73,21 @@ class Disk final : public DiskStore {
   const ChunkView* view_if_cached(const Replica& replica, ChunkIndex chunk);
   // Brings it into memory.
   void fetch_view(const Replica& replica, ChunkIndex chunk, StatusCallback done);
+  // The chunk changed in this space: nothing that clones see of it is in memory any more either.
+  void forget_views(const Space& space, ChunkIndex chunk);
   // The records of all layers of a chunk as of one moment; only those that `viewpoint` needs, if there is one.
-  void load_stack(const Replica& replica, ChunkIndex chunk, std::optional<LayerNumber> viewpoint,
+  void load_stack(const Space& space, ChunkIndex chunk, std::optional<LayerNumber> viewpoint,
                   Callback<void(Result<ChunkStack>)> done);
   // A batch that changed records was stored; fetches begun before it may have old values.
   void note_records_changed() { ++record_changes_; }
   std::uint64_t record_changes() const { return record_changes_; }
+
+  // ---- spaces (disk_spaces.cc) ----
+  SpaceId unused_space_id();
+  Space& add_space(SpaceId id, LayerTree tree, std::optional<SpaceLink> link);
+  // The replica of this space has gone from it, and clones see it still: as metadata, and in memory.
+  void put_left(KvBatch& batch, const Space& space) const;
+  void leave(Space& space);
 
   // ---- space, in slots ----
   struct Need {
@@ -110,12 +130,27 @@ class Disk final : public DiskStore {
  private:
   friend class DiskOpener;
 
-  Task<void> run_load_stack(const Replica& replica, ChunkIndex chunk, std::optional<LayerNumber> viewpoint,
+  Task<void> run_load_stack(const Space* space, ChunkIndex chunk, std::optional<LayerNumber> viewpoint,
                             Callback<void(Result<ChunkStack>)> done);
-  Task<Result<ChunkStack>> read_stack(const Replica& replica, ChunkIndex chunk, std::optional<LayerNumber> viewpoint);
+  Task<Result<ChunkStack>> read_stack(const Space* space, ChunkIndex chunk, std::optional<LayerNumber> viewpoint);
+  Task<Status> read_own_records(const Space* space, ChunkIndex chunk, std::optional<LayerNumber> viewpoint,
+                                ChunkStack* stack);
   Task<void> run_fetch_view(const Replica& replica, ChunkIndex chunk, StatusCallback done);
   Task<void> run_delete(Replica* replica, StatusCallback done);
-  Task<void> run_create(ReplicaId id, ReplicaIdentity identity, ReplicaApplied applied, StatusCallback done);
+  Status check_creatable(ReplicaId id) const;
+  ReplicaIdentity new_identity(ReplicaId id, VolumeId volume, bool complete);
+  Task<void> run_create(ReplicaId id, ReplicaIdentity identity, ReplicaApplied applied, std::optional<SpaceLink> link,
+                        StatusCallback done);
+  Task<void> run_link(ReplicaId id, VolumeId volume, ReplicaId source, SnapshotId snapshot, StatusCallback done);
+  void spawn_create(ReplicaId id, ReplicaIdentity identity, ReplicaApplied applied, SpaceLink link,
+                    StatusCallback done);
+  Task<Status> settle_layers(ReplicaId source);
+  Result<SpaceLink> find_link(ReplicaId source, SnapshotId snapshot) const;
+  Task<Status> leave_to_clones(Replica* replica);
+  Task<Status> remove_space(Space* space, Replica* replica);
+  Task<Result<std::vector<std::uint64_t>>> slots_of(const Space* space);
+  Task<Status> store_removal(const Replica* replica, KvBatch* batch, std::vector<std::uint64_t> slots);
+  void wait_paused(Callback<void(bool)> done);
   Task<void> run_close(Callback<void()> done);
   void on_grown(std::uint64_t slots, Status status);
 
@@ -132,9 +167,11 @@ class Disk final : public DiskStore {
   ReadTracker reads_;
   Deferred deferred_;
   Destager destager_;
+  std::map<SpaceId, std::unique_ptr<Space>> spaces_;
   std::map<ReplicaId, std::unique_ptr<Replica>> replicas_;
   std::set<ReplicaId> creating_;
   std::vector<std::unique_ptr<Replica>> deleted_;  // kept: callbacks may still name them
+  std::vector<std::unique_ptr<Space>> deleted_spaces_;
 
   std::uint64_t total_slots_ = 0;
   std::uint64_t reserve_slots_ = 0;

@@ -264,33 +264,101 @@ class DiskOpener {
       if (replica_of_key((*applied)[i].first) != id) {
         co_return explain(ErrorCode::kCorrupt, "its metadata contradicts itself");
       }
-      Result<LayerTree> tree = LayerTree::decode("", {});
-      if (identity->layered) tree = co_await read_layers(id);
-      if (!tree.ok()) co_return std::move(tree).error();
-      auto replica = std::make_unique<Replica>(*disk_, id, std::move(identity).value(), std::move(position).value(),
-                                               std::move(tree).value());
-      Status merges = co_await read_merges(replica.get());
-      if (!merges.ok()) co_return merges;
+      if (!identity->linked) identity->space = SpaceId(id.value());
+      Status read = co_await read_space(identity->space, identity->layered);
+      if (!read.ok()) co_return read;
+      Space& space = *disk_->find_space(identity->space);
+      auto replica =
+          std::make_unique<Replica>(*disk_, id, std::move(identity).value(), std::move(position).value(), space);
       disk_->replicas_.emplace(id, std::move(replica));
+    }
+    Status linked = co_await read_links();
+    co_return linked;
+  }
+
+  Task<Status> read_space(SpaceId id, bool layered) {
+    if (disk_->find_space(id)) co_return explain(ErrorCode::kCorrupt, "two replicas claim the same records");
+    Result<LayerTree> tree = LayerTree::decode("", {});
+    if (layered) tree = co_await read_layers(id);
+    if (!tree.ok()) co_return std::move(tree).error();
+    Kv* kv = disk_->kv_.get();
+    std::string key = space_key(kLinkTable, id);
+    Result<std::optional<std::string>> value = co_await suspend<Result<std::optional<std::string>>>(
+        [kv, &key](Callback<void(Result<std::optional<std::string>>)> done) { kv->get(key, std::move(done)); });
+    if (!value.ok()) co_return std::move(value).error();
+    std::optional<SpaceLink> link;
+    if (*value) {
+      Result<SpaceLink> decoded = decode_link(**value);
+      if (!decoded.ok()) co_return std::move(decoded).error();
+      link = std::move(decoded).value();
+    }
+    Status merges = co_await read_merges(&disk_->add_space(id, std::move(tree).value(), std::move(link)));
+    co_return merges;
+  }
+
+  // The spaces that replicas have left, and what links to what.
+  Task<Status> read_links() {
+    Result<KvPairs> left = co_await read_table(kLeftTable);
+    if (!left.ok()) co_return std::move(left).error();
+    for (const auto& [key, value] : *left) {
+      if (value != encode_left()) co_return explain(ErrorCode::kCorrupt, "its metadata contradicts itself");
+      Status space = co_await read_space(space_of_key(key), true);
+      if (!space.ok()) co_return space;
+    }
+    for (const auto& [id, space] : disk_->spaces_) {
+      if (!space->link()) continue;
+      Space* below = disk_->find_space(space->link()->space);
+      if (!below) co_return explain(ErrorCode::kCorrupt, "a linked clone has lost what it is linked to");
+      below->pin(id, space->link()->snapshot);
+    }
+    for (const auto& [key, value] : *left) {
+      Space* space = disk_->find_space(space_of_key(key));
+      if (!space) continue;
+      if (!space->pins().empty()) {
+        space->leave();
+        continue;
+      }
+      Status removed = co_await remove_left(space);
+      if (!removed.ok()) co_return removed;
     }
     co_return Status();
   }
 
-  Task<Result<KvPairs>> read_layer_table(char table, ReplicaId replica) {
+  // A crash came before the space that nobody sees any more was removed. What it is linked to may be like that, too.
+  Task<Status> remove_left(Space* space) {
+    while (space) {
+      KvBatch batch;
+      put_space_removal(batch, space->id());
+      Space* below = space->link() ? disk_->find_space(space->link()->space) : nullptr;
+      if (below) {
+        below->put_merges(batch, below->try_unpin(space->id()));
+        below->add_merges(below->unpin(space->id()));
+      }
+      Kv* kv = disk_->kv_.get();
+      Status removed = co_await suspend<Status>(
+          [kv, &batch](StatusCallback done) { kv->write(std::move(batch), true, std::move(done)); });
+      if (!removed.ok()) co_return removed;
+      disk_->spaces_.erase(space->id());
+      space = below && below->left() && below->pins().empty() ? below : nullptr;
+    }
+    co_return Status();
+  }
+
+  Task<Result<KvPairs>> read_layer_table(char table, SpaceId space) {
     Kv* kv = disk_->kv_.get();
     Result<KvPairs> pairs = co_await suspend<Result<KvPairs>>([=](Callback<void(Result<KvPairs>)> done) {
-      kv->range(layer_key(table, replica, 0), layer_key(table, replica, ~LayerNumber{0}), SIZE_MAX, std::move(done));
+      kv->range(layer_key(table, space, 0), layer_key(table, space, ~LayerNumber{0}), SIZE_MAX, std::move(done));
     });
     co_return std::move(pairs);
   }
 
-  Task<Result<LayerTree>> read_layers(ReplicaId replica) {
+  Task<Result<LayerTree>> read_layers(SpaceId space) {
     Kv* kv = disk_->kv_.get();
-    std::string key = replica_key(kLayerStateTable, replica);
+    std::string key = space_key(kLayerStateTable, space);
     Result<std::optional<std::string>> state = co_await suspend<Result<std::optional<std::string>>>(
         [kv, &key](Callback<void(Result<std::optional<std::string>>)> done) { kv->get(key, std::move(done)); });
     if (!state.ok()) co_return std::move(state).error();
-    Result<KvPairs> pairs = co_await read_layer_table(kSnapshotTable, replica);
+    Result<KvPairs> pairs = co_await read_layer_table(kSnapshotTable, space);
     if (!pairs.ok()) co_return std::move(pairs).error();
     std::vector<SnapshotRecord> snapshots;
     for (const auto& [name, value] : *pairs) {
@@ -301,13 +369,13 @@ class DiskOpener {
     co_return LayerTree::decode(state->value_or(""), std::move(snapshots));
   }
 
-  Task<Status> read_merges(Replica* replica) {
-    Result<KvPairs> pairs = co_await read_layer_table(kMergeTable, replica->id());
+  Task<Status> read_merges(Space* space) {
+    Result<KvPairs> pairs = co_await read_layer_table(kMergeTable, space->id());
     if (!pairs.ok()) co_return std::move(pairs).error();
     for (const auto& [name, value] : *pairs) {
       Result<MergeJob> job = decode_merge_job(value);
       if (!job.ok()) co_return std::move(job).error();
-      replica->add_merge(ByteReader(std::string_view(name).substr(9)).u64_big_endian(), *job);
+      space->add_merge(ByteReader(std::string_view(name).substr(9)).u64_big_endian(), *job);
     }
     co_return Status();
   }
@@ -341,16 +409,16 @@ class DiskOpener {
 
   Status take_record(const std::string& key, const std::string& value) {
     ASSIGN_OR_RETURN(ChunkRecord record, decode_chunk_record(value));
-    auto replica = disk_->replicas_.find(replica_of_key(key));
-    if (replica == disk_->replicas_.end()) return explain(ErrorCode::kCorrupt, "a chunk record has no replica");
+    Space* space = disk_->find_space(space_of_key(key));
+    if (!space) return explain(ErrorCode::kCorrupt, "a chunk record has no replica");
     if (record.slot == kNoSlot) return Status();
     if (record.slot >= disk_->slots_.size()) {
       return explain(ErrorCode::kCorrupt, "its data file is shorter than its metadata says");
     }
     if (disk_->slots_.is_taken(record.slot)) return explain(ErrorCode::kCorrupt, "two chunks claim the same slot");
     disk_->slots_.take(record.slot);
-    replica->second->add_used(1);
-    replica->second->note_layer_slots(key[0] == kLayeredTable ? layer_of_layered_key(key) : kFirstLayer, 1);
+    space->add_used(1);
+    space->note_layer_slots(key[0] == kLayeredTable ? layer_of_layered_key(key) : kFirstLayer, 1);
     return Status();
   }
 

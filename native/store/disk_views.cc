@@ -20,8 +20,9 @@ bool covers_all(const ChunkStack& stack, const LayerTree& tree, LayerNumber view
 
 // A snapshot makes the head's record one that others see too: views in memory follow when they are looked at.
 const ChunkView* Disk::view_if_cached(const Replica& replica, ChunkIndex chunk) {
-  const LayerTree& tree = replica.tree();
-  if (ChunkView* view = records_.find(replica.id(), chunk)) {
+  const Space& space = replica.space();
+  const LayerTree& tree = space.held();
+  if (ChunkView* view = records_.find(space.id(), chunk)) {
     // Layers may have become the head's own since; the head's newest record is not concerned.
     if ((view->below || !view->own) && view->generation != tree.generation()) return nullptr;
     if (view->own && !tree.owned_by_head(view->own_layer)) {
@@ -31,8 +32,8 @@ const ChunkView* Disk::view_if_cached(const Replica& replica, ChunkIndex chunk) 
     }
     return view;
   }
-  if (tree.layered()) return nullptr;
-  std::optional<std::optional<std::string>> value = kv_->get_if_cached(chunk_key(replica.id(), kFirstLayer, chunk));
+  if (tree.layered() || space.link()) return nullptr;
+  std::optional<std::optional<std::string>> value = kv_->get_if_cached(chunk_key(space.id(), kFirstLayer, chunk));
   if (!value) return nullptr;
   ChunkView view;
   view.generation = tree.generation();
@@ -42,7 +43,7 @@ const ChunkView* Disk::view_if_cached(const Replica& replica, ChunkIndex chunk) 
     view.own = std::move(decoded).value();
     view.own_layer = kFirstLayer;
   }
-  return records_.put(replica.id(), chunk, std::move(view));
+  return records_.put(space.id(), chunk, std::move(view));
 }
 
 void Disk::fetch_view(const Replica& replica, ChunkIndex chunk, StatusCallback done) {
@@ -52,8 +53,9 @@ void Disk::fetch_view(const Replica& replica, ChunkIndex chunk, StatusCallback d
 Task<void> Disk::run_fetch_view(const Replica& replica, ChunkIndex chunk, StatusCallback done) {
   for (;;) {
     std::uint64_t changes = record_changes_;
+    const Space* space = &replica.space();
     Result<ChunkStack> stack(ChunkStack{});
-    stack = co_await read_stack(replica, chunk, replica.tree().head());
+    stack = co_await read_stack(space, chunk, space->held().head());
     if (!stack.ok()) {
       done(std::move(stack).error());
       co_return;
@@ -63,37 +65,55 @@ Task<void> Disk::run_fetch_view(const Replica& replica, ChunkIndex chunk, Status
       if (view_if_cached(replica, chunk)) break;
       continue;
     }
-    records_.put(replica.id(), chunk, view_of(*stack, replica.tree(), replica.tree().head(), true));
+    records_.put(space->id(), chunk, view_of(*stack, space->held(), space->held().head(), true));
     break;
   }
   done(Status());
 }
 
-void Disk::load_stack(const Replica& replica, ChunkIndex chunk, std::optional<LayerNumber> viewpoint,
-                      Callback<void(Result<ChunkStack>)> done) {
-  spawn(run_load_stack(replica, chunk, viewpoint, std::move(done)));
+void Disk::forget_views(const Space& space, ChunkIndex chunk) {
+  records_.forget(space.id(), chunk);
+  for (const auto& [clone, snapshot] : space.pins()) forget_views(*spaces_.find(clone)->second, chunk);
 }
 
-Task<void> Disk::run_load_stack(const Replica& replica, ChunkIndex chunk, std::optional<LayerNumber> viewpoint,
+void Disk::load_stack(const Space& space, ChunkIndex chunk, std::optional<LayerNumber> viewpoint,
+                      Callback<void(Result<ChunkStack>)> done) {
+  spawn(run_load_stack(&space, chunk, viewpoint, std::move(done)));
+}
+
+Task<void> Disk::run_load_stack(const Space* space, ChunkIndex chunk, std::optional<LayerNumber> viewpoint,
                                 Callback<void(Result<ChunkStack>)> done) {
   Result<ChunkStack> stack(ChunkStack{});
   for (;;) {
     std::uint64_t changes = record_changes_;
-    stack = co_await read_stack(replica, chunk, viewpoint);
+    stack = co_await read_stack(space, chunk, viewpoint);
     if (!stack.ok() || changes == record_changes_) break;
   }
   done(std::move(stack));
 }
 
-// The newest layer first. What is read while records change need not be of one moment.
-Task<Result<ChunkStack>> Disk::read_stack(const Replica& replica, ChunkIndex chunk,
-                                          std::optional<LayerNumber> viewpoint) {
+// The newest layer first; at the end what is inherited, which all viewpoints see. What is read while records change
+// need not be of one moment.
+Task<Result<ChunkStack>> Disk::read_stack(const Space* space, ChunkIndex chunk, std::optional<LayerNumber> viewpoint) {
   ChunkStack stack;
+  Status read = co_await read_own_records(space, chunk, viewpoint, &stack);
+  if (!read.ok()) co_return std::move(read).error();
+  if (!space->link() || (viewpoint && covers_all(stack, space->held(), *viewpoint))) co_return stack;
+  const Space* below = spaces_.find(space->link()->space)->second.get();
+  LayerNumber seen_from = space->link()->snapshot.layer;
+  Result<ChunkStack> inherited(ChunkStack{});
+  inherited = co_await read_stack(below, chunk, seen_from);
+  if (!inherited.ok()) co_return std::move(inherited).error();
+  inherit(stack, std::move(inherited).value(), below->held(), seen_from);
+  co_return stack;
+}
+
+Task<Status> Disk::read_own_records(const Space* space, ChunkIndex chunk, std::optional<LayerNumber> viewpoint,
+                                    ChunkStack* stack) {
   Kv* kv = kv_.get();
-  const LayerTree* tree = &replica.tree();
-  std::string from = layered_key(replica.id(), chunk, ~LayerNumber{0});
-  std::string to = layered_key(replica.id(), chunk, LayerNumber{0});
-  for (bool more = replica.has_layers(); more;) {
+  std::string from = layered_key(space->id(), chunk, ~LayerNumber{0});
+  std::string to = layered_key(space->id(), chunk, LayerNumber{0});
+  for (bool more = space->has_layers(); more;) {
     Result<KvPairs> page = co_await suspend<Result<KvPairs>>([kv, &from, &to](Callback<void(Result<KvPairs>)> next) {
       kv->range(from, to, kLayersPerPage, std::move(next));
     });
@@ -101,22 +121,22 @@ Task<Result<ChunkStack>> Disk::read_stack(const Replica& replica, ChunkIndex chu
     for (const auto& [key, value] : *page) {
       Result<ChunkRecord> record = decode_chunk_record(value);
       if (!record.ok()) co_return std::move(record).error();
-      stack.push_back({layer_of_layered_key(key), std::move(record).value()});
+      stack->push_back({layer_of_layered_key(key), std::move(record).value()});
     }
-    if (viewpoint && covers_all(stack, *tree, *viewpoint)) co_return stack;
+    if (viewpoint && covers_all(*stack, space->held(), *viewpoint)) co_return Status();
     more = page->size() == kLayersPerPage;
     if (more) from = page->back().first + std::string(1, '\0');
   }
-  std::string first = chunk_key(replica.id(), kFirstLayer, chunk);
+  std::string first = chunk_key(space->id(), kFirstLayer, chunk);
   Result<std::optional<std::string>> value = co_await suspend<Result<std::optional<std::string>>>(
       [kv, &first](Callback<void(Result<std::optional<std::string>>)> next) { kv->get(first, std::move(next)); });
   if (!value.ok()) co_return std::move(value).error();
   if (*value) {
     Result<ChunkRecord> record = decode_chunk_record(**value);
     if (!record.ok()) co_return std::move(record).error();
-    stack.push_back({kFirstLayer, std::move(record).value()});
+    stack->push_back({kFirstLayer, std::move(record).value()});
   }
-  co_return stack;
+  co_return Status();
 }
 
 }  // namespace holdfast::store

@@ -75,17 +75,17 @@ TEST(StoreFormat, DigestSeesContentOnly) {
 }
 
 TEST(StoreFormat, KeysSortByChunk) {
-  EXPECT_LT(chunk_key(ReplicaId(1), 1, ChunkIndex(255)), chunk_key(ReplicaId(1), 1, ChunkIndex(256)));
-  EXPECT_LT(chunk_key(ReplicaId(1), 1, ChunkIndex(~0ull)), chunk_key(ReplicaId(1), 2, ChunkIndex(0)));
-  EXPECT_LT(chunk_key(ReplicaId(1), 9, ChunkIndex(9)), chunk_key(ReplicaId(256), 1, ChunkIndex(0)));
-  std::string key = chunk_key(ReplicaId(0x0102030405060708), 1, ChunkIndex(0x1122));
+  EXPECT_LT(chunk_key(SpaceId(1), 1, ChunkIndex(255)), chunk_key(SpaceId(1), 1, ChunkIndex(256)));
+  EXPECT_LT(chunk_key(SpaceId(1), 1, ChunkIndex(~0ull)), chunk_key(SpaceId(1), 2, ChunkIndex(0)));
+  EXPECT_LT(chunk_key(SpaceId(1), 9, ChunkIndex(9)), chunk_key(SpaceId(256), 1, ChunkIndex(0)));
+  std::string key = chunk_key(SpaceId(0x0102030405060708), 1, ChunkIndex(0x1122));
   expect_golden("chunk-key.bin", key);
   EXPECT_EQ(replica_of_key(key), ReplicaId(0x0102030405060708));
   EXPECT_EQ(chunk_of_key(key), ChunkIndex(0x1122));
 }
 
 TEST(StoreFormat, ReplicaRecords) {
-  ReplicaIdentity identity{VolumeId(7), Epoch(12), 3, false, Seq(100), kFirstLayer, false};
+  ReplicaIdentity identity{VolumeId(7), Epoch(12), 3, false, Seq(100), kFirstLayer, false, false, {}};
   expect_golden("replica-identity.bin", encode_identity(identity));
   Result<ReplicaIdentity> same = decode_identity(encode_identity(identity));
   ASSERT_TRUE(same.ok());
@@ -97,6 +97,26 @@ TEST(StoreFormat, ReplicaRecords) {
   EXPECT_EQ(encode_applied(*again), encode_applied(applied));
   EXPECT_FALSE(decode_applied(encode_applied(applied).substr(1)).ok());
   EXPECT_FALSE(decode_identity("").ok());
+}
+
+TEST(StoreFormat, RecordsOfLinkedClones) {
+  ReplicaIdentity identity{VolumeId(7), Epoch(12), 3, true, Seq(0), kFirstLayer, true, true, SpaceId(0xB0B)};
+  expect_golden("replica-identity-linked.bin", encode_identity(identity));
+  Result<ReplicaIdentity> same = decode_identity(encode_identity(identity));
+  ASSERT_TRUE(same.ok());
+  EXPECT_EQ(same->space, identity.space);
+  EXPECT_TRUE(same->layered && same->complete);
+  EXPECT_EQ(encode_identity(*same), encode_identity(identity));
+  EXPECT_FALSE(decode_identity(encode_identity(identity).substr(0, 40)).ok());
+  SpaceLink link{SpaceId(0xA), {SnapshotId(0xA1), first_layer_of(1) + 3, at(2, 7), 1000}};
+  expect_golden("space-link.bin", encode_link(link));
+  Result<SpaceLink> again = decode_link(encode_link(link));
+  ASSERT_TRUE(again.ok());
+  EXPECT_EQ(again->space, link.space);
+  EXPECT_EQ(again->snapshot, link.snapshot);
+  EXPECT_FALSE(decode_link(encode_link(link).substr(1)).ok());
+  EXPECT_FALSE(decode_link("").ok());
+  expect_golden("space-left.bin", encode_left());
 }
 
 TEST(StoreFormat, LayerRecords) {
@@ -116,15 +136,15 @@ TEST(StoreFormat, LayerRecords) {
   EXPECT_EQ(encode_merge_job(*same), encode_merge_job(job));
   EXPECT_FALSE(decode_merge_job("").ok());
 
-  std::string key = layered_key(ReplicaId(0x0102030405060708), ChunkIndex(0x1122), first_layer_of(3) + 1);
+  std::string key = layered_key(SpaceId(0x0102030405060708), ChunkIndex(0x1122), first_layer_of(3) + 1);
   expect_golden("layered-key.bin", key);
   EXPECT_EQ(chunk_of_layered_key(key), ChunkIndex(0x1122));
   EXPECT_EQ(layer_of_layered_key(key), first_layer_of(3) + 1);
   EXPECT_EQ(replica_of_key(key), ReplicaId(0x0102030405060708));
   // The newest layer of a chunk comes first.
-  EXPECT_LT(layered_key(ReplicaId(1), ChunkIndex(5), 9), layered_key(ReplicaId(1), ChunkIndex(5), 8));
-  EXPECT_LT(layered_key(ReplicaId(1), ChunkIndex(5), 1), layered_key(ReplicaId(1), ChunkIndex(6), ~LayerNumber{0}));
-  std::string index = layer_index_key(ReplicaId(4), 9, ChunkIndex(6));
+  EXPECT_LT(layered_key(SpaceId(1), ChunkIndex(5), 9), layered_key(SpaceId(1), ChunkIndex(5), 8));
+  EXPECT_LT(layered_key(SpaceId(1), ChunkIndex(5), 1), layered_key(SpaceId(1), ChunkIndex(6), ~LayerNumber{0}));
+  std::string index = layer_index_key(SpaceId(4), 9, ChunkIndex(6));
   EXPECT_EQ(layer_of_index_key(index), 9u);
   EXPECT_EQ(chunk_of_index_key(index), ChunkIndex(6));
 

@@ -13,7 +13,7 @@ Task<void> LayerMerge::run() {
     disk_.fail(outcome.error());
     co_return;
   }
-  if (replica_.merges().empty()) replica_.on_merges_done();
+  if (space_.merges().empty()) space_.tell_merged(disk_.deferred(), Status());
   if (freed_.empty()) co_return;
   Disk* disk = &disk_;
   std::vector<std::uint64_t>* freed = &freed_;
@@ -61,10 +61,10 @@ Task<Status> LayerMerge::step() {
 Task<Status> LayerMerge::choose_chunks() {
   bool by_chunk = job_.layers.last == 0;
   LayerNumber layer = std::max(job_.cursor_layer, job_.layers.first);
-  std::string from = by_chunk ? layered_key(replica_.id(), job_.cursor_chunk, ~LayerNumber{0})
-                              : layer_index_key(replica_.id(), layer, job_.cursor_chunk);
-  std::string to = by_chunk ? layered_key(replica_.id(), ChunkIndex(~std::uint64_t{0}), 0)
-                            : layer_index_key(replica_.id(), job_.layers.last + 1, ChunkIndex(0));
+  std::string from = by_chunk ? layered_key(space_.id(), job_.cursor_chunk, ~LayerNumber{0})
+                              : layer_index_key(space_.id(), layer, job_.cursor_chunk);
+  std::string to = by_chunk ? layered_key(space_.id(), ChunkIndex(~std::uint64_t{0}), 0)
+                            : layer_index_key(space_.id(), job_.layers.last + 1, ChunkIndex(0));
   while (places_.size() < kChunksMax && !exhausted_) {
     Disk* disk = &disk_;
     Result<KvPairs> page = co_await suspend<Result<KvPairs>>([disk, &from, &to](Callback<void(Result<KvPairs>)> next) {
@@ -80,7 +80,7 @@ Task<Status> LayerMerge::choose_chunks() {
       }
     }
     if (!exhausted_) {
-      from = by_chunk ? layered_key(replica_.id(), places_.back().chunk.next(), ~LayerNumber{0})
+      from = by_chunk ? layered_key(space_.id(), places_.back().chunk.next(), ~LayerNumber{0})
                       : page->back().first + std::string(1, '\0');
     }
   }
@@ -88,19 +88,19 @@ Task<Status> LayerMerge::choose_chunks() {
 }
 
 void LayerMerge::remove_record(ChunkIndex chunk, LayerNumber layer) {
-  batch_.remove(record_key(replica_.id(), chunk, layer));
-  if (layer != kFirstLayer) batch_.remove(layer_index_key(replica_.id(), layer, chunk));
+  batch_.remove(record_key(space_.id(), chunk, layer));
+  if (layer != kFirstLayer) batch_.remove(layer_index_key(space_.id(), layer, chunk));
 }
 
 Task<Status> LayerMerge::tidy_chunk(ChunkIndex chunk) {
   Disk* disk = &disk_;
-  Replica* replica = &replica_;
+  Space* space = &space_;
   Result<ChunkStack> stack =
-      co_await suspend<Result<ChunkStack>>([disk, replica, chunk](Callback<void(Result<ChunkStack>)> done) {
-        disk->load_stack(*replica, chunk, std::nullopt, std::move(done));
+      co_await suspend<Result<ChunkStack>>([disk, space, chunk](Callback<void(Result<ChunkStack>)> done) {
+        disk->load_stack(*space, chunk, std::nullopt, std::move(done));
       });
   if (!stack.ok()) co_return std::move(stack).error();
-  MergePlan plan = plan_merges(*stack, replica_.tree());
+  MergePlan plan = plan_merges(*stack, space_.held());
   if (plan.empty()) co_return Status();
   changed_.push_back(chunk);
   for (std::size_t index : plan.unseen) {
@@ -136,7 +136,7 @@ Task<Status> LayerMerge::merge_group(ChunkIndex chunk, const ChunkStack& stack,
     remove_record(chunk, older.layer);
     merged = next.record;
   }
-  batch_.put(record_key(replica_.id(), chunk, newest.layer), encode_chunk_record(merged));
+  batch_.put(record_key(space_.id(), chunk, newest.layer), encode_chunk_record(merged));
   co_return Status();
 }
 
@@ -169,7 +169,7 @@ Task<Status> LayerMerge::store() {
     Status synced = co_await suspend<Status>([disk](StatusCallback done) { disk->data().sync(std::move(done)); });
     if (!synced.ok()) co_return synced;
   }
-  std::string key = layer_key(kMergeTable, replica_.id(), job_.number);
+  std::string key = layer_key(kMergeTable, space_.id(), job_.number);
   if (exhausted_) {
     batch_.remove(std::move(key));
   } else {
@@ -182,13 +182,13 @@ Task<Status> LayerMerge::store() {
       [disk, batch, sync](StatusCallback done) { disk->kv().write(std::move(*batch), sync, std::move(done)); });
   if (!stored.ok()) co_return stored;
   disk_.note_records_changed();
-  for (ChunkIndex chunk : changed_) disk_.records().forget(replica_.id(), chunk);
-  for (auto [layer, slots] : layer_slots_) replica_.note_layer_slots(layer, slots);
-  replica_.add_used(-static_cast<std::int64_t>(freed_.size()));
+  for (ChunkIndex chunk : changed_) disk_.forget_views(space_, chunk);
+  for (auto [layer, slots] : layer_slots_) space_.note_layer_slots(layer, slots);
+  space_.add_used(-static_cast<std::int64_t>(freed_.size()));
   if (exhausted_) {
-    replica_.merges().pop_front();
+    space_.merges().pop_front();
   } else {
-    replica_.merges().front() = job_;
+    space_.merges().front() = job_;
   }
   co_return Status();
 }

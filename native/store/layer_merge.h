@@ -1,4 +1,4 @@
-// LayerMerge: one step of the work that dropped snapshots and reverts leave behind (Replica::merges): of some chunks,
+// LayerMerge: one step of the work that dropped snapshots and reverts leave behind (Space::merges): of some chunks,
 // removes the records that nobody sees any more, and makes one record of two that the same viewpoints see. Only blocks
 // of which the two layers hold different ones are copied, the smaller part to the larger. A step looks at no more than
 // kChunksMax chunks and merges no more than kMergesMax records; what it did is stored in one batch with how far it
@@ -23,7 +23,7 @@ class LayerMerge {
   static constexpr std::size_t kChunksMax = 64;
   static constexpr std::size_t kMergesMax = 128;
 
-  LayerMerge(Disk& disk, Replica& replica) : disk_(disk), replica_(replica), job_(replica.merges().front()) {}
+  LayerMerge(Disk& disk, Space& space) : disk_(disk), space_(space), job_(space.merges().front()) {}
 
   // On failure the disk has failed.
   Task<void> run();
@@ -38,7 +38,7 @@ class LayerMerge {
   Task<Status> store();
 
   Disk& disk_;
-  Replica& replica_;
+  Space& space_;
   MergeJob job_;
   struct Place {
     LayerNumber layer;  // 0 when going by chunk

@@ -66,7 +66,7 @@ std::optional<LayerNumber> LayerTree::next_point(LayerNumber layer) const {
   auto consider = [&](LayerNumber point) {
     if (branch_of(point) == branch && point >= layer && (!best || point < *best)) best = point;
   };
-  consider(head_);
+  if (!headless_) consider(head_);
   if (auto at = snapshots_.lower_bound(layer); at != snapshots_.end()) consider(at->first);
   for (std::uint64_t other = branch + 1; other < branches(); ++other) {
     if (live_[other]) consider(forks_[other]);
@@ -80,7 +80,7 @@ std::optional<LayerNumber> LayerTree::last_point_before(LayerNumber layer) const
   auto consider = [&](LayerNumber point) {
     if (branch_of(point) == branch && point < layer && (!best || point > *best)) best = point;
   };
-  consider(head_);
+  if (!headless_) consider(head_);
   if (auto at = snapshots_.lower_bound(layer); at != snapshots_.begin()) consider(std::prev(at)->first);
   for (std::uint64_t other = branch + 1; other < branches(); ++other) {
     if (live_[other]) consider(forks_[other]);
@@ -130,12 +130,13 @@ std::vector<LayerRange> LayerTree::layers_of_group(LayerNumber group) const {
 void LayerTree::refresh() {
   live_.assign(branches(), false);
   for (std::uint64_t branch = branches(); branch-- > 0;) {
-    bool viewpoint = branch_of(head_) == branch;
+    bool viewpoint = !headless_ && branch_of(head_) == branch;
     auto at = snapshots_.lower_bound(first_layer_of(branch));
     viewpoint = viewpoint || (at != snapshots_.end() && branch_of(at->first) == branch);
     if (viewpoint) live_[branch] = true;
     if (live_[branch] && branch > 0) live_[branch_of(forks_[branch])] = true;
   }
+  if (headless_) return;
   std::vector<LayerRange> own = layers_of_group(head_);
   floor_ = own.back().first - 1;
   // A branch that begins with the head's group: what is below is the layer it forks at.
@@ -208,6 +209,20 @@ std::vector<LayerRange> LayerTree::revert_to(SnapshotId id, LogPosition position
   refresh();
   ++generation_;
   return work_after(before);
+}
+
+void LayerTree::hold(const SnapshotRecord& snapshot) {
+  if (find(snapshot.id)) return;
+  snapshots_.emplace(snapshot.layer, snapshot);
+  layers_.emplace(snapshot.id, snapshot.layer);
+  refresh();
+  ++generation_;
+}
+
+void LayerTree::leave_head() {
+  headless_ = true;
+  refresh();
+  ++generation_;
 }
 
 // Without a copy: there may be many snapshots.

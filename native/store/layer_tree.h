@@ -84,6 +84,10 @@ class LayerTree {
   std::vector<LayerRange> drop_snapshot(SnapshotId id, LogPosition position);
   // The snapshot exists.
   std::vector<LayerRange> revert_to(SnapshotId id, LogPosition position);
+  // A viewpoint that no entry drops (space.h); nothing happens when the snapshot exists.
+  void hold(const SnapshotRecord& snapshot);
+  // There is no head any more: only snapshots see anything.
+  void leave_head();
   // What drop and revert would return; nothing is changed in the end.
   std::vector<LayerRange> try_drop(SnapshotId id);
   std::vector<LayerRange> try_revert(SnapshotId id) const;
@@ -107,7 +111,7 @@ class LayerTree {
 
  private:
   std::uint64_t branches() const { return forks_.size(); }
-  bool is_viewpoint(LayerNumber layer) const { return layer == head_ || snapshots_.contains(layer); }
+  bool is_viewpoint(LayerNumber layer) const { return (!headless_ && layer == head_) || snapshots_.contains(layer); }
   // The first point (viewpoint, or fork with something alive behind it) of the branch at or after `layer`.
   std::optional<LayerNumber> next_point(LayerNumber layer) const;
   std::optional<LayerNumber> last_point_before(LayerNumber layer) const;
@@ -130,6 +134,7 @@ class LayerTree {
   static Result<LayerTree> checked(LayerTree tree, const std::vector<SnapshotRecord>& snapshots);
 
   LayerNumber head_ = kFirstLayer;
+  bool headless_ = false;
   LogPosition revision_;
   std::vector<LayerNumber> forks_ = {0};  // by branch: the layer it forks at; branch 0: 0
   std::map<LayerNumber, SnapshotRecord> snapshots_;

@@ -1,5 +1,6 @@
 // Random operations on several replicas, with stops of every kind at any point, equal flat arrays of blocks: one for
 // the volume and one for each snapshot.
+#include <list>
 #include <map>
 
 #include "store/test_machine.h"
@@ -24,16 +25,18 @@ struct ModelReplica {
   };
   ReplicaId id;
   std::uint64_t size_blocks = 0;
-  std::uint64_t initial_blocks = 0;
-  std::vector<Step> steps;  // entry of seq i + 1
+  std::vector<std::uint64_t> initial;
+  std::uint64_t first = 0;  // seq before the first step: 1 of a linked clone
+  std::vector<Step> steps;  // entry of seq first + i + 1
   std::uint64_t acknowledged = 0;
   std::uint64_t flushed = 0;
   std::uint64_t committed = 0;
   Epoch epoch{1};
 
+  Seq next_seq() const { return Seq(first + steps.size() + 1); }
   // As of the first `entries` entries.
   Content content(std::size_t entries) const {
-    Content now{std::vector<std::uint64_t>(initial_blocks), {}};
+    Content now{initial, {}};
     for (const Step& step : std::span(steps).first(entries)) {
       std::size_t size = now.head.size();
       if (step.op == Op::kResize) now.head.resize(step.size_blocks);
@@ -70,7 +73,8 @@ class Model {
     for (std::uint64_t i = 1; i <= 3; ++i) {
       ModelReplica replica;
       replica.id = ReplicaId(i);
-      replica.size_blocks = replica.initial_blocks = random_.between(40, 900);
+      replica.size_blocks = random_.between(40, 900);
+      replica.initial.resize(replica.size_blocks);
       ASSERT_TRUE(machine_.create(replica.id, replica.size_blocks).ok());
       replicas_.push_back(std::move(replica));
     }
@@ -81,11 +85,15 @@ class Model {
   }
 
  private:
-  ModelReplica& any() { return replicas_[random_.below(replicas_.size())]; }
+  ModelReplica& any() {
+    auto at = replicas_.begin();
+    std::advance(at, random_.below(replicas_.size()));
+    return *at;
+  }
   ReplicaStore& store(const ModelReplica& replica) { return *machine_.disk->find(replica.id); }
 
   void step() {
-    switch (random_.below(24)) {
+    switch (random_.below(25)) {
       default:
         return append(any());
       case 12:
@@ -115,7 +123,37 @@ class Model {
       case 22:
         next_epoch(any());
         return;
+      case 23:
+        if (random_.chance(1, 3)) return make_clone(any());
+        if (random_.chance(1, 3) && replicas_.size() > 1) remove(any());
+        return;
     }
+  }
+
+  // Of what a snapshot holds; it may be a clone's.
+  void make_clone(const ModelReplica& source) {
+    std::vector<SnapshotId> known = source.snapshots();
+    if (known.empty() || replicas_.size() > 8) return;
+    SnapshotId snapshot = known[random_.below(known.size())];
+    acknowledge_all();
+    ModelReplica clone;
+    clone.id = ReplicaId(next_replica_++);
+    clone.initial = source.content(source.steps.size()).snapshots[snapshot];
+    clone.size_blocks = clone.initial.size();
+    clone.first = clone.acknowledged = clone.flushed = clone.committed = 1;
+    Status linked = machine_.link(clone.id, source.id, snapshot);
+    ASSERT_TRUE(linked.ok()) << linked.error().to_string();
+    replicas_.push_back(std::move(clone));
+  }
+
+  void remove(const ModelReplica& replica) {
+    acknowledge_all();
+    ReplicaId id = replica.id;
+    // Operations under way hold on to it.
+    machine_.world.run_for(10ms);
+    Status removed = machine_.remove(id);
+    ASSERT_TRUE(removed.ok()) << removed.error().to_string();
+    std::erase_if(replicas_, [id](const ModelReplica& one) { return one.id == id; });
   }
 
   static void next_epoch(ModelReplica& replica) { replica.epoch = replica.epoch.next(); }
@@ -133,7 +171,7 @@ class Model {
   }
 
   void append(ModelReplica& replica) {
-    LogPosition position{replica.epoch, Seq(replica.steps.size() + 1)};
+    LogPosition position{replica.epoch, replica.next_seq()};
     ModelReplica::Step step{Op::kWrite, {}, 0, 0, {}};
     Entry entry;
     std::uint64_t kind = random_.below(10);
@@ -185,7 +223,7 @@ class Model {
     BlockRange blocks = random_range(replica, kWriteBlocksMax);
     if (blocks.end() > store(replica).info().size_blocks) return;
     // Entries that wait for room are not part of the log yet.
-    std::size_t steps_before = store(replica).info().last.seq.value();
+    std::size_t steps_before = store(replica).info().last.seq.value() - replica.first;
     std::vector<std::uint64_t> before = replica.content(steps_before).head;
     before.resize(replica.size_blocks);
     std::optional<Result<ReadOutcome>> outcome;
@@ -216,7 +254,7 @@ class Model {
       for (ModelReplica& replica : replicas_) {
         replica.committed = replica.acknowledged;
         store(replica).set_committed(Seq(replica.committed));
-        all = all && replica.acknowledged == replica.steps.size();
+        all = all && replica.acknowledged == replica.first + replica.steps.size();
       }
       return all;
     };
@@ -261,10 +299,14 @@ class Model {
   // Without snapshots, and with everything applied, there is one slot for each chunk that holds anything.
   void verify_nothing_is_left_behind() {
     std::uint64_t chunks = 0;
+    while (std::any_of(replicas_.begin(), replicas_.end(), [](const ModelReplica& one) { return one.first > 0; })) {
+      remove(any());
+    }
+    ASSERT_EQ(machine_.disk->space().left_bytes, 0u);
     for (ModelReplica& replica : replicas_) {
       for (SnapshotId id : replica.snapshots()) {
         ModelReplica::Step step{Op::kDropSnapshot, {}, 0, 0, id};
-        LogPosition position{replica.epoch, Seq(replica.steps.size() + 1)};
+        LogPosition position{replica.epoch, replica.next_seq()};
         replica.steps.push_back(step);
         ModelReplica* acknowledging = &replica;
         store(replica).append(layer_entry(position, step.op, id), [acknowledging](Status status) {
@@ -291,7 +333,7 @@ class Model {
     std::uint64_t used = 0;
     for (ModelReplica& replica : replicas_) used += store(replica).info().used_bytes;
     SpaceInfo space = machine_.disk->space();
-    ASSERT_EQ(space.used_bytes, used);
+    ASSERT_EQ(space.used_bytes, used + space.left_bytes);
     ASSERT_LE(space.used_bytes + space.free_bytes + space.reserve_bytes, space.total_bytes);
   }
 
@@ -300,7 +342,7 @@ class Model {
     if (kind == 0) {
       acknowledge_all();
       machine_.close();
-      for (ModelReplica& replica : replicas_) ASSERT_EQ(replica.acknowledged, replica.steps.size());
+      for (ModelReplica& replica : replicas_) ASSERT_EQ(replica.acknowledged, replica.first + replica.steps.size());
     } else if (kind == 1) {
       machine_.kill();
     } else {
@@ -313,23 +355,24 @@ class Model {
       std::uint64_t last = info.last.seq.value();
       std::uint64_t least = kind == 2 ? replica.flushed : replica.acknowledged;
       ASSERT_GE(last, least) << "replica " << replica.id.value() << " lost entries, stop of kind " << kind;
-      ASSERT_LE(last, replica.steps.size());
+      ASSERT_LE(last, replica.first + replica.steps.size());
       ASSERT_LE(info.applied, info.last.seq);
       ASSERT_LE(info.applied.value(), std::max(replica.committed, replica.flushed));
-      replica.steps.resize(last);
+      replica.steps.resize(last - replica.first);
       replica.acknowledged = last;
       replica.committed = std::min(replica.committed, last);
       replica.flushed = std::min(replica.flushed, last);
       replica.size_blocks = info.size_blocks;
       replica.epoch = std::max(replica.epoch, info.last.epoch);
-      ASSERT_EQ(replica.content(last).head.size(), info.size_blocks);
+      ASSERT_EQ(replica.content(last - replica.first).head.size(), info.size_blocks);
     }
     if (random_.chance(1, 2)) verify_all();
   }
 
   TestMachine machine_;
   sim::Random random_;
-  std::vector<ModelReplica> replicas_;
+  std::list<ModelReplica> replicas_;  // callbacks refer to them
+  std::uint64_t next_replica_ = 4;
   std::uint64_t next_tag_ = 1;
 };
 

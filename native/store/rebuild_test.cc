@@ -8,13 +8,20 @@ constexpr std::uint64_t kBlocks = 20 * kBlocksPerChunk + 17;
 constexpr std::uint64_t kChunks = 21;
 const ReplicaId kSource(1);
 const ReplicaId kTarget(2);
+const ReplicaId kOrigin(3);
+const SnapshotId kOriginal(0xFFFF);
 
 class Rebuild {
  public:
-  explicit Rebuild(std::uint64_t seed) : machine_(seed), random_(seed + 1000) {
-    machine_.options.capacity_bytes = 256u << 20;
+  explicit Rebuild(std::uint64_t seed, bool linked = false) : machine_(seed), random_(seed + 1000) {
+    machine_.options.capacity_bytes = 512u << 20;
     EXPECT_TRUE(machine_.open().ok());
-    EXPECT_TRUE(machine_.create(kSource, kBlocks).ok());
+    if (linked) {
+      make_origin();
+      EXPECT_TRUE(machine_.link(kSource, kOrigin, kOriginal).ok());
+    } else {
+      EXPECT_TRUE(machine_.create(kSource, kBlocks).ok());
+    }
   }
 
   ReplicaStore& source() { return *machine_.disk->find(kSource); }
@@ -160,8 +167,55 @@ class Rebuild {
     EXPECT_EQ(source().info().applied, source().info().last.seq);
     EXPECT_EQ(target().info().applied, target().info().last.seq);
     EXPECT_EQ(content_of(source()), content_of(target()));
+    std::uint64_t used = 0;
+    for (ReplicaId id : machine_.disk->list()) used += machine_.disk->find(id)->info().used_bytes;
+    EXPECT_EQ(machine_.disk->space().used_bytes, used + machine_.disk->space().left_bytes);
+    // What is shared counts elsewhere.
+    if (machine_.disk->list().size() > 2 || machine_.disk->space().left_bytes > 0) return;
     EXPECT_EQ(source().info().used_bytes, target().info().used_bytes);
-    EXPECT_EQ(machine_.disk->space().used_bytes, source().info().used_bytes + target().info().used_bytes);
+  }
+
+  // A volume of its own that source, or target, or both are linked to.
+  void make_origin() {
+    EXPECT_TRUE(machine_.create(kOrigin, kBlocks).ok());
+    ReplicaStore& origin = *machine_.disk->find(kOrigin);
+    for (std::uint64_t seq = 1; seq <= 20; ++seq) {
+      BlockRange blocks{BlockIndex(random_.below(kBlocks - 100)), static_cast<std::uint32_t>(random_.between(1, 100))};
+      bool zero = random_.chance(1, 5);
+      append(origin, zero ? zero_entry(at(1, seq), blocks)
+                          : write_entry(machine_.env(), at(1, seq), blocks, 500'000 + seq * 1'000));
+      origin.set_committed(Seq(seq));
+    }
+    append(origin, layer_entry(at(1, 21), Op::kSnapshot, kOriginal));
+    origin.set_committed(Seq(21));
+  }
+
+  // A clone of one of the replica's snapshots, whose content nothing may change.
+  void make_clone(ReplicaStore& replica) {
+    std::vector<SnapshotInfo> known = replica.snapshots();
+    if (known.empty()) return;
+    SnapshotId snapshot = known[random_.below(known.size())].id;
+    replica.set_committed(replica.info().last.seq);
+    Clone clone{ReplicaId(100 + clones_.size()), content_of(replica, snapshot)};
+    Status linked = machine_.link(clone.id, replica.info().id, snapshot);
+    EXPECT_TRUE(linked.ok()) << linked.error().to_string();
+    clones_.push_back(std::move(clone));
+  }
+  void expect_clones_unchanged() {
+    for (const Clone& clone : clones_) EXPECT_EQ(content_of(*machine_.disk->find(clone.id)), clone.content);
+  }
+  // Whatever goes first, the rest keeps what it has, and in the end nothing is left.
+  void remove_all() {
+    std::vector<ReplicaId> left = machine_.disk->list();
+    while (!left.empty()) {
+      auto gone = left.begin() + static_cast<std::ptrdiff_t>(random_.below(left.size()));
+      EXPECT_TRUE(machine_.remove(*gone).ok());
+      std::erase_if(clones_, [&](const Clone& clone) { return clone.id == *gone; });
+      left.erase(gone);
+      expect_clones_unchanged();
+    }
+    machine_.settle();
+    EXPECT_EQ(machine_.disk->space().used_bytes, 0u);
   }
   void expect_identical_snapshots() {
     std::vector<SnapshotInfo> ours = source().snapshots();
@@ -196,6 +250,10 @@ class Rebuild {
   std::uint64_t epoch_ = 1;
 
  private:
+  struct Clone {
+    ReplicaId id;
+    std::vector<std::uint64_t> content;
+  };
   void maybe_write() {
     if (live_ && random_.chance(1, 3)) write(true);
   }
@@ -203,6 +261,7 @@ class Rebuild {
   TestMachine machine_;
   sim::Random random_;
   std::uint64_t next_tag_ = 1;
+  std::vector<Clone> clones_;
 };
 
 void rebuild_with_interruptions(std::uint64_t seed) {
@@ -247,9 +306,19 @@ void rebuild_from_base(std::uint64_t seed) {
 }
 
 // Both sides change snapshots in ways of their own before the first join; the volume changes them between joins, too.
-void rebuild_layers(std::uint64_t seed) {
-  Rebuild rebuild(seed);
-  ASSERT_TRUE(rebuild.machine().create(kTarget, kBlocks).ok());
+void rebuild_layers(std::uint64_t seed, bool clones) {
+  // A replica that is linked and one that is not are equal to everybody else, in content, versions and digests.
+  Rebuild rebuild(seed, clones);
+  if (clones && seed % 3 > 0) {
+    ASSERT_TRUE(rebuild.machine().link(kTarget, kOrigin, kOriginal).ok());
+    ASSERT_TRUE(seed % 3 == 1 || rebuild.machine().remove(kOrigin).ok());
+  } else if (clones) {
+    ASSERT_TRUE(rebuild.machine().create(kTarget, kBlocks, false).ok());
+    ASSERT_TRUE(rebuild.join(Seq(0)).ok());
+    ASSERT_TRUE(rebuild.pull(false).has_value());
+  } else {
+    ASSERT_TRUE(rebuild.machine().create(kTarget, kBlocks).ok());
+  }
   std::vector<ReplicaStore*> both = {&rebuild.source(), &rebuild.target()};
   for (int i = 0; i < 40; ++i) {
     if (rebuild.random().chance(1, 6)) {
@@ -259,7 +328,9 @@ void rebuild_layers(std::uint64_t seed) {
     }
   }
   Seq base = rebuild.source().info().last.seq;
+  for (int i = 0; clones && i < 2; ++i) rebuild.make_clone(*both[rebuild.random().below(2)]);
   rebuild.go_astray();
+  if (clones && rebuild.random().chance(1, 2)) rebuild.make_clone(rebuild.target());
   for (int tries = 0;; ++tries) {
     ++rebuild.epoch_;
     rebuild.live_ = false;
@@ -274,6 +345,7 @@ void rebuild_layers(std::uint64_t seed) {
     rebuild.stop_and_open();
     // Those that a restart found in the journal are committed again.
     rebuild.source().set_committed(rebuild.source().info().last.seq);
+    if (clones && rebuild.random().chance(1, 3)) rebuild.make_clone(rebuild.source());
     if (!rebuild.target().info().complete) base = std::min(base, rebuild.target().info().base);
     ASSERT_TRUE(rebuild.join(base).ok());
     rebuild.live_ = true;
@@ -282,6 +354,8 @@ void rebuild_layers(std::uint64_t seed) {
   for (int i = 0; i < 10; ++i) rebuild.write(true);
   rebuild.expect_identical();
   rebuild.expect_identical_snapshots();
+  rebuild.expect_clones_unchanged();
+  if (clones) rebuild.remove_all();
 }
 
 TEST(StoreRebuild, CopiesEverythingUnderLiveWritesThroughInterruptions) {
@@ -298,12 +372,20 @@ TEST(StoreRebuild, DeltaCopiesOnlyWhatChangedOnEitherSide) {
 
 TEST(StoreRebuild, LayersBecomeThoseOfTheVolumeWhateverBothSidesDid) {
   for (std::uint64_t seed = 1; seed <= 60; ++seed) {
-    ASSERT_TRUE(passes_in_child([seed] { rebuild_layers(seed); })) << "seed " << seed;
+    ASSERT_TRUE(passes_in_child([seed] { rebuild_layers(seed, false); })) << "seed " << seed;
   }
 }
 
 // The target dropped a snapshot by an entry that the volume never has, so its head's record holds what the volume has
 // in the layer below, too. The layer below is filled first and hidden by that record, until the head is filled.
+TEST(StoreRebuild, LinkedClonesKeepTheirContentThroughRebuildsOfAllSides) {
+  std::uint64_t seeds = 90;
+  if (const char* text = std::getenv("HOLDFAST_STORE_SEEDS")) seeds = std::strtoull(text, nullptr, 10);
+  for (std::uint64_t seed = 1; seed <= seeds; ++seed) {
+    ASSERT_TRUE(passes_in_child([seed] { rebuild_layers(seed, true); })) << "seed " << seed;
+  }
+}
+
 TEST(StoreRebuild, BlocksThatAFillNoLongerHidesAreSeen) {
   Rebuild rebuild(1);
   Env& env = rebuild.machine().env();

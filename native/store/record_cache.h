@@ -14,14 +14,14 @@ class RecordCache {
   explicit RecordCache(std::size_t records_max) : records_max_(records_max) {}
 
   // Valid until the next put() or forget().
-  ChunkView* find(ReplicaId replica, ChunkIndex chunk) {
-    auto at = index_.find({replica.value(), chunk.value()});
+  ChunkView* find(SpaceId space, ChunkIndex chunk) {
+    auto at = index_.find({space.value(), chunk.value()});
     if (at == index_.end()) return nullptr;
     order_.splice(order_.begin(), order_, at->second);
     return &at->second->view;
   }
-  ChunkView* put(ReplicaId replica, ChunkIndex chunk, ChunkView view) {
-    Key key{replica.value(), chunk.value()};
+  ChunkView* put(SpaceId space, ChunkIndex chunk, ChunkView view) {
+    Key key{space.value(), chunk.value()};
     auto at = index_.find(key);
     if (at != index_.end()) {
       at->second->view = std::move(view);
@@ -36,15 +36,15 @@ class RecordCache {
     index_.emplace(key, order_.begin());
     return &order_.front().view;
   }
-  void forget(ReplicaId replica, ChunkIndex chunk) {
-    auto at = index_.find({replica.value(), chunk.value()});
+  void forget(SpaceId space, ChunkIndex chunk) {
+    auto at = index_.find({space.value(), chunk.value()});
     if (at == index_.end()) return;
     order_.erase(at->second);
     index_.erase(at);
   }
-  void forget(ReplicaId replica) {
+  void forget(SpaceId space) {
     for (auto at = order_.begin(); at != order_.end();) {
-      if (at->key.replica == replica.value()) {
+      if (at->key.space == space.value()) {
         index_.erase(at->key);
         at = order_.erase(at);
       } else {
@@ -55,12 +55,12 @@ class RecordCache {
 
  private:
   struct Key {
-    std::uint64_t replica, chunk;
+    std::uint64_t space, chunk;
     bool operator==(const Key&) const = default;
   };
   struct Hash {
     std::size_t operator()(const Key& key) const {
-      return (key.replica ^ (key.chunk + 0x9E3779B97F4A7C15ull)) * 0xD6E8FEB86659FD93ull >> 7;
+      return (key.space ^ (key.chunk + 0x9E3779B97F4A7C15ull)) * 0xD6E8FEB86659FD93ull >> 7;
     }
   };
   struct Node {

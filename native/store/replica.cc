@@ -8,7 +8,7 @@
 
 namespace holdfast::store {
 
-Replica::Replica(Disk& disk, ReplicaId id, ReplicaIdentity identity, ReplicaApplied applied, LayerTree tree)
+Replica::Replica(Disk& disk, ReplicaId id, ReplicaIdentity identity, ReplicaApplied applied, Space& space)
     : disk_(disk),
       id_(id),
       identity_(std::move(identity)),
@@ -19,7 +19,7 @@ Replica::Replica(Disk& disk, ReplicaId id, ReplicaIdentity identity, ReplicaAppl
       committed_(applied_.applied.seq),
       size_blocks_(applied_.size_blocks),
       history_(applied_.history),
-      tree_(std::move(tree)) {}
+      space_(&space) {}
 
 ReplicaInfo Replica::info() const {
   ReplicaInfo info;
@@ -33,7 +33,7 @@ ReplicaInfo Replica::info() const {
   info.history = history_;
   info.complete = complete_;
   info.base = identity_.base;
-  info.used_bytes = used_slots_ * kChunkSize;
+  info.used_bytes = space_->used_slots() * kChunkSize;
   return info;
 }
 
@@ -224,7 +224,7 @@ bool Replica::has_slot_for_sure(ChunkIndex chunk) {
     if (overlay->has(Piece::Kind::kDirect, segment_)) return true;
   }
   // After a snapshot that is not applied yet a new layer begins, which has no slot.
-  if (segment_ != applied_segment_ || fills_.contains({chunk, tree_.head()})) return false;
+  if (segment_ != applied_segment_ || fills_.contains({chunk, tree().head()})) return false;
   const ChunkView* view = disk_.view_if_cached(*this, chunk);
   return view && view->own && view->own->slot != kNoSlot;
 }
@@ -280,7 +280,7 @@ void Replica::take_direct_slots(LogEntry& log) {
     }
     last_slot_ = run->first + run->count - 1;
     whole -= run->count;
-    add_used(run->count);
+    space_->add_used(run->count);
   }
 }
 
@@ -332,9 +332,8 @@ void Replica::fail_waiting(const Error& error) {
   for (auto& [layer, fills] : std::exchange(fills_, {})) {
     for (Fill& fill : fills) disk_.deferred().call(std::move(fill.done), error);
   }
-  for (std::vector<StatusCallback>* waiters : {&layer_waiters_, &merge_waiters_}) {
-    for (StatusCallback& waiter : std::exchange(*waiters, {})) disk_.deferred().call(std::move(waiter), error);
-  }
+  for (StatusCallback& waiter : std::exchange(layer_waiters_, {})) disk_.deferred().call(std::move(waiter), error);
+  space_->tell_merged(disk_.deferred(), error);
 }
 
 // ---- applying ----
@@ -395,7 +394,7 @@ Status Replica::recover(LogEntry recovered) {
   if (log.changes_layers()) note_layer_op(log);
   disk_.add_unapplied(log);
   add_pieces(overlay_, log, [&](ChunkIndex, ChunkOverlay& overlay, const Piece& piece) {
-    if (piece.kind == Piece::Kind::kDirect) add_used(1);
+    if (piece.kind == Piece::Kind::kDirect) space_->add_used(1);
     if (piece.kind != Piece::Kind::kData || overlay.reserved.has(segment_)) return;
     overlay.reserved.add(segment_);
     disk_.reserve(1);

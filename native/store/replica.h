@@ -12,6 +12,7 @@
 #include "store/chunk_view.h"
 #include "store/log_entry.h"
 #include "store/overlay.h"
+#include "store/space.h"
 #include "store/store.h"
 
 namespace holdfast::store {
@@ -23,7 +24,7 @@ inline constexpr std::size_t kHistoryMax = 1'000;
 
 class Replica final : public ReplicaStore {
  public:
-  Replica(Disk& disk, ReplicaId id, ReplicaIdentity identity, ReplicaApplied applied, LayerTree tree = {});
+  Replica(Disk& disk, ReplicaId id, ReplicaIdentity identity, ReplicaApplied applied, Space& space);
 
   // ---- ReplicaStore ----
   ReplicaInfo info() const override;
@@ -76,11 +77,10 @@ class Replica final : public ReplicaStore {
   // The entries up to applied.applied are in records now.
   void on_applied(const ReplicaApplied& applied);
   // ---- layers ----
-  const LayerTree& tree() const { return tree_; }
-  std::deque<MergeJob>& merges() { return merges_; }
-  // There may be records of other layers than the first: of a tree before this one, too, until they are removed.
-  bool has_layers() const { return tree_.layered() || !merges_.empty(); }
-  void add_merge(std::uint64_t number, MergeJob job);
+  Space& space() { return *space_; }
+  const Space& space() const { return *space_; }
+  // What the log says.
+  const LayerTree& tree() const { return space_->tree(); }
   // The segment (overlay.h) of what is applied now, and of what is appended now.
   Seq applied_segment() const { return applied_segment_; }
   Seq segment() const { return segment_; }
@@ -88,21 +88,12 @@ class Replica final : public ReplicaStore {
   bool has_data_to_apply(const ChunkOverlay& overlay) const;
   // Metadata of the entry that changes layers; the replica itself follows with on_applied().
   void put_layer_change(KvBatch& batch, const LogEntry& log);
-  // A record of this layer got or lost its slot.
-  void note_layer_slots(LayerNumber layer, std::int64_t slots) {
-    slots_in_layer_[layer] += static_cast<std::uint64_t>(slots);
-  }
-  // Called when a merge has ended and no other is left.
-  void on_merges_done();
   // Where a read begins: nullopt: what the head holds with all entries (below `limit`, if there is one).
   struct Viewpoint {
     std::optional<LayerNumber> layer;
     std::optional<Seq> limit;
   };
   Result<Viewpoint> viewpoint_of(std::optional<SnapshotId> snapshot) const;
-
-  void add_used(std::int64_t slots) { used_slots_ += static_cast<std::uint64_t>(slots); }
-  std::uint64_t used_slots() const { return used_slots_; }
 
   void on_journalled(const LogEntry& log);
   // Recovery: an entry that was in the journal. JOURNAL_DAMAGED when it does not follow.
@@ -153,16 +144,20 @@ class Replica final : public ReplicaStore {
   bool knows_snapshot(SnapshotId id) const;
   bool has_pending(Op op) const;
   void apply_layer_change(const LogEntry& log);
-  std::uint64_t slots_of_group(LayerNumber group) const;
   bool is_base_sound(const LayerTree& volume) const;
   Task<void> run_adopt(LayerTree volume, StatusCallback done);
   Task<Status> store_adopted(const LayerTree& volume, bool sound);
+  bool keeps_pins(bool sound) const;
+  void adopt_in_place(KvBatch& batch, const LayerTree& volume);
+  void begin_anew(KvBatch& batch, const LayerTree& volume);
   Task<void> run_layers(Callback<void(Result<LayerState>)> done);
   Task<void> run_read_layer(ChunkLayer layer, Callback<void(Result<ChunkContent>)> done);
   Task<void> run_join(JoinRequest request, StatusCallback done);
   Task<void> run_finish(StatusCallback done);
   struct StackPage;
   Task<Result<StackPage>> read_stacks(ChunkIndex first, ChunkIndex end);
+  Task<Status> read_space(const Space* space, ChunkIndex first, StackPage* page);
+  Task<Status> read_inherited(const Space* space, ChunkIndex first, StackPage* page);
   Task<Result<std::vector<ChunkVersion>>> collect_versions(ChunkIndex first, ChunkIndex end, Seq after,
                                                            std::size_t max);
   Task<void> run_list(ChunkIndex first, ChunkIndex end, Seq after, std::size_t max,
@@ -185,17 +180,12 @@ class Replica final : public ReplicaStore {
   std::deque<LogEntry> log_;  // (applied, last]
   Overlay overlay_;
   std::map<ChunkLayer, std::deque<Fill>> fills_;
-  LayerTree tree_;  // as applied
+  Space* space_;  // the disk's
   std::deque<PendingLayerOp> pending_layer_ops_;
   Seq segment_, applied_segment_;
-  std::deque<MergeJob> merges_;
-  std::uint64_t next_merge_ = 1;
-  std::map<LayerNumber, std::uint64_t> slots_in_layer_;
   std::vector<StatusCallback> layer_waiters_;  // for pending_layer_ops_ to be applied
-  std::vector<StatusCallback> merge_waiters_;
-  std::deque<Waiting> waiting_;             // appends that wait for room or for a join
-  std::optional<std::uint64_t> last_slot_;  // of the last direct write, to go on behind it
-  std::uint64_t used_slots_ = 0;
+  std::deque<Waiting> waiting_;                // appends that wait for room or for a join
+  std::optional<std::uint64_t> last_slot_;     // of the last direct write, to go on behind it
   bool joining_ = false;
   bool apply_all_ = false;
   bool deleted_ = false;

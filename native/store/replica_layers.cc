@@ -21,7 +21,7 @@ bool Replica::knows_snapshot(SnapshotId id) const {
     if (pending->op == Op::kSnapshot) return true;
     if (pending->op == Op::kDropSnapshot) return false;
   }
-  return tree_.find(id) != nullptr;
+  return tree().find(id) != nullptr;
 }
 
 Status Replica::check_layer_entry(const Entry& entry) const {
@@ -47,7 +47,7 @@ void Replica::note_layer_op(const LogEntry& log) {
 }
 
 LogPosition Replica::layers_revision() const {
-  return pending_layer_ops_.empty() ? tree_.revision() : pending_layer_ops_.back().position;
+  return pending_layer_ops_.empty() ? tree().revision() : pending_layer_ops_.back().position;
 }
 
 bool Replica::has_data_to_apply(const ChunkOverlay& overlay) const {
@@ -66,25 +66,22 @@ bool Replica::has_data_to_apply(const ChunkOverlay& overlay) const {
 void Replica::put_layer_change(KvBatch& batch, const LogEntry& log) {
   const Entry& entry = log.entry;
   std::vector<LayerRange> work;
-  std::string state = tree_.encode_state_at(entry.position);
-  const SnapshotRecord* known = tree_.find(entry.snapshot);
+  const LayerTree& tree = space_->tree();
+  std::string state = tree.encode_state_at(entry.position);
+  const SnapshotRecord* known = tree.find(entry.snapshot);
   if (entry.op == Op::kSnapshot && !known) {
-    SnapshotRecord record{entry.snapshot, tree_.head(), entry.position, pending_layer_ops_.front().size_blocks};
-    batch.put(layer_key(kSnapshotTable, id_, record.layer), encode_snapshot_record(record));
-    state = tree_.encode_state_after_snapshot(entry.position);
+    SnapshotRecord record{entry.snapshot, tree.head(), entry.position, pending_layer_ops_.front().size_blocks};
+    batch.put(layer_key(kSnapshotTable, space_->id(), record.layer), encode_snapshot_record(record));
+    state = tree.encode_state_after_snapshot(entry.position);
   } else if (entry.op == Op::kDropSnapshot && known) {
-    batch.remove(layer_key(kSnapshotTable, id_, known->layer));
-    work = tree_.try_drop(entry.snapshot);
+    batch.remove(layer_key(kSnapshotTable, space_->id(), known->layer));
+    work = space_->try_drop(entry.snapshot);
   } else if (entry.op == Op::kRevert && known) {
-    work = tree_.try_revert(entry.snapshot);
-    state = tree_.encode_state_after_revert(entry.snapshot, entry.position);
+    work = space_->try_revert(entry.snapshot);
+    state = tree.encode_state_after_revert(entry.snapshot, entry.position);
   }
-  batch.put(replica_key(kLayerStateTable, id_), std::move(state));
-  std::uint64_t number = next_merge_;
-  for (const LayerRange& layers : work) {
-    MergeJob job{number, layers, 0, ChunkIndex(0)};
-    batch.put(layer_key(kMergeTable, id_, number++), encode_merge_job(job));
-  }
+  batch.put(space_key(kLayerStateTable, space_->id()), std::move(state));
+  space_->put_merges(batch, work);
   if (!identity_.layered) {
     identity_.layered = true;
     batch.put(replica_key(kIdentityTable, id_), encode_identity(identity_));
@@ -96,53 +93,30 @@ void Replica::apply_layer_change(const LogEntry& log) {
   CHECK(!pending_layer_ops_.empty() && pending_layer_ops_.front().position == entry.position);
   std::vector<LayerRange> work;
   if (entry.op == Op::kSnapshot) {
-    tree_.take_snapshot(entry.snapshot, entry.position, pending_layer_ops_.front().size_blocks);
+    space_->take_snapshot(entry.snapshot, entry.position, pending_layer_ops_.front().size_blocks);
     applied_segment_ = entry.position.seq;
   } else if (entry.op == Op::kDropSnapshot) {
-    work = tree_.drop_snapshot(entry.snapshot, entry.position);
-  } else if (tree_.find(entry.snapshot)) {
-    work = tree_.revert_to(entry.snapshot, entry.position);
-    disk_.records().forget(id_);
+    work = space_->drop_snapshot(entry.snapshot, entry.position);
+  } else if (tree().find(entry.snapshot)) {
+    work = space_->revert_to(entry.snapshot, entry.position);
+    disk_.records().forget(space_->id());
   }
-  for (const LayerRange& layers : work) {
-    std::uint64_t number = next_merge_;
-    add_merge(number, {number, layers, 0, ChunkIndex(0)});
-  }
+  space_->add_merges(work);
   pending_layer_ops_.pop_front();
   if (!pending_layer_ops_.empty()) return;
   for (StatusCallback& waiter : std::exchange(layer_waiters_, {})) disk_.deferred().call(std::move(waiter), Status());
 }
 
-void Replica::add_merge(std::uint64_t number, MergeJob job) {
-  job.number = number;
-  next_merge_ = std::max(next_merge_, number + 1);
-  merges_.push_back(job);
-}
-
-void Replica::on_merges_done() {
-  for (StatusCallback& waiter : std::exchange(merge_waiters_, {})) disk_.deferred().call(std::move(waiter), Status());
-}
-
 // ---- looking ----
-
-std::uint64_t Replica::slots_of_group(LayerNumber group) const {
-  std::uint64_t slots = 0;
-  for (const LayerRange& layers : tree_.layers_of_group(group)) {
-    for (auto at = slots_in_layer_.lower_bound(layers.first); at != slots_in_layer_.end() && at->first <= layers.last;
-         ++at) {
-      slots += at->second;
-    }
-  }
-  return slots;
-}
 
 std::vector<SnapshotInfo> Replica::snapshots() const {
   std::vector<SnapshotInfo> all;
   auto id_of = [](const SnapshotRecord* record) { return record ? record->id : SnapshotId(); };
-  SnapshotId head = id_of(tree_.parent_of(tree_.head()));
-  for (const auto& [layer, snapshot] : tree_.snapshots()) {
-    all.push_back({snapshot.id, id_of(tree_.parent_of(layer)), snapshot.position, snapshot.size_blocks,
-                   slots_of_group(layer) * kChunkSize});
+  const LayerTree& tree = space_->tree();
+  SnapshotId head = id_of(tree.parent_of(tree.head()));
+  for (const auto& [layer, snapshot] : tree.snapshots()) {
+    all.push_back({snapshot.id, id_of(tree.parent_of(layer)), snapshot.position, snapshot.size_blocks,
+                   space_->slots_of_group(layer) * kChunkSize});
   }
   // What is not applied yet changes the list in the same way.
   for (const PendingLayerOp& pending : pending_layer_ops_) {
@@ -167,7 +141,7 @@ Result<Replica::Viewpoint> Replica::viewpoint_of(std::optional<SnapshotId> snaps
   if (!snapshot) {
     for (const PendingLayerOp& pending : pending_layer_ops_) {
       if (pending.op != Op::kRevert) continue;
-      return Viewpoint{tree_.find(pending.snapshot)->layer, std::nullopt};
+      return Viewpoint{tree().find(pending.snapshot)->layer, std::nullopt};
     }
     return Viewpoint{};
   }
@@ -175,7 +149,7 @@ Result<Replica::Viewpoint> Replica::viewpoint_of(std::optional<SnapshotId> snaps
     return Error(ErrorCode::kNotFound,
                  "replica " + to_hex(id_.value()) + " has no snapshot " + to_hex(snapshot->value()));
   }
-  if (const SnapshotRecord* record = tree_.find(*snapshot)) return Viewpoint{record->layer, std::nullopt};
+  if (const SnapshotRecord* record = tree().find(*snapshot)) return Viewpoint{record->layer, std::nullopt};
   for (const PendingLayerOp& pending : pending_layer_ops_) {
     if (pending.op == Op::kSnapshot && pending.snapshot == *snapshot) {
       return Viewpoint{std::nullopt, pending.position.seq};
@@ -202,7 +176,7 @@ Task<void> Replica::run_layers(Callback<void(Result<LayerState>)> done) {
   if (!usable.ok()) {
     done(std::move(usable).error());
   } else {
-    done(tree_.state());
+    done(tree().state());
   }
 }
 
@@ -225,7 +199,7 @@ struct LayerPiece {
 // What the records of the group hold; in the head, the entries that are not applied yet lie over it.
 Task<void> Replica::run_read_layer(ChunkLayer layer, Callback<void(Result<ChunkContent>)> done) {
   Disk* disk = &disk_;
-  Replica* self = this;
+  const Space* space = space_;
   Status usable = check_usable();
   if (!usable.ok()) {
     done(std::move(usable).error());
@@ -234,8 +208,8 @@ Task<void> Replica::run_read_layer(ChunkLayer layer, Callback<void(Result<ChunkC
   std::uint64_t token = disk_.reads().begin();
   ChunkIndex chunk = layer.chunk;
   Result<ChunkStack> stack =
-      co_await suspend<Result<ChunkStack>>([disk, self, chunk](Callback<void(Result<ChunkStack>)> next) {
-        disk->load_stack(*self, chunk, std::nullopt, std::move(next));
+      co_await suspend<Result<ChunkStack>>([disk, space, chunk](Callback<void(Result<ChunkStack>)> next) {
+        disk->load_stack(*space, chunk, std::nullopt, std::move(next));
       });
   if (!stack.ok()) {
     disk_.reads().end(token);
@@ -245,7 +219,7 @@ Task<void> Replica::run_read_layer(ChunkLayer layer, Callback<void(Result<ChunkC
   ChunkContent content;
   std::vector<Slice> kept;  // entries' data, while it is copied
   std::array<LayerPiece, kBlocksPerChunk> pieces;
-  for (GroupContent& group : groups_of(*stack, tree_)) {
+  for (GroupContent& group : groups_of(*stack, space->tree())) {
     if (group.group != layer.layer) continue;
     content.version = group.version;
     content.present = group.blocks.data;
@@ -255,7 +229,7 @@ Task<void> Replica::run_read_layer(ChunkLayer layer, Callback<void(Result<ChunkC
     }
   }
   content.source_last = last_.seq;
-  ChunkOverlay* overlay = layer.layer == tree_.head() ? overlay_.find(chunk) : nullptr;
+  ChunkOverlay* overlay = layer.layer == tree().head() ? overlay_.find(chunk) : nullptr;
   if (overlay && !overlay->pieces.empty()) {
     content.version = overlay->pieces.back().log->entry.position;
     for (const Piece& piece : overlay->pieces) {
@@ -311,13 +285,14 @@ Task<void> Replica::run_read_layer(ChunkLayer layer, Callback<void(Result<ChunkC
 // Whether what this replica has of the time up to base can be brought into the volume's layers: it has every snapshot
 // of that time, has reverted no more often than the volume, and what it has of that time is still in the same layers.
 bool Replica::is_base_sound(const LayerTree& volume) const {
-  if (tree_.forks().size() > volume.forks().size()) return false;
-  if (!std::equal(tree_.forks().begin(), tree_.forks().end(), volume.forks().begin())) return false;
-  if (!tree_.keeps_apart(volume)) return false;
-  return std::all_of(volume.snapshots().begin(), volume.snapshots().end(), [this](const auto& entry) {
+  const LayerTree& tree = space_->tree();
+  if (tree.forks().size() > volume.forks().size()) return false;
+  if (!std::equal(tree.forks().begin(), tree.forks().end(), volume.forks().begin())) return false;
+  if (!tree.keeps_apart(volume)) return false;
+  return std::all_of(volume.snapshots().begin(), volume.snapshots().end(), [&](const auto& entry) {
     const SnapshotRecord& snapshot = entry.second;
     if (snapshot.position.seq > identity_.base) return true;
-    const SnapshotRecord* own = tree_.find(snapshot.id);
+    const SnapshotRecord* own = tree.find(snapshot.id);
     return own && *own == snapshot;
   });
 }
@@ -336,6 +311,18 @@ void Replica::adopt_layers(LayerState layers, StatusCallback done) {
   spawn(run_adopt(std::move(tree).value(), std::move(done)));
 }
 
+namespace {
+
+void put_tree(KvBatch& batch, SpaceId space, const LayerTree& tree) {
+  batch.remove_range(layer_key(kSnapshotTable, space, 0), layer_key(kSnapshotTable, space, ~LayerNumber{0}));
+  for (const auto& [layer, snapshot] : tree.snapshots()) {
+    batch.put(layer_key(kSnapshotTable, space, layer), encode_snapshot_record(snapshot));
+  }
+  batch.put(space_key(kLayerStateTable, space), tree.encode_state());
+}
+
+}  // namespace
+
 // Records in layers that the volume does not have are removed, and those of one group merged, before the first entry
 // can begin a layer with a number that was used here for something else.
 Task<void> Replica::run_adopt(LayerTree volume, StatusCallback done) {
@@ -343,10 +330,10 @@ Task<void> Replica::run_adopt(LayerTree volume, StatusCallback done) {
   Status outcome;
   std::uint64_t generation = identity_.log_generation;
   bool sound = is_base_sound(volume);
-  if (!sound || !tree_.same_layers(volume)) outcome = co_await store_adopted(volume, sound);
-  if (outcome.ok() && !merges_.empty()) {
+  if (!sound || !tree().same_layers(volume) || !keeps_pins(sound)) outcome = co_await store_adopted(volume, sound);
+  if (outcome.ok() && !space_->merges().empty()) {
     outcome = co_await suspend<Status>([self](StatusCallback next) {
-      self->merge_waiters_.push_back(std::move(next));
+      self->space_->when_merged(std::move(next));
       self->disk_.destager().note_work(true);
     });
   }
@@ -354,6 +341,36 @@ Task<void> Replica::run_adopt(LayerTree volume, StatusCallback done) {
     outcome = Error(ErrorCode::kCancelled, "a new join began");
   }
   done(std::move(outcome));
+}
+
+// Whether what clones see of this replica is the volume's still, and stays what it is: it was there at base.
+bool Replica::keeps_pins(bool sound) const {
+  return space_->pins().empty() ||
+         (sound && std::all_of(space_->pins().begin(), space_->pins().end(),
+                               [this](const auto& pin) { return pin.second.position.seq <= identity_.base; }));
+}
+
+void Replica::adopt_in_place(KvBatch& batch, const LayerTree& volume) {
+  SpaceId space = space_->id();
+  put_tree(batch, space, volume);
+  batch.remove_range(layer_key(kMergeTable, space, 0), layer_key(kMergeTable, space, ~LayerNumber{0}));
+  space_->put_merges(batch, {{0, 0}});
+  space_->adopt(volume);
+  space_->clear_merges();
+  space_->add_merges({{0, 0}});
+  disk_.records().forget(space);
+}
+
+// Nothing of what is here counts any more. Clones do see some of it: it is left to them.
+void Replica::begin_anew(KvBatch& batch, const LayerTree& volume) {
+  disk_.put_left(batch, *space_);
+  disk_.leave(*space_);
+  space_ = &disk_.add_space(disk_.unused_space_id(), LayerTree(), std::nullopt);
+  space_->adopt(volume);
+  put_tree(batch, space_->id(), volume);
+  identity_.base = Seq(0);
+  identity_.linked = true;
+  identity_.space = space_->id();
 }
 
 Task<Status> Replica::store_adopted(const LayerTree& volume, bool sound) {
@@ -365,22 +382,15 @@ Task<Status> Replica::store_adopted(const LayerTree& volume, bool sound) {
       (*owned)(true);
     });
   });
-  KvBatch batch;
-  batch.remove_range(layer_key(kSnapshotTable, id_, 0), layer_key(kSnapshotTable, id_, ~LayerNumber{0}));
-  for (const auto& [layer, snapshot] : volume.snapshots()) {
-    batch.put(layer_key(kSnapshotTable, id_, layer), encode_snapshot_record(snapshot));
-  }
-  batch.put(replica_key(kLayerStateTable, id_), volume.encode_state());
-  batch.remove_range(layer_key(kMergeTable, id_, 0), layer_key(kMergeTable, id_, ~LayerNumber{0}));
-  MergeJob everything{next_merge_, {0, 0}, 0, ChunkIndex(0)};
-  batch.put(layer_key(kMergeTable, id_, everything.number), encode_merge_job(everything));
   identity_.layered = true;
   if (!sound) identity_.base = Seq(0);
+  KvBatch batch;
+  if (keeps_pins(sound)) {
+    adopt_in_place(batch, volume);
+  } else {
+    begin_anew(batch, volume);
+  }
   batch.put(replica_key(kIdentityTable, id_), encode_identity(identity_));
-  tree_.adopt(volume);
-  merges_.clear();
-  add_merge(everything.number, everything);
-  disk_.records().forget(id_);
   disk_.note_records_changed();
   Status stored = co_await suspend<Status>(
       [disk, &batch](StatusCallback next) { disk->kv().write(std::move(batch), true, std::move(next)); });

@@ -189,8 +189,8 @@ class ReadOperation {
         disk_.fetch_view(replica_, chunk, [this](Status status) { on_fetched(std::move(status)); });
         continue;
       }
-      disk_.load_stack(replica_, chunk, viewpoint_.layer, [this, chunk](Result<ChunkStack> stack) {
-        if (stack.ok()) views_[chunk] = view_of(*stack, replica_.tree(), *viewpoint_.layer, false);
+      disk_.load_stack(replica_.space(), chunk, viewpoint_.layer, [this, chunk](Result<ChunkStack> stack) {
+        if (stack.ok()) views_[chunk] = view_of(*stack, replica_.space().held(), *viewpoint_.layer, false);
         on_fetched(stack.status());
       });
     }

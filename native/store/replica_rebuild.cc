@@ -22,56 +22,80 @@ struct Replica::StackPage {
 };
 
 Task<Result<Replica::StackPage>> Replica::read_stacks(ChunkIndex first, ChunkIndex end) {
-  Disk* disk = &disk_;
-  for (std::size_t layered_max = kLayeredPerPage;;) {
+  for (;;) {
     std::uint64_t changes = disk_.record_changes();
+    const Space* space = space_;
     StackPage page;
     page.next = end;
-    std::string from = chunk_key(id_, kFirstLayer, first);
-    std::string to = chunk_key(id_, kFirstLayer, end);
-    Result<KvPairs> base = co_await suspend<Result<KvPairs>>([disk, &from, &to](Callback<void(Result<KvPairs>)> done) {
-      disk->kv().range(from, to, kRecordsPerPage, std::move(done));
-    });
-    if (!base.ok()) co_return std::move(base).error();
-    if (base->size() == kRecordsPerPage) page.next = chunk_of_key(base->back().first).next();
-    if (tree_.layered()) {
-      from = layered_key(id_, first, ~LayerNumber{0});
-      to = layered_key(id_, page.next, ~LayerNumber{0});
-      Result<KvPairs> layered =
-          co_await suspend<Result<KvPairs>>([disk, &from, &to, layered_max](Callback<void(Result<KvPairs>)> done) {
-            disk->kv().range(from, to, layered_max, std::move(done));
-          });
-      if (!layered.ok()) co_return std::move(layered).error();
-      // The last chunk may have more layers than were read.
-      if (layered->size() == layered_max) page.next = chunk_of_layered_key(layered->back().first);
-      if (page.next == first) {
-        layered_max *= 2;
-        continue;
-      }
-      for (const auto& [key, value] : *layered) {
-        ChunkIndex chunk = chunk_of_layered_key(key);
-        if (chunk >= page.next) break;
-        Result<ChunkRecord> record = decode_chunk_record(value);
-        if (!record.ok()) co_return std::move(record).error();
-        page.stacks[chunk].push_back({layer_of_layered_key(key), std::move(record).value()});
-      }
-    }
-    for (const auto& [key, value] : *base) {
-      ChunkIndex chunk = chunk_of_key(key);
-      if (chunk >= page.next) break;
+    Status read = co_await read_space(space, first, &page);
+    if (!read.ok()) co_return std::move(read).error();
+    // With one layer a chunk has one record, so it does not matter of which moment the others are.
+    bool alone = !space->tree().layered() && !space->link();
+    if (alone || changes == disk_.record_changes()) co_return page;
+  }
+}
+
+// Adds the records of [first, page->next) and lowers page->next when there are too many for a page.
+Task<Status> Replica::read_space(const Space* space, ChunkIndex first, StackPage* page) {
+  Disk* disk = &disk_;
+  std::string from = chunk_key(space->id(), kFirstLayer, first);
+  std::string to = chunk_key(space->id(), kFirstLayer, page->next);
+  Result<KvPairs> base = co_await suspend<Result<KvPairs>>([disk, &from, &to](Callback<void(Result<KvPairs>)> done) {
+    disk->kv().range(from, to, kRecordsPerPage, std::move(done));
+  });
+  if (!base.ok()) co_return std::move(base).error();
+  if (base->size() == kRecordsPerPage) page->next = chunk_of_key(base->back().first).next();
+  for (std::size_t layered_max = kLayeredPerPage; space->tree().layered(); layered_max *= 2) {
+    from = layered_key(space->id(), first, ~LayerNumber{0});
+    to = layered_key(space->id(), page->next, ~LayerNumber{0});
+    Result<KvPairs> layered =
+        co_await suspend<Result<KvPairs>>([disk, &from, &to, layered_max](Callback<void(Result<KvPairs>)> done) {
+          disk->kv().range(from, to, layered_max, std::move(done));
+        });
+    if (!layered.ok()) co_return std::move(layered).error();
+    // The last chunk may have more layers than were read.
+    bool cut = layered->size() == layered_max;
+    if (cut && chunk_of_layered_key(layered->back().first) == first) continue;
+    if (cut) page->next = chunk_of_layered_key(layered->back().first);
+    for (const auto& [key, value] : *layered) {
+      ChunkIndex chunk = chunk_of_layered_key(key);
+      if (chunk >= page->next) break;
       Result<ChunkRecord> record = decode_chunk_record(value);
       if (!record.ok()) co_return std::move(record).error();
-      page.stacks[chunk].push_back({kFirstLayer, std::move(record).value()});
+      page->stacks[chunk].push_back({layer_of_layered_key(key), std::move(record).value()});
     }
-    // With one layer a chunk has one record, so it does not matter of which moment the others are.
-    if (!tree_.layered() || changes == disk_.record_changes()) co_return page;
+    break;
   }
+  for (const auto& [key, value] : *base) {
+    ChunkIndex chunk = chunk_of_key(key);
+    if (chunk >= page->next) break;
+    Result<ChunkRecord> record = decode_chunk_record(value);
+    if (!record.ok()) co_return std::move(record).error();
+    page->stacks[chunk].push_back({kFirstLayer, std::move(record).value()});
+  }
+  Status inherited;
+  if (space->link()) inherited = co_await read_inherited(space, first, page);
+  co_return inherited;
+}
+
+Task<Status> Replica::read_inherited(const Space* space, ChunkIndex first, StackPage* page) {
+  const Space* below = disk_.find_space(space->link()->space);
+  StackPage inherited;
+  inherited.next = page->next;
+  Status read = co_await read_space(below, first, &inherited);
+  if (!read.ok()) co_return std::move(read).error();
+  page->next = inherited.next;
+  page->stacks.erase(page->stacks.lower_bound(page->next), page->stacks.end());
+  for (auto& [chunk, stack] : inherited.stacks) {
+    inherit(page->stacks[chunk], std::move(stack), below->held(), space->link()->snapshot.layer);
+  }
+  co_return Status();
 }
 
 Task<Result<std::vector<ChunkVersion>>> Replica::collect_versions(ChunkIndex first, ChunkIndex end, Seq after,
                                                                   std::size_t max) {
   // Chunks with entries not applied when the scan begins: their records may change under it, the entries say enough.
-  LayerNumber head = tree_.head();
+  LayerNumber head = tree().head();
   std::map<ChunkIndex, LogPosition> unapplied;
   for (ChunkIndex chunk : overlay_.chunks(first, end)) {
     unapplied[chunk] = overlay_.find(chunk)->pieces.back().log->entry.position;
@@ -91,7 +115,7 @@ Task<Result<std::vector<ChunkVersion>>> Replica::collect_versions(ChunkIndex fir
       add_unapplied_before(chunk);
       if (found.size() >= max) co_return found;
       bool changing = waiting != unapplied.end() && waiting->first == chunk;
-      std::vector<GroupContent> groups = groups_of(stack, tree_);
+      std::vector<GroupContent> groups = groups_of(stack, tree());
       std::sort(groups.begin(), groups.end(),
                 [](const GroupContent& a, const GroupContent& b) { return a.group < b.group; });
       for (const GroupContent& group : groups) {
@@ -242,7 +266,7 @@ Task<void> Replica::run_join(JoinRequest request, StatusCallback done) {
 
 void Replica::fill_chunk(ChunkLayer layer, ChunkContent content, StatusCallback done) {
   Status valid = check_usable();
-  if (valid.ok() && tree_.group_of(layer.layer) != layer.layer) {
+  if (valid.ok() && tree().group_of(layer.layer) != layer.layer) {
     valid = Error(ErrorCode::kInvalidArgument,
                   "replica " + to_hex(id_.value()) + " has no layer " + std::to_string(layer.layer));
   }

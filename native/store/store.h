@@ -73,6 +73,7 @@ struct SpaceInfo {
   std::uint64_t journal_bytes = 0;
   std::uint64_t journal_used_bytes = 0;
   std::uint64_t cached_bytes = 0;
+  std::uint64_t left_bytes = 0;  // of used_bytes: what linked clones still see of replicas that are gone
 };
 
 // Blocks read. `present` has a bit per block of the range (bit i of byte i / 8); `crc` and `data` cover the
@@ -218,6 +219,13 @@ class DiskStore {
 
   virtual void create_replica(ReplicaId id, VolumeId volume, std::uint64_t size_blocks, bool complete,
                               StatusCallback done) = 0;
+  // A complete replica of a new volume that begins as what `snapshot` of `source`, a complete replica here, holds, and
+  // shares its blocks: nothing is copied. Its log begins behind one entry, (1, 1), that stands for this content.
+  // NOT_FOUND when there is no such snapshot. Neither dropping the snapshot nor deleting `source` changes what it
+  // holds; what it still sees then stays on the disk (SpaceInfo::left_bytes) until the last clone that sees it is
+  // deleted.
+  virtual void create_linked(ReplicaId id, VolumeId volume, ReplicaId source, SnapshotId snapshot,
+                             StatusCallback done) = 0;
   virtual void delete_replica(ReplicaId id, StatusCallback done) = 0;
   virtual ReplicaStore* find(ReplicaId id) = 0;
   virtual std::vector<ReplicaId> list() const = 0;

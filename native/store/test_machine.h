@@ -67,6 +67,13 @@ class TestMachine {
     return wait<Status>(
         [&](StatusCallback done) { disk->create_replica(id, VolumeId(7), size_blocks, complete, std::move(done)); });
   }
+  Status link(ReplicaId id, ReplicaId source, SnapshotId snapshot) {
+    return wait<Status>(
+        [&](StatusCallback done) { disk->create_linked(id, VolumeId(8), source, snapshot, std::move(done)); });
+  }
+  Status remove(ReplicaId id) {
+    return wait<Status>([&](StatusCallback done) { disk->delete_replica(id, std::move(done)); });
+  }
   void settle() { world.run_for(2s); }
   Env& env() { return *process->env; }
 
