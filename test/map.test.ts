@@ -2,7 +2,7 @@
  * Volumes as block devices of this host, by the real kernel: loop devices, ext4 and xfs, fio, while replicas and the target
  * process itself are killed. Takes root, FUSE and loop devices.
  */
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import {
   accessSync,
   constants,
@@ -20,7 +20,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { z } from 'zod';
 
 import { listMounts } from '../engine/os/mounts.js';
-import { Cluster } from './lib/cluster.js';
+import { Cluster, cliCommand } from './lib/cluster.js';
 import { attempt, run, until } from './lib/process.js';
 
 function missing(): string | null {
@@ -230,6 +230,51 @@ describe.skipIf(lacking !== null)('mount', () => {
     expect(await sizeOf()).toBeGreaterThan(before + (450 << 20));
     await cluster.cli('umount', 'grows');
   });
+
+  test.each([
+    ['ext4', '64Mi', 'noload', ['e2fsck', '-fn']],
+    ['xfs', '320Mi', 'norecovery', ['xfs_repair', '-n']],
+  ] as const)(
+    'a snapshot of a mounted %s has all of it, without any replay',
+    async (fs, size, raw, [check, ...args]) => {
+      const name = `frozen-${fs}`;
+      await cluster.createVolume(name, size);
+      const { directory } = await mount(name, '--fs', fs);
+      // A writer that syncs nothing and does not stop.
+      writeFileSync(join(directory, 'before'), 'x'.repeat(100_000));
+      const writer = spawn('sh', [
+        '-c',
+        'i=0; while :; do i=$((i+1)); echo "line $i"; done >"$0"',
+        join(directory, 'log'),
+      ]);
+      try {
+        expect(await cluster.cli('snapshot', 'create', name, 'now')).toMatchObject({ frozen: true, note: null });
+      } finally {
+        writer.kill('SIGKILL');
+      }
+      await cluster.cli('umount', name);
+      await cluster.cli('volume', 'clone', `${name}@now`, `${name}-copy`);
+      const device = await map(`${name}-copy`);
+      await run('mount', ['-o', `ro,${raw}`, device, directory]);
+      expect(readFileSync(join(directory, 'before'), 'utf8')).toBe('x'.repeat(100_000));
+      await run('umount', [directory]);
+      if (fs === 'ext4') {
+        expect(await run('dumpe2fs', ['-h', device])).not.toContain('needs_recovery');
+      } else {
+        // A frozen xfs leaves one record in its log, for files that are open and have no name any more.
+        await run('mount', [device, directory]);
+        await run('umount', [directory]);
+      }
+      await run(check, [...args, device]);
+      await cluster.cli('unmap', `${name}-copy`);
+      expect((await attempt(process.execPath, copyCommand(name))).stdout).toBe('x'.repeat(100_000));
+    },
+  );
+
+  function copyCommand(name: string): string[] {
+    const [, ...main] = cliCommand;
+    return [...main, 'snapshot', 'cp', `${name}@now:/before`, '-', '--server', cluster.server];
+  }
 
   test('never makes a file system over data', async () => {
     await cluster.createVolume('data', '64Mi');

@@ -214,6 +214,13 @@ describe.skipIf(lacking !== null)('a shared volume', () => {
     });
     expect(isAlive(identity)).toBe(true);
     expect(await content(at, 'file')).toBe('content');
+    // A snapshot is taken with the file system frozen, under the server.
+    expect(await cluster.cli('snapshot', 'create', 'calm', 'now')).toMatchObject({ frozen: true, note: null });
+    expect(await cluster.cli('snapshot', 'browse', 'calm', 'now')).toMatchObject({
+      journal: 'replayed',
+      entries: expect.arrayContaining([expect.objectContaining({ name: 'file', size: 7 })]) as unknown,
+    });
+    await put(at, 'file2', 'content');
   });
 
   test('a server that is killed is back within seconds', async () => {

@@ -4,7 +4,8 @@ import { isAbsolute, resolve } from 'node:path';
 import { Option } from 'commander';
 import type { Command } from 'commander';
 import { validateVolumeName } from '../config/volume-input.js';
-import { HoldfastError } from '../errors/holdfast-error.js';
+import { sleep } from '../async/wait.js';
+import { HoldfastError, isHoldfastError } from '../errors/holdfast-error.js';
 import {
   ensureFilesystem,
   filesystemTypes,
@@ -24,6 +25,8 @@ import { examples } from './volume-commands.js';
 
 type MapOptions = CommonOptions & { readonly node?: string; readonly via?: Via };
 type MountOptions = MapOptions & { readonly fs?: FilesystemType; readonly options?: string };
+
+const unmountedInUseMs = 3_000;
 
 export type MountView = LocalDevice & { readonly directory: string; readonly fs: string };
 export type MapRow = {
@@ -166,7 +169,20 @@ async function unmountVolume(session: Session, what: string): Promise<VolumeView
     await unmountFilesystem(mounted.directory);
     mounted = device === null ? null : mountOf(device);
   }
-  return await unmapHere(session, volume.name, false);
+  return await unmapUnmounted(session, volume.name);
+}
+
+// Another mount namespace that began while it was mounted (a container, ip netns exec) may have it for a moment more.
+async function unmapUnmounted(session: Session, name: string): Promise<VolumeView> {
+  const deadline = performance.now() + unmountedInUseMs;
+  for (;;) {
+    try {
+      return await unmapHere(session, name, false);
+    } catch (error) {
+      if (!isHoldfastError(error, 'IN_USE') || performance.now() > deadline) throw error;
+      await sleep(100);
+    }
+  }
 }
 
 function mountedOn(volumes: readonly VolumeView[], directory: string): VolumeView | undefined {

@@ -26,7 +26,7 @@ export function addSnapshotCommands(program: Command, streams: Streams): void {
       const session = openSession(options, process.env);
       const work = session.call<SnapshotView>('POST', path(volume, '/snapshots'), body);
       const made = await withProgress(streams, () => Promise.resolve(`taking a snapshot of ${volume}`), work);
-      printResult(streams, options.json === true, made, (view) => `Snapshot ${view.name} of ${volume} is taken.`);
+      printResult(streams, options.json === true, made, takenText);
     });
 
   withCommonOptions(snapshot.command('ls'))
@@ -63,6 +63,10 @@ export function addSnapshotCommands(program: Command, streams: Streams): void {
       const reverted = await withProgress(streams, () => Promise.resolve(`reverting ${volume}`), work);
       printResult(streams, options.json === true, reverted, () => `Volume ${volume} holds what ${name} holds.`);
     });
+}
+
+function takenText({ name, volume, note }: SnapshotView): string {
+  return `Snapshot ${name} of ${volume} is taken.` + (note === null ? '' : `\nAs after a crash: ${note}.`);
 }
 
 /** `volume` is the command that "clone" belongs to. */

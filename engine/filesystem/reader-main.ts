@@ -5,9 +5,11 @@ import { mountFilesystem, unmountFilesystem } from './filesystem.js';
 import { encodeMessage } from './file-frames.js';
 import type { JournalState } from './file-frames.js';
 import { listFolder, readFiles, resolveInside, typeOf } from './file-walk.js';
-import { viewMountOptions } from './snapshot-content.js';
+import { isVolumeDevice, viewMountOptions } from './snapshot-content.js';
 import type { ReaderRequest } from './snapshot-content.js';
 import { toHoldfastError } from '../errors/holdfast-error.js';
+import { runCommand } from '../os/command.js';
+import { listMounts } from '../os/mounts.js';
 
 const request = JSON.parse(process.argv[2] ?? '{}') as ReaderRequest;
 
@@ -31,8 +33,17 @@ async function mount({ device, directory, fs }: ReaderRequest): Promise<JournalS
   }
 }
 
+// This namespace began as a copy of that of the target process: volumes that are mounted there would stay in use after they are
+// unmounted, for as long as this process runs.
+async function letGoOfVolumes(): Promise<void> {
+  for (const { source, directory } of listMounts()) {
+    if (isVolumeDevice(source)) await runCommand('umount', ['-l', directory]);
+  }
+}
+
 async function main(): Promise<void> {
   const { directory, fs, path, list, recursive } = request;
+  await letGoOfVolumes();
   const journal = await mount(request);
   try {
     const at = await resolveInside(directory, path);

@@ -184,12 +184,13 @@ export type DataPlane = {
     settings: EngineSettings,
   ) => Promise<void>;
   readonly resize: (control: string, volumeId: string, sizeBytes: number) => Promise<void>;
+  /** Whether a mounted file system was frozen for it; `note`: why not, or empty. */
   readonly changeSnapshot: (
     control: string,
     volumeId: string,
     change: SnapshotChange,
     snapshotId: string,
-  ) => Promise<void>;
+  ) => Promise<{ readonly frozen: boolean; readonly note: string }>;
   /** Both volumes are attached there; the target holds nothing yet. */
   readonly copySnapshot: (
     control: string,

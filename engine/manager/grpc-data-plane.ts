@@ -17,6 +17,7 @@ import type {
   AttachedReplica,
   AttachedVolume,
   AttachVolumeResponse,
+  ChangeSnapshotResponse,
   SnapshotFilesPart,
   Latency as LatencyMessage,
 } from '../generated/holdfast/v1/target.js';
@@ -46,8 +47,9 @@ const deadlineMs = {
   // Everything in flight is finished and flushed.
   detach: 30_000,
   resize: 15_000,
-  // Journalled everywhere; a revert also waits until everything before it is in its place.
-  snapshot: 30_000,
+  // Journalled everywhere; a revert also waits until everything before it is in its place, and taking one perhaps for a mounted
+  // file system to be written back and frozen.
+  snapshot: 60_000,
   // Proportional to what is copied.
   copy: 7 * 86_400_000,
   // Whatever the kernel still holds for the device is written first.
@@ -255,7 +257,7 @@ function targetCalls(pool: ClientPool<TargetClient>): TargetCalls {
     },
     changeSnapshot: async (control, volumeId, change, snapshotId) => {
       const message = { volumeId: idToBigint(volumeId), snapshotId: idToBigint(snapshotId), change };
-      await pool.call(control, deadlineMs.snapshot, (client, metadata, options, done) =>
+      return await pool.call<ChangeSnapshotResponse>(control, deadlineMs.snapshot, (client, metadata, options, done) =>
         client.changeSnapshot(message, metadata, options, done),
       );
     },

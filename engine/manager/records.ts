@@ -193,6 +193,10 @@ export const snapshotSchema = z.object({
   createdAt: z.string(),
   /** "ready" once the volume's log has it; "deleting" from when it is to be dropped. */
   phase: z.enum(['creating', 'ready', 'deleting']),
+  /** The mounted file system was frozen for its instant. */
+  frozen: z.boolean().optional(),
+  /** Why it was not, although it was mounted. */
+  note: z.string().optional(),
 });
 export type SnapshotRecord = z.infer<typeof snapshotSchema>;
 

@@ -123,8 +123,9 @@ async function takeSnapshot(
   if (!(await repository.insertSnapshot(snapshot))) {
     throw new HoldfastError('ALREADY_EXISTS', `volume "${record.name}" has a snapshot "${name}" already`);
   }
+  let outcome: Awaited<ReturnType<typeof dataPlane.changeSnapshot>>;
   try {
-    await dataPlane.changeSnapshot(engine.control, record.id, 'create', snapshot.id);
+    outcome = await dataPlane.changeSnapshot(engine.control, record.id, 'create', snapshot.id);
   } catch (error) {
     // Whether it is in the log is not known; a name must not lead to something that may not be there.
     await dataPlane.changeSnapshot(engine.control, record.id, 'delete', snapshot.id).then(
@@ -133,7 +134,8 @@ async function takeSnapshot(
     );
     throw error;
   }
-  const ready: SnapshotRecord = { ...snapshot, phase: 'ready' };
+  const { frozen, note } = outcome;
+  const ready: SnapshotRecord = { ...snapshot, phase: 'ready', frozen, ...(note === '' ? {} : { note }) };
   await repository.putSnapshot(ready);
   return ready;
 }
@@ -221,6 +223,8 @@ export function snapshotViews(
         state: record.phase,
         size: seen?.sizeBytes ?? null,
         usedBytes: seen?.usedBytes ?? null,
+        frozen: record.frozen ?? false,
+        note: record.note ?? null,
       };
     })
     .sort((a, b) => a.createdAt.localeCompare(b.createdAt) || a.name.localeCompare(b.name));

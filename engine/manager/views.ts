@@ -130,6 +130,10 @@ export type SnapshotView = {
   readonly size: number | null;
   /** Held, on each replica, by what changed between the parent and it. */
   readonly usedBytes: number | null;
+  /** The file system, mounted by Holdfast, was frozen for its instant. */
+  readonly frozen: boolean;
+  /** Why it was not, although it was mounted. */
+  readonly note: string | null;
 };
 
 export type NodeView = {

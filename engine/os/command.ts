@@ -8,6 +8,11 @@ export type CommandResult = { readonly code: number; readonly stdout: string; re
 const systemPath = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 const outputBytesMax = 1 << 20;
 
+/** For programs of the system: found wherever they are, and speaking English. */
+export function systemEnvironment(): NodeJS.ProcessEnv {
+  return { ...process.env, PATH: systemPath, LC_ALL: 'C' };
+}
+
 /** Runs it whatever its exit code. UNSUPPORTED_SYSTEM when the program is missing, TIMED_OUT (and killed) after `timeoutMs`. */
 export async function runCommand(
   program: string,
@@ -18,7 +23,7 @@ export async function runCommand(
   return await new Promise((resolve, reject) => {
     const child = spawn(program, args, {
       stdio: ['ignore', 'pipe', 'pipe'],
-      env: { ...process.env, PATH: systemPath, LC_ALL: 'C' },
+      env: systemEnvironment(),
     });
     const stdout = collect(child.stdout);
     const stderr = collect(child.stderr);

@@ -43,8 +43,8 @@ export function createTargetService({ instanceId, target, volumes, files }: Serv
       return {};
     }),
     changeSnapshot: unary(async ({ volumeId, snapshotId, change }) => {
-      await volumes.changeSnapshot({ volumeId, snapshotId, change: snapshotChangeOf(change) });
-      return {};
+      const outcome = await volumes.changeSnapshot({ volumeId, snapshotId, change: snapshotChangeOf(change) });
+      return { frozen: outcome.frozen, note: outcome.frozen ? '' : outcome.note };
     }),
     copySnapshot: unary(async ({ volumeId, snapshotId, targetVolumeId }) => {
       await volumes.copySnapshot({ volumeId, snapshotId, targetVolumeId });

@@ -128,7 +128,7 @@ async function runReader(request: ReaderRequest, send: Send, signal: AbortSignal
   signal.throwIfAborted();
   const child = spawn(
     'unshare',
-    ['--mount', '--propagation', 'private', process.execPath, readerProgram, JSON.stringify(request)],
+    ['--mount', '--propagation', 'slave', process.execPath, readerProgram, JSON.stringify(request)],
     { stdio: ['ignore', 'pipe', 'pipe'] },
   );
   const ended = new Promise<number | null>((resolve, reject) => {

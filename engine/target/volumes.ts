@@ -21,6 +21,9 @@ import type {
   VolumeStatus,
 } from '../addon/target-process.js';
 import { HoldfastError } from '../errors/holdfast-error.js';
+import { mountOf } from '../filesystem/filesystem.js';
+import { whileFrozen } from '../filesystem/freezer.js';
+import type { Frozen } from '../filesystem/freezer.js';
 import type { Logger } from '../log/logger.js';
 import { errorFields } from '../log/logger.js';
 import type { Membership } from './membership-client.js';
@@ -122,8 +125,22 @@ export class TargetVolumes {
     await this.#servingHost(volumeId).resizeVolume(volumeId, sizeBytes);
   }
 
-  async changeSnapshot(request: ChangeSnapshotRequest): Promise<void> {
-    await this.#servingHost(request.volumeId).changeSnapshot(request);
+  /** One that is taken of a volume whose file system is mounted here: while that is frozen, where it can be. */
+  async changeSnapshot(request: ChangeSnapshotRequest): Promise<Frozen> {
+    const change = () => this.#servingHost(request.volumeId).changeSnapshot(request);
+    const mounted = request.change === 'create' ? await this.#mountOf(request.volumeId) : null;
+    if (mounted === null) {
+      await change();
+      return { frozen: false, note: '' };
+    }
+    const { outcome } = await whileFrozen(mounted, change);
+    if (!outcome.frozen) {
+      this.#log.warn('a snapshot is taken of a file system that is not frozen', {
+        volume: this.#attached.get(request.volumeId)?.name,
+        note: outcome.note,
+      });
+    }
+    return outcome;
   }
 
   async copySnapshot(request: CopySnapshotRequest): Promise<void> {
@@ -242,6 +259,13 @@ export class TargetVolumes {
       .catch((error: unknown) => {
         this.#log.error('a fenced volume could not be closed', { volume: present.name, ...errorFields(error) });
       });
+  }
+
+  // Where the file system of a volume is mounted on this host, as far as this process sees.
+  async #mountOf(volumeId: bigint): Promise<string | null> {
+    const status = (await this.#requireHost().status()).find((each) => each.volumeId === volumeId);
+    const device = status?.device ?? '';
+    return device === '' ? null : (mountOf(device)?.directory ?? null);
   }
 
   #directoryOf(volumeId: bigint): string {

@@ -259,6 +259,8 @@ export const snapshot = z
     state: z.enum(['creating', 'ready', 'deleting']),
     size: integer.nullable(),
     usedBytes: integer.nullable(),
+    frozen: z.boolean(),
+    note: text.nullable(),
   })
   .meta({ id: 'Snapshot' });
 export const folder = z

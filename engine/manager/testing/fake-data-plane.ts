@@ -99,7 +99,7 @@ export class FakeTarget {
       }),
       changeSnapshot: unary(({ volumeId, snapshotId, change }) => {
         this.snapshotChanges.push({ volumeId, snapshotId, change });
-        return {};
+        return { frozen: false, note: '' };
       }),
       copySnapshot: unary(({ volumeId, snapshotId, targetVolumeId }) => {
         this.copies.push({ volumeId, snapshotId, targetVolumeId });
