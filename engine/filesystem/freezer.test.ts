@@ -51,11 +51,11 @@ describe.skipIf(!canMount())('freezing', () => {
   test('writers wait until the task has ended, and what was written before is on the device', async () => {
     writeFileSync(join(at, 'before'), 'not synced');
     let copy = '';
-    let written: Promise<unknown> | null = null;
+    const waiting: Promise<unknown>[] = [];
     const { value, outcome } = await whileFrozen(
       at,
       async () => {
-        written = writer('during');
+        waiting.push(writer('during'));
         await sleep(100);
         expect(existsSync(join(at, 'during'))).toBe(false);
         copy = join(folder, 'copy');
@@ -65,7 +65,7 @@ describe.skipIf(!canMount())('freezing', () => {
       limits,
     );
     expect([value, outcome]).toEqual([7, { frozen: true }]);
-    await written;
+    await Promise.all(waiting);
     // Clean, without any replay: the journal is empty.
     execFileSync('e2fsck', ['-fn', copy], { stdio: 'pipe' });
     expect(execFileSync('dumpe2fs', ['-h', copy], { encoding: 'utf8', stdio: 'pipe' })).not.toContain('needs_recovery');

@@ -9,7 +9,8 @@ import { isUp } from './maintenance.js';
 import { replicaAddress, runningTarget } from './observed.js';
 import type { ReplicaRecord, VolumeRecord } from './records.js';
 import { nodeFor } from './replica-operations.js';
-import { detachVolume, isLost, requireNode, withVolume } from './volume-operations.js';
+import { isLost } from './node-loss.js';
+import { detachVolume, requireNode, withVolume } from './volume-operations.js';
 
 // What a node that is being taken over from has to let go by itself; then it is fenced.
 const letGoMs = 3_000;

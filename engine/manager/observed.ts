@@ -6,6 +6,9 @@ import type { DiskClass } from './records.js';
 import type { ShareOrder, ShareStatus } from '../nfs/share-types.js';
 import type { ErrorCode } from '../errors/error-codes.js';
 
+// An agent is back once it has been connected for so long.
+const steadyAfterMs = 3_000;
+
 export type Failure = { readonly code: ErrorCode; readonly message: string };
 
 export type ObservedProcess = {
@@ -109,6 +112,8 @@ export class Observed {
   // Which connection spoke last for a node: the end of an older one must not declare a newer one gone.
   readonly #connections = new Map<string, symbol>();
   readonly #orderShares = new Map<string, OrderShares>();
+  // When an agent that had been away came back, and since when it had been.
+  readonly #returns = new Map<string, { readonly at: number; readonly awaySince: number }>();
   readonly #listeners = new Set<() => void>();
 
   constructor(now: () => number = () => performance.now()) {
@@ -133,6 +138,8 @@ export class Observed {
     const isNew = this.#connections.get(report.node) !== connection;
     this.#connections.set(report.node, connection);
     if (orderShares !== undefined) this.#orderShares.set(report.node, orderShares);
+    const awaySinceThen = former?.agentAwaySince ?? null;
+    if (awaySinceThen !== null) this.#returns.set(report.node, { at: this.now(), awaySince: awaySinceThen });
     const next: ObservedNode = {
       name: report.node,
       agentPid: report.pid,
@@ -157,8 +164,14 @@ export class Observed {
       ...former,
       agentPid: null,
       shareOrdersKey: null,
-      agentAwaySince: former.agentAwaySince ?? this.now(),
+      agentAwaySince: former.agentAwaySince ?? this.#awaySince(node),
     }));
+  }
+
+  // One that comes and goes has never been back.
+  #awaySince(node: string): number {
+    const back = this.#returns.get(node);
+    return back !== undefined && this.now() - back.at < steadyAfterMs ? back.awaySince : this.now();
   }
 
   /** Tells the agent of a node, if it is connected. */

@@ -293,22 +293,6 @@ async function createReplicas({ observed, dataPlane }: ManagerContext, record: V
   );
 }
 
-// Its agent has been away for longer than a restart takes, and its target process does not answer either. What it still
-// acknowledges is nothing: the new epoch takes the volume away from it.
-const lostAfterMs = 10_000;
-
-export async function isLost({ observed, dataPlane }: ManagerContext, name: string): Promise<boolean> {
-  const node = observed.node(name);
-  const since = node === undefined ? observed.startedAt : node.agentAwaySince;
-  if (since === null || observed.now() - since < lostAfterMs) return false;
-  const target = runningTarget(node);
-  if (target === null) return true;
-  return await dataPlane.targetStatus(target.control).then(
-    () => false,
-    () => true,
-  );
-}
-
 export async function requireNode({ repository }: ManagerContext, name: string): Promise<void> {
   const nodes = await repository.listNodes();
   if (nodes.some((node) => node.name === name)) return;
