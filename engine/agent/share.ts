@@ -20,7 +20,7 @@ import { ganeshaConfig } from '../nfs/ganesha-config.js';
 import { nullCall, rpcNullCall } from '../nfs/null-call.js';
 import type { ShareOrder, ShareStatus } from '../nfs/share-types.js';
 import { findFreePorts, tryBind } from '../os/addresses.js';
-import { runCommand } from '../os/command.js';
+import { runChecked, runCommand } from '../os/command.js';
 import { listMounts } from '../os/mounts.js';
 import { signalProcess, stopProcess } from '../os/proc.js';
 import type { HostedProcess, ProcessHost } from './process-host.js';
@@ -98,6 +98,8 @@ export async function endShare(directory: string, host: ProcessHost, lazy: boole
   if (server !== null) await stopProcess(server.identity, stopGraceMs);
   const folder = join(directory, 'fs');
   while (listMounts().some((mount) => mount.directory === folder)) {
+    // Unmounting writes nothing back where another mount namespace has a copy of the mount.
+    if (!lazy) await runChecked('sync', ['-f', folder], { timeoutMs: 30_000 });
     const { code, stderr } = await runCommand('umount', [...(lazy ? ['-l'] : []), folder], { timeoutMs: 30_000 });
     if (code !== 0) throw new HoldfastError('IN_USE', `cannot unmount ${folder}: ${stderr.trim()}`);
   }

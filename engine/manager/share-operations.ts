@@ -135,13 +135,33 @@ async function endShare(context: ManagerContext, volumeId: string, force: boolea
         `${node} has not ended the share of volume "${record.name}" yet: see that its agent runs and try again, or use --force`,
       );
     }
-    await endDevice(context, record, node, force);
+    await endUnmountedDevice(context, record, node, force);
     await ensureDetached(context, record, node);
   } catch (error) {
     if (!force || !isHoldfastError(error, 'CONNECTION_LOST')) throw error;
     logger.warn('detached by force', { volume: record.name, node, ...errorFields(error) });
   }
   return await repository.updateVolume(volumeId, (latest) => ({ ...latest, attachment: null }));
+}
+
+// Its agent has written everything back and unmounted it. Whoever still has it open has so by accident: a mount namespace that began as a
+// copy while it was mounted (a container, ip netns exec).
+async function endUnmountedDevice(
+  context: ManagerContext,
+  record: VolumeRecord,
+  node: string,
+  force: boolean,
+): Promise<void> {
+  try {
+    await endDevice(context, record, node, force);
+  } catch (error) {
+    if (!isHoldfastError(error, 'IN_USE')) throw error;
+    context.logger.warn('the device of a share is held by others after it was unmounted: ending it by force', {
+      volume: record.name,
+      node,
+    });
+    await endDevice(context, record, node, true);
+  }
 }
 
 // One that has an in-sync replica, else any; in the order of the replicas, so that it is predictable. Of a node that is gone, what
