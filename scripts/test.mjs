@@ -146,14 +146,21 @@ async function googleTests(folder, { only, env = {}, limit = jobs } = {}) {
   );
 }
 
-async function sanitized(kind, { only, env, seeds = 0 }) {
-  const folder = `build/${kind}`;
-  const targets = [...(only ?? nativeTestTargets()), ...(seeds > 0 ? ['sim'] : [])];
-  const built = await buildNative(folder, [`-DHOLDFAST_SANITIZE=${kind}`], targets);
+/** ASan with UBSan, built by clang: twice as fast to build as with GCC, and the fuzz targets are made of the same objects. */
+async function addressSanitized() {
+  const folder = 'build/address';
+  const fuzzers = fuzzTargets().map((target) => target.program);
+  const options = ['-DHOLDFAST_SANITIZE=address', '-DCMAKE_CXX_COMPILER=clang++'];
+  const built = await buildNative(folder, options, [...nativeTestTargets(), 'sim', ...fuzzers]);
   if (built.failed > 0) return built;
-  const tested = [built, await googleTests(folder, { only, env })];
-  if (seeds > 0) tested.push(await simulation(folder, ['--seeds', `${seeds}`], env));
-  return sum(tested);
+  const seeds = ['--seeds', `${asanSimSeeds}`];
+  return sum([built, await googleTests(folder, { env: asanEnv }), await simulation(folder, seeds, asanEnv)]);
+}
+
+async function threadSanitized() {
+  const only = ['io_test'];
+  const built = await buildNative('build/thread', ['-DHOLDFAST_SANITIZE=thread'], only);
+  return built.failed > 0 ? built : sum([built, await googleTests('build/thread', { only, env: tsanEnv })]);
 }
 
 /** Seeds of the cluster simulation (docs/simulator.md): one check, whatever their number. */
@@ -187,13 +194,7 @@ function fuzzTargets() {
 }
 
 async function fuzz() {
-  const clang = await program('clang', 'clang++', ['--version']);
-  if (!clang.ok) return outcome(0, 0, 1, ['fuzz: skipped, clang++ is not installed']);
   const targets = fuzzTargets();
-  const options = ['-DHOLDFAST_SANITIZE=fuzzer', '-DCMAKE_CXX_COMPILER=clang++', '-DHOLDFAST_TESTS=OFF'];
-  const names = targets.map((target) => target.program);
-  const built = await buildNative('build/fuzz', options, names);
-  if (built.failed > 0) return built;
   const runs = targets.map((target) => async () => {
     const findings = join(logs, `${target.program}-findings`);
     const fresh = join(logs, `${target.program}-corpus`);
@@ -202,9 +203,9 @@ async function fuzz() {
     const corpora = [fresh, ...(existsSync(target.corpus) ? [target.corpus] : [])];
     const limits = [`-max_total_time=${fuzzSeconds}`, '-timeout=10', '-rss_limit_mb=2048'];
     const args = [...limits, `-artifact_prefix=${findings}/`, ...corpora];
-    return await check(target.program, join(root, 'build/fuzz', target.program), args);
+    return await check(target.program, join(root, 'build/address', target.program), args);
   });
-  return sum([built, ...(await concurrently(jobs, runs))]);
+  return sum(await concurrently(jobs, runs));
 }
 
 // ---- TypeScript ----
@@ -289,14 +290,14 @@ const stages = [
   {
     name: 'asan',
     what: `C++ unit tests and ${asanSimSeeds} seeds of the simulation under ASan and UBSan`,
-    run: () => sanitized('address', { env: asanEnv, seeds: asanSimSeeds }),
+    run: addressSanitized,
   },
   {
     name: 'tsan',
     what: 'C++ unit tests of native/io under TSan: the only module with threads',
-    run: () => sanitized('thread', { env: tsanEnv, only: ['io_test'] }),
+    run: threadSanitized,
   },
-  { name: 'fuzz', what: `every fuzz target for ${fuzzSeconds} s`, run: fuzz },
+  { name: 'fuzz', what: `every fuzz target for ${fuzzSeconds} s`, needs: 'asan', run: fuzz },
   {
     name: 'e2e',
     what: 'end to end: processes, clusters, real initiators',

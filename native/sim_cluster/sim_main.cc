@@ -2,7 +2,8 @@
 //
 //   sim [--seeds N] [--seed S] [--jobs J] [--trace]
 //   sim --plant NAME [the same]   with a planted bug (builds with -DHOLDFAST_PLANTS=ON)
-//   sim --plants [--plant NAME] [--seeds N]   each planted bug (or one) until a seed fails; 1 when one is not found
+//   sim --plants [--plant NAME] [--seeds N]   each planted bug (or one) until a seed fails; 1 when one is not found. It
+//                                             begins with the seed that found it before.
 //
 // --seed S alone runs that seed; with --seeds N it runs S, S+1, ... Each failing seed prints one line and how to
 // replay it. Exit code 1 when any failed. Seeds run in child processes: killed simulated processes leave their memory
@@ -31,6 +32,7 @@ using holdfast::sim::Outcome;
 
 constexpr std::uint64_t kBatch = 16;  // seeds a child runs before it gives its memory back
 constexpr std::uint64_t kPlantSeeds = 2'000;
+constexpr std::uint64_t kNearSeeds = 16;  // tried first, from the seed that found a planted bug before
 
 struct Options {
   std::uint64_t first = 1;
@@ -271,7 +273,11 @@ int run_plants(const Options& options) {
   for (const holdfast::PlantName& plant : holdfast::kPlantNames) {
     if (!options.plant.empty() && options.plant != plant.name) continue;
     holdfast::planted = plant.plant;
-    std::optional<Runner::Failure> found = Runner(options).run_until_failure();
+    Options near = options;
+    near.first = plant.found_by;
+    near.count = std::min<std::uint64_t>(kNearSeeds, options.count);
+    std::optional<Runner::Failure> found = Runner(near).run_until_failure();
+    if (!found) found = Runner(options).run_until_failure();
     if (found) {
       std::printf("%-30s found by seed %llu: %s\n", plant.name.data(), static_cast<unsigned long long>(found->seed),
                   found->why.c_str());
