@@ -87,14 +87,15 @@ void VolumeEngine::advance_rebuild(Member& member) {
 void VolumeEngine::promote_when_caught_up(Member& member) {
   if (in_sync_.wanted(member.config.id) || !member.wanted || state_ != State::kServing) return;
   Seq reflected = std::max(*member.rebuilt, Seq(member.first_live.value() - 1));
-  if (HOLDFAST_PLANT(kPromoteEarly)) reflected = Seq(0);
-  if (committed_ < reflected || member.journalled < committed_) return;
-  if (member.promotion_flush == 0) {
-    member.promotion_flush = ++flush_issued_;
-    send_flush(member);
-    return watch_silence();
+  if (!HOLDFAST_PLANT(kPromoteEarly)) {
+    if (committed_ < reflected || member.journalled < committed_) return;
+    if (member.promotion_flush == 0) {
+      member.promotion_flush = ++flush_issued_;
+      send_flush(member);
+      return watch_silence();
+    }
+    if (member.flushed < member.promotion_flush) return;
   }
-  if (member.flushed < member.promotion_flush) return;
   in_sync_.add(member.config.id);
   update_in_sync_set("replica " + to_hex(member.config.id.value()) + " was rebuilt");
 }
