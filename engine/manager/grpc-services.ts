@@ -1,7 +1,7 @@
 // The manager's gRPC services: Manager (people and scripts), Membership (engines), AgentRegistry (agents).
-import type { handleUnaryCall, Metadata, Server } from '@grpc/grpc-js';
+import type { Server } from '@grpc/grpc-js';
 import { toGrpcStatus } from '../errors/grpc-errors.js';
-import { isErrorCode, toHoldfastError } from '../errors/holdfast-error.js';
+import { isErrorCode } from '../errors/holdfast-error.js';
 import {
   AgentRegistryService,
   Attachment,
@@ -25,7 +25,6 @@ import type {
   AgentReport as AgentReportMessage,
   DiskOrder,
   ManagerServer,
-  NfsShare,
   ProcessReport,
   ShareReport,
 } from '../generated/holdfast/v1/manager.js';
@@ -33,19 +32,16 @@ import { MembershipService } from '../generated/holdfast/v1/target.js';
 import type { MembershipServer } from '../generated/holdfast/v1/target.js';
 import type { Logger } from '../log/logger.js';
 import { requireNode } from './access-control.js';
-import type { AccessControl, Caller } from './access-control.js';
-import type { Connection } from './front-door.js';
+import { answerLike, twinService } from './grpc-administration.js';
+import { authorizationOf, unaryOf } from './entrance.js';
+import type { Entrance, Unary } from './entrance.js';
 import type { ManagerApi } from './api.js';
 import { noAudit } from './audit-log.js';
-import type { AuditLog } from './audit-log.js';
-import type { Role } from './records.js';
 import { idFromBigint, toNumber } from './ids.js';
 import { diskClassSchema } from './records.js';
 import { changeInSyncSet } from './membership.js';
 import type { AgentReport, ObservedProcess, OrderShares } from './observed.js';
-import { squashes } from '../nfs/share-types.js';
 import type { ShareOrder, ShareStatus } from '../nfs/share-types.js';
-import type { ShareInput } from './volume-operations.js';
 import type { ManagerContext } from './context.js';
 
 export type AgentSink = {
@@ -64,7 +60,7 @@ export function addServices(
   entrance: Entrance,
   logger: Logger,
 ): void {
-  server.addService(ManagerService, managerService(api, unaryOf(entrance)));
+  server.addService(ManagerService, { ...managerService(api, unaryOf(entrance)), ...twinService(api, entrance) });
   server.addService(
     MembershipService,
     membershipService(context, kick, unaryOf({ ...entrance, audit: noAudit }), logger),
@@ -72,80 +68,62 @@ export function addServices(
   server.addService(AgentRegistryService, agentRegistryService(agents, entrance, logger));
 }
 
-/** What every request passes. */
-export type Entrance = {
-  readonly access: AccessControl;
-  readonly audit: AuditLog;
-  readonly connection: (peer: string) => Connection | null;
-};
-
-type Unary = <Request, Response>(
-  role: Role,
-  handle: (request: Request) => Promise<Response>,
-) => handleUnaryCall<Request, Response>;
-
-// Admits the caller, and notes what it changes.
-function unaryOf({ access, audit, connection }: Entrance): Unary {
-  return (role, handle) => (call, callback) => {
-    const run = async () => {
-      let caller: Caller | null = null;
-      const note = { peer: call.getPeer(), what: call.getPath(), body: call.request };
-      try {
-        const from = connection(note.peer);
-        if (role === 'agent') requireNode(from, null);
-        caller = await access.admit(authorizationOf(call.metadata), role, from);
-        const response = await handle(call.request);
-        if (role !== 'read-only') audit.write({ caller, ...note, outcome: 'done' });
-        return response;
-      } catch (error) {
-        if (role !== 'read-only') audit.write({ caller, ...note, outcome: toHoldfastError(error).code });
-        throw error;
-      }
-    };
-    run().then(
-      (response) => {
-        callback(null, response);
-      },
-      (error: unknown) => {
-        callback(toGrpcStatus(error));
-      },
-    );
-  };
-}
-
-function authorizationOf(metadata: Metadata): string | null {
-  const [value] = metadata.get('authorization');
-  return typeof value === 'string' ? value : null;
-}
+type OwnService = Pick<
+  ManagerServer,
+  | 'getCluster'
+  | 'createVolume'
+  | 'getVolume'
+  | 'listVolumes'
+  | 'deleteVolume'
+  | 'attachVolume'
+  | 'setVolume'
+  | 'addReplica'
+  | 'removeReplica'
+  | 'scrubVolume'
+  | 'detachVolume'
+  | 'moveVolume'
+  | 'resizeVolume'
+  | 'createSnapshot'
+  | 'listSnapshots'
+  | 'deleteSnapshot'
+  | 'revertVolume'
+  | 'cloneVolume'
+  | 'mapVolume'
+  | 'unmapVolume'
+  | 'listReplicas'
+  | 'listNodes'
+  | 'listDisks'
+  | 'listProcesses'
+>;
 
 // Views are JSON shapes of the messages, so `fromJSON` makes one of the other.
-function managerService(api: ManagerApi, unary: Unary): ManagerServer {
+function managerService(api: ManagerApi, unary: Unary): OwnService {
   return {
     getCluster: unary('read-only', async () => Cluster.fromJSON(await api.getCluster())),
-    createVolume: unary('operator', async ({ name, size, replicas, blockSize, nfs }) => {
-      const input = {
-        name,
-        size: toNumber(size, 'size'),
-        replicas: replicas === 0 ? 3 : replicas,
-        blockSize: blockSize === 0 ? 512 : blockSize,
-        share: nfs === undefined ? null : toShareInput(nfs),
+    createVolume: unary('operator', async (request, from) => {
+      const { replicas, blockSize, nfs, ...rest } = request;
+      const share = nfs === undefined ? undefined : { fs: nfs.fs === '' ? undefined : nfs.fs, ...nfs.options };
+      const defaults = rest.policy === undefined ? { replicas: 3 } : {};
+      const given = {
+        ...rest,
+        ...(replicas === 0 ? defaults : { replicas }),
+        ...(blockSize === 0 ? {} : { blockSize }),
+        share,
       };
-      return Volume.fromJSON(await api.createVolume(input));
+      return Volume.fromJSON(await answerLike(api, 'CreateVolume', given, from));
     }),
     getVolume: unary('read-only', async ({ name }) => Volume.fromJSON(await api.getVolume(name))),
     listVolumes: unary('read-only', async () => ListVolumesResponse.fromJSON({ volumes: await api.listVolumes() })),
-    deleteVolume: unary('operator', async ({ name }) =>
-      DeleteVolumeResponse.fromJSON(await api.deleteVolume(name, false)),
+    deleteVolume: unary('operator', async ({ name, purge }) =>
+      DeleteVolumeResponse.fromJSON(await api.deleteVolume(name, purge)),
     ),
     attachVolume: unary('operator', async ({ name, node, force, acceptDataLoss, replicaId }) => {
       const choices = { force, acceptDataLoss, replicaId: orNull(replicaId) };
       return Attachment.fromJSON(await api.attachVolume(name, orNull(node), choices));
     }),
-    setVolume: unary('operator', async ({ name, replicas, rebuildBytesPerSecond, foregroundPercent }) => {
-      const rate = rebuildBytesPerSecond === undefined ? undefined : toNumber(rebuildBytesPerSecond, 'rate');
-      return Volume.fromJSON(
-        await api.changeVolume(name, { replicas, rebuildBytesPerSecond: rate, foregroundPercent }),
-      );
+    setVolume: unary('operator', async ({ defaultPace, ...rest }, from) => {
+      const pace = defaultPace ? { rebuildBytesPerSecond: null, foregroundPercent: null } : {};
+      return Volume.fromJSON(await answerLike(api, 'SetVolume', { ...rest, ...pace }, from));
     }),
     addReplica: unary('operator', async ({ volume, node }) =>
       Volume.fromJSON(await api.addReplica(volume, orNull(node))),
@@ -195,18 +173,6 @@ function managerService(api: ManagerApi, unary: Unary): ManagerServer {
   };
 }
 
-function toShareInput({ fs, options }: NfsShare): ShareInput {
-  return {
-    fs: fs === 'xfs' ? 'xfs' : 'ext4',
-    options: {
-      clients: options?.clients ?? [],
-      squash: squashes.find((squash) => squash === options?.squash) ?? 'root',
-      v3: options?.v3 ?? false,
-      security: options?.security ?? [],
-    },
-  };
-}
-
 function membershipService(
   { repository, events }: Pick<ManagerContext, 'repository' | 'events'>,
   kick: () => void,
@@ -214,7 +180,8 @@ function membershipService(
   logger: Logger,
 ): MembershipServer {
   return {
-    changeInSyncSet: unary('agent', async (request) => {
+    changeInSyncSet: unary('agent', async (request, from) => {
+      requireNode(from, null);
       const change = {
         volumeId: idFromBigint(request.volumeId),
         epoch: toNumber(request.epoch, 'epoch'),
@@ -233,7 +200,8 @@ function membershipService(
       kick();
       return {};
     }),
-    saveReservations: unary('agent', async ({ volumeId, epoch, reservations }) => {
+    saveReservations: unary('agent', async ({ volumeId, epoch, reservations }, from) => {
+      requireNode(from, null);
       await repository.saveReservations(idFromBigint(volumeId), toNumber(epoch, 'epoch'), reservations);
       return {};
     }),

@@ -17,7 +17,7 @@ import { openFrontDoor } from './front-door.js';
 import type { FrontDoor } from './front-door.js';
 import type { IdentitySource } from '../security/identity.js';
 import { addServices } from './grpc-services.js';
-import type { Entrance } from './grpc-services.js';
+import type { Entrance } from './entrance.js';
 import { EventLog } from './events.js';
 import { createHttpHandler } from './http/http-server.js';
 import { failingActions, reportOutcome, watchObserved } from './happenings.js';

@@ -2,17 +2,16 @@
 // take application/json only, which keeps web pages of other origins out (a browser asks before it sends that, and is never
 // answered); so does the check of the Host header.
 import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
-import { z } from 'zod';
 import { errorBody, HoldfastError, httpStatusOf, toHoldfastError } from '../../errors/holdfast-error.js';
 import { errorFields } from '../../log/logger.js';
 import type { Logger } from '../../log/logger.js';
 import type { Caller } from '../access-control.js';
 import { peerName } from '../front-door.js';
-import type { Entrance } from '../grpc-services.js';
+import type { Entrance } from '../entrance.js';
 import type { ManagerApi } from '../api.js';
 import { expositionType } from '../exposition.js';
 import { openApiDocument } from './openapi.js';
-import { routes } from './routes.js';
+import { checkedBody, routes } from './routes.js';
 import type { Route, RouteRequest } from './routes.js';
 
 const bodyBytesMax = 64 * 1024;
@@ -55,7 +54,7 @@ async function answer(
       let body: unknown = null;
       try {
         caller = await access.admit(request.headers.authorization ?? null, route.role, from);
-        body = route.body === null ? null : parse(route.body, await readBody(request));
+        body = route.body === null ? null : checkedBody(route.body, await readBody(request));
         const asked = { params, query: url.searchParams, body, certificate: from?.certificate ?? null };
         if (route.stream !== undefined) {
           await streamBytes(route.stream, api, asked, response);
@@ -191,12 +190,6 @@ async function readBody(request: IncomingMessage): Promise<unknown> {
   } catch {
     throw new HoldfastError('INVALID_ARGUMENT', 'the body of the request is not JSON');
   }
-}
-
-function parse<T>(schema: z.ZodType<T>, body: unknown): T {
-  const parsed = schema.safeParse(body);
-  if (parsed.success) return parsed.data;
-  throw new HoldfastError('INVALID_ARGUMENT', z.prettifyError(parsed.error));
 }
 
 function sendText(response: ServerResponse, type: string, body: string): void {

@@ -70,6 +70,13 @@ function change<S extends z.ZodType>(
   };
 }
 
+/** The body of a request, in the shape that its route wants. INVALID_ARGUMENT says what is wrong with it. */
+export function checkedBody<T>(schema: z.ZodType<T>, body: unknown): T {
+  const parsed = schema.safeParse(body);
+  if (parsed.success) return parsed.data;
+  throw new HoldfastError('INVALID_ARGUMENT', z.prettifyError(parsed.error));
+}
+
 /** Without the fields that were not given. */
 function given<T extends object>(fields: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
   return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as {
