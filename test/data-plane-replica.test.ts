@@ -100,7 +100,7 @@ test('a replica process makes a disk, takes entries, gives them back, and keeps 
   expect(diskId).toMatch(/^[0-9a-f]{32}$/);
 
   let client = connect(process_.state);
-  const created = { replicaId, volumeId, sizeBlocks: 1024n, complete: true };
+  const created = { replicaId, volumeId, sizeBlocks: 1024n, complete: true, sourceReplicaId: 0n, snapshotId: 0n };
   await unary((done) => client.createReplica(created, done));
   await unary((done) => client.createReplica(created, done)); // idempotent
   const opened = await unary<LogState>((done) => client.open({ replicaId, epoch: 1n }, done));

@@ -107,7 +107,14 @@ beforeEach(async () => {
   replicas = await Promise.all([0, 1, 2].map((index) => startReplica(index)));
   for (const [i, replica] of replicas.entries()) {
     const replicaClient = new ReplicaClient(addressOf(replica), credentials.createInsecure());
-    const request = { replicaId: replicaIds[i]!, volumeId, sizeBlocks: sizeBytes / 4096n, complete: true };
+    const request = {
+      replicaId: replicaIds[i]!,
+      volumeId,
+      sizeBlocks: sizeBytes / 4096n,
+      complete: true,
+      sourceReplicaId: 0n,
+      snapshotId: 0n,
+    };
     await unary((done) => replicaClient.createReplica(request, done));
     replicaClient.close();
   }

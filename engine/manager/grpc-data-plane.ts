@@ -336,6 +336,8 @@ function replicaCalls(pool: ClientPool<ReplicaClient>): ReplicaCalls {
         volumeId: idToBigint(volumeId),
         sizeBlocks: BigInt(sizeBytes) / blockBytes,
         complete,
+        sourceReplicaId: 0n,
+        snapshotId: 0n,
       };
       await pool.call(address, deadlineMs.create, (client, metadata, options, done) =>
         client.createReplica(message, metadata, options, done),

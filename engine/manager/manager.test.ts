@@ -83,6 +83,8 @@ describe('create', () => {
         volumeId: idToBigint(volume.id),
         sizeBlocks: 2560n,
         complete: true,
+        sourceReplicaId: 0n,
+        snapshotId: 0n,
       },
     ]);
   });
