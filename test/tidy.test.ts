@@ -204,6 +204,23 @@ test('the table of errors, its code and its page agree', () => {
   }
 });
 
+test('every error is produced by a test', () => {
+  // Statements of tests that expect something, and rows of their tables.
+  const statements = files
+    .filter(({ path }) => /(\.test\.ts|_test\.cc)$/.test(path) && path !== 'test/tidy.test.ts')
+    .flatMap(({ text }) => text.split(/;\s*\n/))
+    .filter((statement) => /\b(expect|EXPECT_\w+|ASSERT_\w+)\b/.test(statement));
+  const page = readFileSync(join(root, 'docs/errors.md'), 'utf8');
+  const codes = [...page.matchAll(/^\| `([A-Z_]+)` \|/gm)].map(([, code = '']) => code);
+  expect(codes.length).toBe(Object.keys(errorCodes).length);
+  const unproven = codes.filter((code) => {
+    const words = code.split('_').map((word) => word.slice(0, 1) + word.slice(1).toLowerCase());
+    const mention = new RegExp(`['"]${code}['"]|ErrorCode::k${words.join('')}\\b`);
+    return !statements.some((statement) => mention.test(statement));
+  });
+  expect(unproven).toEqual([]);
+});
+
 test('the entry points of package.json exist among the sources', () => {
   const { bin } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { bin: Record<string, string> };
   for (const path of Object.values(bin)) {

@@ -261,6 +261,18 @@ describe('resize', () => {
     await manager.api.attachVolume('db', 'node1');
     expect((await manager.api.getVolume('db')).size).toBe(40 * mib);
   });
+
+  test('what is detached is not moved', async () => {
+    await create();
+    await expect(manager.api.moveVolume('db', 'node2')).rejects.toThrow(rejection('VOLUME_DETACHED'));
+  });
+
+  test('a volume that lost writes is not served by accident', async () => {
+    const { id } = await create();
+    await new Repository(manager.store).updateVolume(id, (record) => ({ ...record, lostData: 'node1 lost its disk' }));
+    await expect(manager.api.attachVolume('db', null)).rejects.toThrow(rejection('DATA_LOSS'));
+    expect(await manager.api.getVolume('db')).toMatchObject({ state: 'detached' });
+  });
 });
 
 describe('the trash', () => {
