@@ -1,6 +1,8 @@
 // Unit tests lie beside the code (engine/, bench/); what crosses modules is in test/ and needs a built checkout.
 import { defineConfig } from 'vitest/config';
 
+const namespaces = ['test/hosts.test.ts', 'test/network-*.test.ts'];
+
 export default defineConfig({
   test: {
     pool: 'forks',
@@ -16,14 +18,24 @@ export default defineConfig({
         },
       },
       {
-        // These start whole clusters: after the unit tests, and one file at a time.
+        // These start whole clusters: after the unit tests, and two files at a time, since they wait more than they work.
         extends: true,
         test: {
           name: 'e2e',
           include: ['test/**/*.test.ts'],
-          exclude: ['test/tidy*.test.ts'],
-          fileParallelism: false,
+          exclude: ['test/tidy*.test.ts', ...namespaces],
+          maxWorkers: 2,
           sequence: { groupOrder: 1 },
+        },
+      },
+      {
+        // These make network namespaces, whose names and addresses are the machine's: one file at a time.
+        extends: true,
+        test: {
+          name: 'e2e-hosts',
+          include: namespaces,
+          fileParallelism: false,
+          sequence: { groupOrder: 2 },
         },
       },
     ],

@@ -302,7 +302,7 @@ const stages = [
     name: 'e2e',
     what: 'end to end: processes, clusters, real initiators',
     needs: 'build',
-    run: () => vitest('e2e', ['--project', 'e2e']),
+    run: () => vitest('e2e', ['--project', 'e2e', '--project', 'e2e-hosts']),
   },
 ];
 
