@@ -341,7 +341,9 @@ Task<Status> Round::write_blocks() {
 }
 
 void Round::write_next(StatusCallback* done) {
+  // Several at a time: each submission costs a call of the device.
   std::size_t depth = disk_.destage_depth();
+  if (in_flight_ > depth / 2) return;
   while (next_ < runs_.size() && in_flight_ < depth && status_.ok()) {
     const BlockRun& run = runs_[next_++];
     // Parts that follow each other in memory become one.

@@ -8,7 +8,7 @@ namespace {
 constexpr std::size_t kCachedRecordsMax = 32'768;  // about 12 MB; covers 8 GiB of chunks
 constexpr Nanos kGrowthRetry = 2s;
 constexpr std::size_t kRetainedBesides = 32u << 20;
-constexpr std::size_t kDestageDepthMin = 2;
+constexpr std::size_t kDestageDepthMin = 4;
 constexpr std::size_t kDestageDepthMax = 32;
 }  // namespace
 
@@ -131,19 +131,19 @@ bool Disk::above_limits() const {
 }
 
 bool Disk::above_low_marks() const {
-  return cached_bytes_ > options_.cache_bytes / 4 || unapplied_bytes_ > 4 * options_.cache_bytes ||
+  return cached_bytes_ > options_.cache_bytes / 2 || unapplied_bytes_ > 4 * options_.cache_bytes ||
          journal_->used_blocks() > journal_->size_blocks() / 4 || journal_->waiting_for_room();
 }
 
-// Rises from the marks where destaging begins to three quarters of what makes writers wait.
+// Rises from the marks where destaging begins towards what makes writers wait.
 std::size_t Disk::destage_depth() const {
   if (closing_ || destager_.draining()) return kDestageDepthMax;
-  auto share = [](std::uint64_t used, std::uint64_t limit) {
-    return static_cast<double>(used) / static_cast<double>(std::max<std::uint64_t>(limit, 1));
+  auto share = [](std::uint64_t used, std::uint64_t of) {
+    return static_cast<double>(used) / static_cast<double>(std::max<std::uint64_t>(of, 1));
   };
-  double full = std::max(share(cached_bytes_, options_.cache_bytes),
-                         share(journal_->used_blocks(), journal_->size_blocks() / 4 * 3));
-  double urgency = std::clamp((full - 0.25) / 0.5, 0.0, 1.0);
+  double urgency = std::max((share(cached_bytes_, options_.cache_bytes) - 0.5) / 0.4,
+                            (share(journal_->used_blocks(), journal_->size_blocks()) - 0.25) / 0.4);
+  urgency = std::clamp(urgency, 0.0, 1.0);
   return kDestageDepthMin + static_cast<std::size_t>(urgency * (kDestageDepthMax - kDestageDepthMin));
 }
 
