@@ -67,7 +67,8 @@ bool Disk::hope_for_growth(std::uint64_t wanted) {
   if (env_.now() - growth_refused_ < kGrowthRetry) return false;
   growth_refused_ = env_.now();
   total_slots_ = std::exchange(wished_slots_, 0);
-  grow_if_needed(wanted);
+  // What was refused may have met the reserve and not the end of the file: there may be free slots enough for `wanted`.
+  grow_if_needed(wanted + reserve_slots_);
   if (growing_) return true;
   wished_slots_ = std::exchange(total_slots_, slots_.size());
   return false;

@@ -186,6 +186,37 @@ TEST_F(StoreTest, FullDiskRefusesNewChunksAndStillTakesOverwrites) {
   EXPECT_EQ(machine.disk->space().used_bytes, 15u * kChunkSize);
 }
 
+// Somebody else fills the file system, and frees it again. What is left in the data file then is less than the reserve,
+// and more than a growth ahead of need leaves.
+TEST_F(StoreTest, RoomThatComesBackIsUsed) {
+  machine.options.capacity_bytes = 128 * kChunkSize;
+  machine.options.reserve_bytes = 32 * kChunkSize;
+  open();
+  std::uint64_t seq = 0;
+  auto write_chunk = [&](std::uint64_t chunk) {
+    Status status = write(seq + 1, range(chunk * 64, 64), 100 + chunk);
+    if (status.ok()) one().set_committed(Seq(++seq));
+    return status;
+  };
+  for (std::uint64_t chunk = 0; chunk < 8; ++chunk) ASSERT_TRUE(write_chunk(chunk).ok());
+  machine.settle();
+  machine.world.disk_faults("node").capacity_bytes = machine.world.disk("node").used_bytes();
+  std::uint64_t chunk = 8;
+  Status last;
+  while (chunk < 64 && (last = write_chunk(chunk)).ok()) ++chunk;
+  ASSERT_FALSE(last.ok());
+  EXPECT_EQ(last.error().code(), ErrorCode::kNoSpace);
+  ASSERT_TRUE(append(zero_entry(at(1, ++seq), range(0, 8 * 64))).ok());
+  one().set_committed(Seq(seq));
+  machine.settle();
+  EXPECT_EQ(write_chunk(chunk).error().code(), ErrorCode::kNoSpace);
+  machine.world.disk_faults("node").capacity_bytes = UINT64_MAX;
+  machine.world.run_for(3s);
+  for (; chunk < 64; ++chunk) ASSERT_TRUE(write_chunk(chunk).ok()) << "chunk " << chunk;
+  machine.settle();
+  EXPECT_EQ(machine.disk->space().used_bytes, 56u * kChunkSize);
+}
+
 // ---- backpressure ----
 
 TEST_F(StoreTest, FullCacheSlowsWritersUntilDestaged) {
