@@ -3,7 +3,8 @@
 //
 // One scrub of a volume at a time; by schedule, one volume at a time. The record of a scrub that was asked for stays until it has
 // ended, so that a manager that takes over begins it again.
-import { HoldfastError, toHoldfastError } from '../errors/holdfast-error.js';
+import { HoldfastError, isHoldfastError, toHoldfastError } from '../errors/holdfast-error.js';
+import { sleep } from '../async/wait.js';
 import { errorFields } from '../log/logger.js';
 import { beginMaintenance, endMaintenance } from './attachment.js';
 import type { ManagerContext } from './context.js';
@@ -18,10 +19,11 @@ const blocksPerChunk = 64;
 const chunkBytes = 262_144;
 /** Digests of so many chunks are compared at a time. */
 const chunksPerComparison = 16_384;
+/** Of one call, when connections are lost. */
+const attemptsMax = 4;
 
 export type ScrubProgressView = { readonly chunksTotal: number; readonly chunksChecked: number };
 
-type Copy = { readonly replica: ReplicaRecord; readonly address: string };
 type Finding = {
   readonly replicaId: string;
   readonly chunk: number;
@@ -146,10 +148,7 @@ export class Scrubber {
 
   async #scrub(volume: VolumeRecord, running: Running, tally: Tally): Promise<void> {
     const { repository, observed } = this.#context;
-    const copies = goodCopies(volume).flatMap((replica): Copy[] => {
-      const address = replicaAddress(observed.node(replica.node), replica.disk);
-      return address === null ? [] : [{ replica, address }];
-    });
+    const copies = goodCopies(volume).filter(({ node, disk }) => replicaAddress(observed.node(node), disk) !== null);
     if (copies.length === 0) {
       throw new HoldfastError('NO_IN_SYNC_REPLICA', `no in-sync replica of volume "${volume.name}" can be reached`);
     }
@@ -167,49 +166,71 @@ export class Scrubber {
   }
 
   async #readAgain(
-    copies: readonly Copy[],
+    copies: readonly ReplicaRecord[],
     running: Running,
     bytesPerSecond: number,
     tally: Tally,
   ): Promise<readonly Finding[]> {
     const findings: Finding[] = [];
     await Promise.all(
-      copies.map(async ({ replica: { id }, address }) => {
-        let blocks = 0;
-        const note = ({ chunk, blocks: bad }: DamagedChunk) => {
-          findings.push({ replicaId: id, chunk, blocks: bad, differs: false });
+      copies.map(async (replica) => {
+        const { id } = replica;
+        const note = ({ chunk, blocks }: DamagedChunk) => {
+          findings.push({ replicaId: id, chunk, blocks, differs: false });
         };
         running.checked.set(id, 0);
-        const request = { replicaId: id, firstChunk: 0, endChunk: 0, bytesPerSecond };
-        await this.#context.dataPlane.scrub(
-          address,
-          request,
-          (progress) => {
-            running.checked.set(id, progress.nextChunk);
-            tally.checkedBlocks += progress.blocksChecked - blocks;
-            blocks = progress.blocksChecked;
-            for (const damaged of progress.damaged) note(damaged);
-          },
-          running.stop.signal,
-        );
+        await this.#again(replica, running, async (address) => {
+          let blocks = 0;
+          const request = { replicaId: id, firstChunk: running.checked.get(id) ?? 0, endChunk: 0, bytesPerSecond };
+          await this.#context.dataPlane.scrub(
+            address,
+            request,
+            (progress) => {
+              running.checked.set(id, progress.nextChunk);
+              tally.checkedBlocks += progress.blocksChecked - blocks;
+              blocks = progress.blocksChecked;
+              for (const damaged of progress.damaged) note(damaged);
+            },
+            running.stop.signal,
+          );
+        });
       }),
     );
     return findings;
   }
 
+  // A connection that was cut off for a while, or a process that is started again, ends a call and not the scrub.
+  async #again<T>({ node, disk }: ReplicaRecord, { stop }: Running, work: (address: string) => Promise<T>): Promise<T> {
+    const { observed, logger, patienceMs } = this.#context;
+    for (let attempts = 1; ; attempts++) {
+      try {
+        const address = await observed.waitFor(() => replicaAddress(observed.node(node), disk), patienceMs);
+        if (address !== null) return await work(address);
+        throw new HoldfastError('CONNECTION_LOST', `the replica process of ${disk} on ${node} does not run`);
+      } catch (error) {
+        if (!isHoldfastError(error, 'CONNECTION_LOST') || attempts >= attemptsMax || stop.signal.aborted) throw error;
+        logger.info('a scrub goes on after a lost connection', { node, disk, ...errorFields(error) });
+        await sleep(attempts * 200);
+      }
+    }
+  }
+
   // Equal versions must mean equal content. Versions that differ belong to writes that are under way: nothing is said of those.
-  async #compare(copies: readonly Copy[], running: Running): Promise<readonly Finding[]> {
+  async #compare(copies: readonly ReplicaRecord[], running: Running): Promise<readonly Finding[]> {
     const findings: Finding[] = [];
     for (let first = 0; first < running.chunksTotal && copies.length > 1; first += chunksPerComparison) {
       if (running.stop.signal.aborted) break;
       const end = Math.min(first + chunksPerComparison, running.chunksTotal);
       const answers = await Promise.all(
-        copies.map(({ replica, address }) =>
-          this.#context.dataPlane.chunkVersions(address, replica.id, first, end).then((versions) => ({
+        copies.map(async (replica) => {
+          const versions = await this.#again(replica, running, (address) =>
+            this.#context.dataPlane.chunkVersions(address, replica.id, first, end),
+          );
+          return {
             replicaId: replica.id,
             versions: new Map(versions.map((version) => [`${version.chunk}/${version.layer}`, version])),
-          })),
-        ),
+          };
+        }),
       );
       findings.push(...differences(answers));
     }
@@ -248,6 +269,8 @@ export class Scrubber {
       const error = toHoldfastError(thrown);
       // A replica that left the set meanwhile is rebuilt, which repairs it.
       if (error.code === 'REPLICA_INCOMPLETE') return;
+      // Nothing is known of the damage: the next scrub finds it again.
+      if (error.code === 'CONNECTION_LOST') throw error;
       tally.unrepairableBlocks += differs ? blockCount : countBits(finding.blocks);
       events.emit({
         severity: 'error',
