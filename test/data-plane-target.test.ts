@@ -213,8 +213,8 @@ test('resize and detach reach initiators and replicas; nonsense is refused', asy
   await unary((done) => client.resize({ volumeId, sizeBytes: sizeBytes * 2n }, done));
   expect((await volumeNow())?.sizeBytes).toBe(sizeBytes * 2n);
   await qemuIo(`write -P 0x51 ${sizeBytes * 2n - 4096n} 4k`);
-  await unary((done) => client.detach({ volumeId }, done));
-  await unary((done) => client.detach({ volumeId }, done));
+  await unary((done) => client.detach({ volumeId, epoch: 0n }, done));
+  await unary((done) => client.detach({ volumeId, epoch: 0n }, done));
   expect((await getStatus()).volumes).toEqual([]);
 
   const refused = (request: AttachVolumeRequest) => expect(attach(request)).rejects;
@@ -226,7 +226,7 @@ test('resize and detach reach initiators and replicas; nonsense is refused', asy
   await refused({ ...attachRequest(2n), logicalBlockSize: 1024 }).toMatchObject({ code: 'INVALID_ARGUMENT' });
   const configure = unary((done) =>
     client.configure(
-      { volumeId, replicas: [], rebuildBytesPerSecond: 0n, foregroundPercent: 80, qos: undefined },
+      { volumeId, epoch: 0n, replicas: [], rebuildBytesPerSecond: 0n, foregroundPercent: 80, qos: undefined },
       done,
     ),
   );

@@ -2,7 +2,6 @@
  * A cluster of five hosts with addresses and disks of their own: hosts join, drain, reboot and are lost, disks are lost and evicted,
  * an etcd member and the leading manager die, all under a load that verifies what it reads. Nobody helps, and nothing is lost.
  */
-import { execFileSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -11,24 +10,10 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 
 import { etcdCommand } from '../engine/metastore/private-etcd.js';
 import { type ProcessRow, type ReplicaRow } from './lib/cluster.js';
-import { HostNet, cliOn, inHost, startHost, startOn } from './lib/hosts.js';
+import { HostNet, cliOn, inHost, missingForHosts, startHost, startOn } from './lib/hosts.js';
 import { attempt, endProcess, until } from './lib/process.js';
 
-const missing = [
-  ...(process.getuid?.() === 0 ? [] : ['root']),
-  ...['/usr/bin/fio', '/usr/bin/qemu-nbd', '/usr/bin/etcd'].filter((path) => !existsSync(path)),
-  ...(canMakeNamespaces() ? [] : ['network namespaces']),
-];
-
-function canMakeNamespaces(): boolean {
-  try {
-    execFileSync('ip', ['netns', 'add', 'hftprobe'], { stdio: 'ignore' });
-    execFileSync('ip', ['netns', 'del', 'hftprobe'], { stdio: 'ignore' });
-    return true;
-  } catch {
-    return false;
-  }
-}
+const missing = missingForHosts(['/usr/bin/fio', '/usr/bin/qemu-nbd', '/usr/bin/etcd']);
 
 const client = 100;
 const net = new HostNet();

@@ -217,6 +217,13 @@ export type TargetEvent =
       readonly epoch: bigint;
       readonly reservations: Buffer;
     }
+  | {
+      readonly kind: 'lost-data';
+      readonly id: bigint;
+      readonly volumeId: bigint;
+      readonly epoch: bigint;
+      readonly reason: string;
+    }
   | { readonly kind: 'fenced'; readonly volumeId: bigint; readonly epoch: bigint };
 
 /** Promises are rejected with an Error that has a `code` of errorCodes. */

@@ -42,12 +42,15 @@ export type {
 
 export type InSyncChange = Omit<Extract<TargetEvent, { kind: 'change-in-sync-set' }>, 'kind' | 'id'>;
 export type ReservationsChange = Omit<Extract<TargetEvent, { kind: 'save-reservations' }>, 'kind' | 'id'>;
+export type LostData = Omit<Extract<TargetEvent, { kind: 'lost-data' }>, 'kind' | 'id'>;
 export type Fenced = Omit<Extract<TargetEvent, { kind: 'fenced' }>, 'kind'>;
 
 export type TargetQuestions = {
   /** Stores the in-sync set. Retries until it is stored or refused; I/O that depends on it waits. */
   readonly changeInSyncSet: (change: InSyncChange) => Promise<void>;
   readonly saveReservations: (change: ReservationsChange) => Promise<void>;
+  /** Acknowledged writes are on no replica any more. Retries until that is recorded or refused; the engine stops then. */
+  readonly lostData: (loss: LostData) => Promise<void>;
   /** Another engine owns the volume: this one has stopped for good. */
   readonly fenced: (volume: Fenced) => void;
 };
@@ -214,6 +217,9 @@ async function answer(handle: TargetHandle, event: TargetEvent, questions: Targe
     if (event.kind === 'change-in-sync-set') {
       const { volumeId, epoch, inSync, reason } = event;
       await questions.changeInSyncSet({ volumeId, epoch, inSync, reason });
+    } else if (event.kind === 'lost-data') {
+      const { volumeId, epoch, reason } = event;
+      await questions.lostData({ volumeId, epoch, reason });
     } else {
       const { volumeId, epoch, reservations } = event;
       await questions.saveReservations({ volumeId, epoch, reservations });

@@ -2,7 +2,7 @@
 // than was acknowledged.
 import { HoldfastError, isHoldfastError } from '../errors/holdfast-error.js';
 import { errorFields } from '../log/logger.js';
-import { endMaintenance, ensureAttached, noteLostData } from './attachment.js';
+import { endMaintenance, ensureAttached, noteLostData, stopEngine } from './attachment.js';
 import type { EngineAt } from './attachment.js';
 import type { ManagerContext } from './context.js';
 import { isUp } from './maintenance.js';
@@ -101,7 +101,7 @@ export async function noticeLostData(context: ManagerContext, record: VolumeReco
 }
 
 async function startOn(context: ManagerContext, record: VolumeRecord, node: string): Promise<EngineAt> {
-  const { repository, observed, dataPlane, logger } = context;
+  const { repository, observed, logger } = context;
   const former = record.attachment;
   await repository.updateVolume(record.id, (latest) => ({ ...latest, attachment: { node } }));
   try {
@@ -111,7 +111,7 @@ async function startOn(context: ManagerContext, record: VolumeRecord, node: stri
     // Whatever was started there is unwanted now; if this does not reach it, the reconciler does.
     const target = runningTarget(observed.node(node));
     if (target !== null && former?.node !== node) {
-      await dataPlane.detach(target.control, record.id).catch((detachError: unknown) => {
+      await stopEngine(context, target.control, record.id).catch((detachError: unknown) => {
         logger.warn('cannot undo an attach yet', { volume: record.name, ...errorFields(detachError) });
         observed.forgetServed(node);
       });
@@ -122,11 +122,11 @@ async function startOn(context: ManagerContext, record: VolumeRecord, node: stri
 }
 
 async function takeFrom(context: ManagerContext, record: VolumeRecord, from: string): Promise<Takeover> {
-  const { observed, dataPlane, logger } = context;
+  const { observed, logger } = context;
   const target = runningTarget(observed.node(from));
   if (target === null) return { from, former: 'unreachable' };
   try {
-    await dataPlane.detach(target.control, record.id, letGoMs);
+    await stopEngine(context, target.control, record.id, letGoMs);
     observed.removeServedVolume(from, record.id);
     return { from, former: 'detached' };
   } catch (error) {
@@ -163,7 +163,13 @@ async function acceptDataLoss(
   const good = copies.filter(({ replica }) => record.inSync.includes(replica.id));
   if (replicaId === null && good.length > 0) {
     if (record.lostData === null) return null;
-    await repository.updateVolume(record.id, (current) => ({ ...current, lostData: null }));
+    // With a new epoch: the engine that stopped is not asked to go on.
+    await repository.updateVolume(record.id, (current) => ({
+      ...current,
+      epoch: current.epoch + 1,
+      inSyncSequence: 0,
+      lostData: null,
+    }));
     events.emit({ severity: 'error', object: `volume ${record.name}`, message: 'the loss of writes was accepted' });
     return null;
   }

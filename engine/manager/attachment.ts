@@ -107,7 +107,7 @@ async function nodeFor({ observed, patienceMs }: ManagerContext, record: VolumeR
 
 /** After it the target process does not serve the volume, or there is none: CONNECTION_LOST when that cannot be known. */
 export async function ensureDetached(context: ManagerContext, record: VolumeRecord, node: string): Promise<void> {
-  const { observed, dataPlane, patienceMs } = context;
+  const { observed, patienceMs } = context;
   const deadline = performance.now() + patienceMs;
   let last: unknown = null;
   do {
@@ -117,7 +117,7 @@ export async function ensureDetached(context: ManagerContext, record: VolumeReco
     );
     if (target === null) break;
     try {
-      await dataPlane.detach(target.control, record.id);
+      await stopEngine(context, target.control, record.id);
       observed.removeServedVolume(node, record.id);
       return;
     } catch (error) {
@@ -178,6 +178,21 @@ async function startEngine(
   return { epoch: record.epoch, leaseWaitMs, leftOut };
 }
 
+/**
+ * Ends the engine that a target process has of a volume; without one it is success. Says up to which epoch: a request that the
+ * network held up must not end an engine that was started since.
+ */
+export async function stopEngine(
+  { repository, dataPlane }: ManagerContext,
+  control: string,
+  volumeId: string,
+  timeoutMs?: number,
+): Promise<void> {
+  const found = await repository.findVolumeById(volumeId);
+  // Nobody starts engines of a volume that is gone.
+  await dataPlane.detach(control, volumeId, found?.record.epoch ?? 0, timeoutMs);
+}
+
 /** For a detached volume; a host that wants it takes it over at once. */
 export async function beginMaintenance(
   context: ManagerContext,
@@ -198,7 +213,7 @@ export async function beginMaintenance(
 
 /** Stops the engine if it can be reached; if not, the next engine's epoch fences it. */
 export async function endMaintenance(context: ManagerContext, volumeId: string): Promise<void> {
-  const { repository, observed, dataPlane } = context;
+  const { repository, observed } = context;
   const found = await repository.findVolumeById(volumeId);
   const node = found?.record.maintenance?.node ?? null;
   if (node === null) return;
@@ -212,7 +227,7 @@ export async function endMaintenance(context: ManagerContext, volumeId: string):
   const target = runningTarget(observed.node(node));
   if (target === null) return;
   try {
-    await dataPlane.detach(target.control, volumeId, maintenanceDetachMs);
+    await stopEngine(context, target.control, volumeId, maintenanceDetachMs);
     observed.removeServedVolume(node, volumeId);
   } catch {
     observed.forgetServed(node);
@@ -279,7 +294,7 @@ async function settledEngine(
         continue;
       }
     }
-    await dataPlane.detach(target.control, record.id);
+    await stopEngine(context, target.control, record.id);
     observed.removeServedVolume(node, record.id);
     return null;
   }
@@ -287,6 +302,7 @@ async function settledEngine(
 
 /** Kept in the record, so that no other engine serves what is left before somebody accepts that. */
 export async function noteLostData(context: ManagerContext, record: VolumeRecord, why: string): Promise<void> {
+  if (record.lostData !== null) return;
   await context.repository.updateVolume(record.id, (current) =>
     current.lostData === null ? { ...current, lostData: why } : null,
   );

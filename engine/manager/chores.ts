@@ -1,11 +1,16 @@
-// What only time brings up: something that was away has been away for too long, the trash is due, disks have become uneven. Looks into
-// memory, and at the store only when there is a reason.
+// What only time brings up: something that was away has been away for too long, the trash is due, disks have become uneven, an engine
+// is not what it was without a word. Looks into memory, and at the store only when there is a reason.
 import { errorFields } from '../log/logger.js';
+import { auditTargets } from './audit.js';
 import { balanceOnce } from './balancer.js';
 import type { ManagerContext } from './context.js';
 import { purgeExpired } from './trash-operations.js';
 
-export type ChoreTimes = { readonly everyMs: number; readonly balanceEveryMs: number };
+export type ChoreTimes = {
+  readonly everyMs: number;
+  readonly balanceEveryMs: number;
+  readonly auditEveryMs: number;
+};
 
 /** Returns what stops it, after the chore that is under way. */
 export function startChores(
@@ -17,6 +22,7 @@ export function startChores(
 ): () => Promise<void> {
   const { observed, logger, repository } = context;
   let balanceAt = performance.now() + times.balanceEveryMs;
+  let auditAt = performance.now() + times.auditEveryMs;
   let trashLookAt = 0;
   let scrubLookAt = 0;
   let running: Promise<void> | null = null;
@@ -31,6 +37,10 @@ export function startChores(
   const look = async () => {
     if (await someoneIsAway()) kick();
     const now = performance.now();
+    if (now >= auditAt) {
+      auditAt = now + times.auditEveryMs;
+      await auditTargets(context);
+    }
     if (now >= trashLookAt) {
       const dueAt = await purgeExpired(context);
       // What is put there in the meantime stays for longer than that.

@@ -176,10 +176,11 @@ export type Repair = {
 
 export type DataPlane = {
   readonly attach: (control: string, request: AttachRequest) => Promise<Attached>;
-  readonly detach: (control: string, volumeId: string, timeoutMs?: number) => Promise<void>;
+  /** An engine of a later epoch stays; 0: whatever there is goes. */
+  readonly detach: (control: string, volumeId: string, epoch: number, timeoutMs?: number) => Promise<void>;
   readonly configure: (
     control: string,
-    volumeId: string,
+    engine: { readonly volumeId: string; readonly epoch: number },
     endpoints: readonly Endpoint[],
     settings: EngineSettings,
   ) => Promise<void>;

@@ -76,22 +76,16 @@ class ClientPool<C extends Client> {
     timeoutMs: number,
     start: (client: C, metadata: Metadata, options: Options, done: Callback<T>) => void,
   ): Promise<T> {
-    const client = this.#clients.get(address) ?? this.#make(address);
-    this.#clients.set(address, client);
-    try {
-      return await new Promise<T>((resolve, reject) => {
-        start(client, new Metadata(), { deadline: Date.now() + timeoutMs }, (error, response) => {
-          if (error === null) resolve(response);
-          else reject(fromServiceError(error, `${this.#peer} at ${address}`));
-        });
-      });
-    } catch (error) {
-      if (isHoldfastError(error, 'CONNECTION_LOST') && this.#clients.get(address) === client) {
-        this.#clients.delete(address);
-        client.close();
-      }
-      throw error;
-    }
+    return await this.#withClient(
+      address,
+      (client) =>
+        new Promise<T>((resolve, reject) => {
+          start(client, new Metadata(), { deadline: Date.now() + timeoutMs }, (error, response) => {
+            if (error === null) resolve(response);
+            else reject(fromServiceError(error, `${this.#peer} at ${address}`));
+          });
+        }),
+    );
   }
 
   /** A stream of answers, until its end. */
@@ -101,25 +95,27 @@ class ClientPool<C extends Client> {
     onMessage: (message: M) => void,
     signal: AbortSignal,
   ): Promise<void> {
-    const client = this.#clients.get(address) ?? this.#make(address);
-    this.#clients.set(address, client);
-    await new Promise<void>((resolve, reject) => {
-      const call = start(client);
-      const cancel = () => {
-        call.cancel();
-      };
-      signal.addEventListener('abort', cancel);
-      call.on('data', onMessage);
-      call.on('end', () => {
-        signal.removeEventListener('abort', cancel);
-        resolve();
-      });
-      call.on('error', (error: ServiceError) => {
-        signal.removeEventListener('abort', cancel);
-        reject(fromServiceError(error, `${this.#peer} at ${address}`));
-      });
-      if (signal.aborted) cancel();
-    });
+    await this.#withClient(
+      address,
+      (client) =>
+        new Promise<void>((resolve, reject) => {
+          const call = start(client);
+          const cancel = () => {
+            call.cancel();
+          };
+          signal.addEventListener('abort', cancel);
+          call.on('data', onMessage);
+          call.on('end', () => {
+            signal.removeEventListener('abort', cancel);
+            resolve();
+          });
+          call.on('error', (error: ServiceError) => {
+            signal.removeEventListener('abort', cancel);
+            reject(fromServiceError(error, `${this.#peer} at ${address}`));
+          });
+          if (signal.aborted) cancel();
+        }),
+    );
   }
 
   /** A stream of answers, taken one by one. */
@@ -150,11 +146,32 @@ class ClientPool<C extends Client> {
     for (const client of this.#clients.values()) client.close();
     this.#clients.clear();
   }
+
+  async #withClient<T>(address: string, work: (client: C) => Promise<T>): Promise<T> {
+    const client = this.#clients.get(address) ?? this.#make(address);
+    this.#clients.set(address, client);
+    try {
+      return await work(client);
+    } catch (error) {
+      if (mayBeTheConnection(error) && this.#clients.get(address) === client) {
+        this.#clients.delete(address);
+        client.close();
+      }
+      throw error;
+    }
+  }
 }
+
+// TIMED_OUT too: what was begun while a host was cut off is tried by the kernel at ever longer intervals, also after that.
+const mayBeTheConnection = (error: unknown): boolean =>
+  isHoldfastError(error, 'CONNECTION_LOST') || isHoldfastError(error, 'TIMED_OUT');
 
 const channelOptions = {
   'grpc.initial_reconnect_backoff_ms': 100,
   'grpc.max_reconnect_backoff_ms': 1_000,
+  // A call without a deadline must not wait for ever for a host that was cut off.
+  'grpc.keepalive_time_ms': 10_000,
+  'grpc.keepalive_timeout_ms': 5_000,
   ...tlsChannelOptions,
 };
 
@@ -233,15 +250,16 @@ function targetCalls(pool: ClientPool<TargetClient>): TargetCalls {
         leftOut: response.leftOut.map(idFromBigint),
       };
     },
-    detach: async (control, volumeId, timeoutMs) => {
-      const message = { volumeId: idToBigint(volumeId) };
+    detach: async (control, volumeId, epoch, timeoutMs) => {
+      const message = { volumeId: idToBigint(volumeId), epoch: BigInt(epoch) };
       await pool.call(control, timeoutMs ?? deadlineMs.detach, (client, metadata, options, done) =>
         client.detach(message, metadata, options, done),
       );
     },
-    configure: async (control, volumeId, endpoints, settings) => {
+    configure: async (control, { volumeId, epoch }, endpoints, settings) => {
       const message = {
         volumeId: idToBigint(volumeId),
+        epoch: BigInt(epoch),
         replicas: endpoints.map(toEndpoint),
         ...toLimits(settings),
       };
@@ -318,11 +336,17 @@ function targetCalls(pool: ClientPool<TargetClient>): TargetCalls {
       );
     },
     targetStatus: async (control) => {
-      const status = await pool.call<{ instanceId: string; volumes: AttachedVolume[] }>(
-        control,
-        deadlineMs.status,
-        (client, metadata, options, done) => client.getStatus({}, metadata, options, done),
-      );
+      const ask = () =>
+        pool.call<{ instanceId: string; volumes: AttachedVolume[] }>(
+          control,
+          deadlineMs.status,
+          (client, metadata, options, done) => client.getStatus({}, metadata, options, done),
+        );
+      // Once more over a new connection: what people ask for begins with this, perhaps right after a host was cut off.
+      const status = await ask().catch((error: unknown) => {
+        if (!mayBeTheConnection(error)) throw error;
+        return ask();
+      });
       return { instanceId: status.instanceId, volumes: status.volumes.map(toVolumeStatus) };
     },
   };

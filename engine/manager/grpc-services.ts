@@ -39,7 +39,7 @@ import type { ManagerApi } from './api.js';
 import { noAudit } from './audit-log.js';
 import { idFromBigint, toNumber } from './ids.js';
 import { diskClassSchema } from './records.js';
-import { changeInSyncSet } from './membership.js';
+import { changeInSyncSet, recordLostData } from './membership.js';
 import type { AgentReport, ObservedProcess, OrderShares } from './observed.js';
 import type { ShareOrder, ShareStatus } from '../nfs/share-types.js';
 import type { ManagerContext } from './context.js';
@@ -197,6 +197,15 @@ function membershipService(
       });
       logger.info('in-sync set changed', { volume: name, ...change });
       // A replica that has come in-sync may free another one.
+      kick();
+      return {};
+    }),
+    reportLostData: unary('agent', async ({ volumeId, epoch, reason }, from) => {
+      requireNode(from, null);
+      const loss = { volumeId: idFromBigint(volumeId), epoch: toNumber(epoch, 'epoch'), reason };
+      const { name } = await recordLostData(repository, loss);
+      events.emit({ severity: 'error', object: `volume ${name}`, message: reason });
+      logger.error('acknowledged writes are lost', { volume: name, ...loss });
       kick();
       return {};
     }),

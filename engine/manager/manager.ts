@@ -57,6 +57,8 @@ export type ManagerOptions = {
   readonly restartMs?: number;
   /** How often it is looked for what only time brings up: things that were away for too long, the trash. */
   readonly choresEveryMs?: number;
+  /** How often target processes are asked whether they still serve what they did. */
+  readonly auditEveryMs?: number;
   /** How often disks are compared. */
   readonly balanceEveryMs?: number;
 };
@@ -159,6 +161,7 @@ export async function startManager(options: ManagerOptions): Promise<Manager> {
   const stopChores = startChores(context, kick, scrubber, files, {
     everyMs: options.choresEveryMs ?? 5_000,
     balanceEveryMs: options.balanceEveryMs ?? 60_000,
+    auditEveryMs: options.auditEveryMs ?? 15_000,
   });
   kick();
   return {

@@ -33,6 +33,20 @@ export function applyInSyncChange(record: VolumeRecord, change: InSyncChange): V
   return { ...record, inSync, inSyncSequence: Math.max(record.inSyncSequence, change.sequence) };
 }
 
+export type LostData = { readonly volumeId: string; readonly epoch: number; readonly reason: string };
+
+/** No engine serves what is left before somebody accepts the loss. Again: nothing changes. */
+export async function recordLostData(
+  repository: Repository,
+  { volumeId, epoch, reason }: LostData,
+): Promise<VolumeRecord> {
+  if ((await repository.findVolumeById(volumeId)) === null) requireEpoch(null, volumeId, epoch);
+  return await repository.updateVolume(volumeId, (record) => {
+    requireEpoch(record, volumeId, epoch);
+    return record.lostData === null ? { ...record, lostData: reason } : null;
+  });
+}
+
 export async function changeInSyncSet(repository: Repository, change: InSyncChange): Promise<VolumeRecord> {
   if ((await repository.findVolumeById(change.volumeId)) === null) requireEpoch(null, change.volumeId, change.epoch);
   return await repository.updateVolume(change.volumeId, (record) => applyInSyncChange(record, change));

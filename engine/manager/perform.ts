@@ -2,7 +2,7 @@
 // overtaken by somebody's request.
 import type { ManagerContext } from './context.js';
 import { configurationKey } from './data-plane.js';
-import { beginMaintenance, endMaintenance, ensureAttached } from './attachment.js';
+import { beginMaintenance, endMaintenance, ensureAttached, stopEngine } from './attachment.js';
 import { engineNode } from './maintenance.js';
 import { runningTarget } from './observed.js';
 import type { Action, Desired } from './reconcile.js';
@@ -38,7 +38,7 @@ export async function perform(context: ManagerContext, action: Action): Promise<
       await locks.run(action.volumeId, async () => {
         const found = await repository.findVolumeById(action.volumeId);
         if (found !== null && engineNode(found.record) === action.node) return;
-        await dataPlane.detach(action.control, action.volumeId);
+        await stopEngine(context, action.control, action.volumeId);
         observed.removeServedVolume(action.node, action.volumeId);
       });
       return;
@@ -102,7 +102,7 @@ async function configure(
     if (runningTarget(node)?.instanceId !== action.instanceId) return;
     const engine = node?.served?.find(({ volumeId }) => volumeId === action.volumeId);
     if (engine === undefined) return;
-    await dataPlane.configure(action.control, action.volumeId, action.endpoints, action.settings);
+    await dataPlane.configure(action.control, engine, action.endpoints, action.settings);
     observed.setServedVolume(action.node, action.instanceId, {
       ...engine,
       configurationKey: configurationKey(action.endpoints, action.settings),

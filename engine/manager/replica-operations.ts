@@ -3,7 +3,7 @@
 import { HoldfastError, isHoldfastError } from '../errors/holdfast-error.js';
 import { objection, placeOne } from '../placement/place-replicas.js';
 import type { Place } from '../placement/place-replicas.js';
-import { ensureAttached } from './attachment.js';
+import { ensureAttached, stopEngine } from './attachment.js';
 import { diskCandidates, neighboursOf, requestOf } from './candidates.js';
 import type { ManagerContext } from './context.js';
 import { configurationKey } from './data-plane.js';
@@ -90,7 +90,7 @@ export async function moveAttachment(
     );
     // The agent is away and its target process serves: nothing is lost.
     if (alive && reason === 'lost') return;
-    if (alive) await dataPlane.detach(target.control, volumeId);
+    if (alive) await stopEngine(context, target.control, volumeId);
   }
   const to = await nodeFor(context, found.record, from);
   await repository.updateVolume(volumeId, (latest) => ({ ...latest, attachment: { node: to } }));
@@ -171,7 +171,7 @@ async function configureEngine(context: ManagerContext, volumeId: string): Promi
   const endpoints = endpointsOf(record, node, observed.nodes, lastAddressesOf(await repository.listDisks()));
   const settings = settingsOf(record, await repository.settings());
   try {
-    await dataPlane.configure(target.control, volumeId, endpoints, settings);
+    await dataPlane.configure(target.control, served, endpoints, settings);
     const key = configurationKey(endpoints, settings);
     observed.setServedVolume(node, target.instanceId, { ...served, configurationKey: key });
   } catch (error) {

@@ -9,13 +9,18 @@ import { fromServiceError } from '../errors/grpc-errors.js';
 import type { ErrorCode } from '../errors/error-codes.js';
 import { HoldfastError, toHoldfastError } from '../errors/holdfast-error.js';
 import { MembershipClient } from '../generated/holdfast/v1/target.js';
-import type { ChangeInSyncSetRequest, SaveReservationsRequest } from '../generated/holdfast/v1/target.js';
+import type {
+  ChangeInSyncSetRequest,
+  ReportLostDataRequest,
+  SaveReservationsRequest,
+} from '../generated/holdfast/v1/target.js';
 import type { Logger } from '../log/logger.js';
 
 export type Membership = {
   /** Resolves when stored; throws only what the manager decided, or CANCELLED after close(). */
   readonly changeInSyncSet: (request: ChangeInSyncSetRequest) => Promise<void>;
   readonly saveReservations: (request: SaveReservationsRequest) => Promise<void>;
+  readonly reportLostData: (request: ReportLostDataRequest) => Promise<void>;
   readonly close: () => void;
 };
 
@@ -116,6 +121,13 @@ export function createMembershipClient(
         `reservations of volume ${request.volumeId.toString(16).padStart(16, '0')}`,
         (client, options, done) => {
           client.saveReservations(request, metadata(), options, done);
+        },
+      ),
+    reportLostData: (request) =>
+      askUntilAnswered(
+        `loss of data of volume ${request.volumeId.toString(16).padStart(16, '0')}`,
+        (client, options, done) => {
+          client.reportLostData(request, metadata(), options, done);
         },
       ),
     close: () => {

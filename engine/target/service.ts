@@ -29,13 +29,14 @@ export function createTargetService({ instanceId, target, volumes, files }: Serv
       const outcome = await volumes.attach(attachRequestOf(request));
       return { ...outcome, leftOut: [...outcome.leftOut] };
     }),
-    detach: unary(async ({ volumeId }) => {
-      await volumes.detach(volumeId);
+    detach: unary(async ({ volumeId, epoch }) => {
+      await volumes.detach(volumeId, epoch);
       return {};
     }),
     configure: unary(async (request: ConfigureVolumeRequest) => {
-      const { volumeId, replicas, rebuildBytesPerSecond, foregroundPercent, qos } = request;
-      await volumes.configure({ volumeId, replicas, rebuildBytesPerSecond, foregroundPercent, qos: qos ?? null });
+      const { volumeId, epoch, replicas, rebuildBytesPerSecond, foregroundPercent, qos } = request;
+      const configuration = { volumeId, replicas, rebuildBytesPerSecond, foregroundPercent, qos: qos ?? null };
+      await volumes.configure(configuration, epoch);
       return {};
     }),
     resize: unary(async ({ volumeId, sizeBytes }) => {

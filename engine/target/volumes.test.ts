@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { beforeEach, describe, expect, test } from 'vitest';
 import type { AttachRequest, VolumeStatus } from '../addon/target-process.js';
 import { HoldfastError } from '../errors/holdfast-error.js';
-import type { ChangeInSyncSetRequest } from '../generated/holdfast/v1/target.js';
+import type { ChangeInSyncSetRequest, ReportLostDataRequest } from '../generated/holdfast/v1/target.js';
 import { silentLogger } from '../log/logger.js';
 import { TargetVolumes } from './volumes.js';
 import type { VolumeHost } from './volumes.js';
@@ -128,16 +128,22 @@ class FakeHost implements VolumeHost {
 
 let host: FakeHost;
 let changes: ChangeInSyncSetRequest[];
+let losses: ReportLostDataRequest[];
 let volumes: TargetVolumes;
 beforeEach(() => {
   host = new FakeHost();
   changes = [];
+  losses = [];
   const membership = {
     changeInSyncSet: async (change: ChangeInSyncSetRequest) => {
       await new Promise((resolve) => setImmediate(resolve));
       changes.push(change);
     },
     saveReservations: () => Promise.resolve(),
+    reportLostData: (loss: ReportLostDataRequest) => {
+      losses.push(loss);
+      return Promise.resolve();
+    },
     close: () => undefined,
   };
   volumes = new TargetVolumes(membership, silentLogger, join(tmpdir(), 'holdfast-no-devices'));
@@ -178,9 +184,22 @@ describe('attach', () => {
   });
 });
 
+test('what the network held up is not for a later engine', async () => {
+  await volumes.attach(request(3n));
+  await volumes.attach(request(4n));
+  host.calls.length = 0;
+  await volumes.detach(volumeId, 3n);
+  const configuration = { volumeId, replicas: [], rebuildBytesPerSecond: 0n, foregroundPercent: 80, qos: null };
+  await expect(volumes.configure(configuration, 3n)).rejects.toMatchObject({ code: 'EPOCH_SUPERSEDED' });
+  expect(host.calls).toEqual([]);
+  await volumes.configure(configuration, 4n);
+  await volumes.detach(volumeId, 4n);
+  expect(host.calls).toEqual(['configure', 'detach']);
+});
+
 test('detach waits for the attach before it, and is success for what is not attached', async () => {
-  await volumes.detach(volumeId);
-  await Promise.all([volumes.attach(request(3n)), volumes.detach(volumeId)]);
+  await volumes.detach(volumeId, 0n);
+  await Promise.all([volumes.attach(request(3n)), volumes.detach(volumeId, 0n)]);
   expect(host.calls).toEqual(['attach 3', 'detach']);
   expect(await stateNow()).toEqual([]);
 });

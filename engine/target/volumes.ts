@@ -86,6 +86,10 @@ export class TargetVolumes {
   readonly questions: TargetQuestions = {
     changeInSyncSet: (change) => this.#changeInSyncSet(change),
     saveReservations: (change) => this.#saveReservations(change),
+    lostData: async (loss) => {
+      this.#log.error('acknowledged writes are lost', { volumeId: key(loss.volumeId), reason: loss.reason });
+      await this.#membership.reportLostData(loss);
+    },
     fenced: ({ volumeId, epoch }) => {
       this.#fenced(volumeId, epoch);
     },
@@ -108,17 +112,27 @@ export class TargetVolumes {
     });
   }
 
-  /** Flushes and lets go. A volume that is not attached is success. */
-  async detach(volumeId: bigint): Promise<void> {
+  /** Flushes and lets go, unless the engine has a later epoch (0: any). A volume that is not attached is success. */
+  async detach(volumeId: bigint, epoch: bigint): Promise<void> {
     await this.#order.run(key(volumeId), async () => {
       const present = this.#attached.get(volumeId);
-      if (present !== undefined) await this.#detachNow(present);
+      if (present === undefined) return;
+      if (epoch === 0n || present.epoch <= epoch) await this.#detachNow(present);
+      else this.#log.warn('a detach of an earlier epoch came late', { volume: present.name, epoch: present.epoch });
     });
   }
 
   // These two do not wait for a detach that is stuck behind I/O; the addon refuses what no longer fits.
-  async configure(request: ConfigureRequest): Promise<void> {
-    await this.#servingHost(request.volumeId).configureVolume(request);
+  /** `epoch`: of the engine it is meant for (0: any). */
+  async configure(request: ConfigureRequest, epoch: bigint): Promise<void> {
+    const host = this.#servingHost(request.volumeId);
+    if (epoch !== 0n && this.#attached.get(request.volumeId)?.epoch !== epoch) {
+      throw new HoldfastError(
+        'EPOCH_SUPERSEDED',
+        `volume ${key(request.volumeId)} is served with another epoch than ${epoch}, for which the configuration was meant`,
+      );
+    }
+    await host.configureVolume(request);
   }
 
   async resize(volumeId: bigint, sizeBytes: bigint): Promise<void> {

@@ -288,6 +288,12 @@ void TargetHost::change(VolumeId volume, Epoch epoch, std::vector<ReplicaId> in_
   events_.change_in_sync_set(id, volume, epoch, std::move(in_sync), std::move(reason));
 }
 
+void TargetHost::lost_data(VolumeId volume, Epoch epoch, std::string reason, StatusCallback done) {
+  std::uint64_t id = ++last_request_;
+  unanswered_.emplace(id, std::move(done));
+  events_.lost_data(id, volume, epoch, std::move(reason));
+}
+
 void TargetHost::fenced(VolumeId volume, Epoch epoch) {
   log_warn("target", "volume " + to_hex(volume.value()) + ", epoch " + std::to_string(epoch.value()) +
                          ": fenced, another engine owns the volume now");

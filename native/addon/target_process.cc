@@ -44,6 +44,15 @@ class JsTargetEvents final : public TargetEvents {
     });
   }
 
+  void lost_data(std::uint64_t id, VolumeId volume, Epoch epoch, std::string reason) override {
+    process_.to_javascript([listener = listener_, id, volume, epoch, reason](Napi::Env env) {
+      Napi::Object event = make_event(env, "lost-data", volume, epoch);
+      event.Set("id", to_js(env, id));
+      event.Set("reason", reason);
+      listener->Call({event});
+    });
+  }
+
   void fenced(VolumeId volume, Epoch epoch) override {
     process_.to_javascript([listener = listener_, volume, epoch](Napi::Env env) {
       listener->Call({make_event(env, "fenced", volume, epoch)});

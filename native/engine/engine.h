@@ -97,6 +97,10 @@ class Membership {
   // while the store cannot be reached; I/O that depends on the answer waits.
   virtual void change(VolumeId volume, Epoch epoch, std::vector<ReplicaId> in_sync, std::string reason,
                       StatusCallback done) = 0;
+  // Acknowledged writes are on no replica any more. ok: recorded, so that no later engine serves what is left unasked;
+  // the engine stops then. EPOCH_SUPERSEDED: as above. Retries for ever, too. Without a record of its own there is
+  // nothing to do.
+  virtual void lost_data(VolumeId, Epoch, std::string, StatusCallback done) { done(Status()); }
   // The engine found that another one owns the volume and serves nothing any more.
   virtual void fenced(VolumeId volume, Epoch epoch) = 0;
 };

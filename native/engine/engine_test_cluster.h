@@ -30,6 +30,11 @@ class FakeMembership final : public Membership {
   // Grants the next epoch.
   Epoch grant() { return epoch = epoch.next(); }
   void change(VolumeId volume, Epoch of, std::vector<ReplicaId> set, std::string reason, StatusCallback done) override;
+  void lost_data(VolumeId, Epoch of, std::string, StatusCallback done) override {
+    lost_epochs.push_back(of);
+    if (keeps_losses) return done(Status());
+    unrecorded.push_back(std::move(done));
+  }
   void fenced(VolumeId volume, Epoch of) override { fenced_epochs.push_back(of); }
   // Answers what waited.
   void set_reachable(bool now_reachable);
@@ -41,6 +46,9 @@ class FakeMembership final : public Membership {
   Epoch cut_off;  // requests of this epoch are never answered
   unsigned changes = 0;
   std::vector<Epoch> fenced_epochs;
+  bool keeps_losses = true;
+  std::vector<Epoch> lost_epochs;
+  std::vector<StatusCallback> unrecorded;
 
  private:
   struct Waiting {

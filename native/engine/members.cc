@@ -303,6 +303,24 @@ void VolumeEngine::give_up_attempt(Member& member, std::string why) {
   try_later(member);
 }
 
+// Recorded before the engine stops: were only this process to know, its end would let the next engine serve what is
+// left as if nothing had happened. Until then I/O waits, since no replica counts.
+void VolumeEngine::declare_data_lost() {
+  if (std::exchange(lost_data_, true)) return;
+  std::string why = "DATA LOSS: every in-sync replica of volume " + config_.name +
+                    " came back without acknowledged writes; what is left is served when the loss is accepted";
+  log_error("engine", why);
+  membership_.lost_data(config_.volume, config_.epoch, why, [this, alive = alive_, why](Status status) {
+    if (!*alive) return;
+    // In a later turn: the answer may come from inside the call.
+    env_.post([this, alive, why, status = std::move(status)] {
+      if (!*alive || state_ == State::kStopped) return;
+      if (!status.ok() && status.error().code() == ErrorCode::kEpochSuperseded) return fence();
+      stop(Error(ErrorCode::kCorrupt, why));
+    });
+  });
+}
+
 // A required replica is back before it left the stored set.
 void VolumeEngine::come_back(Member& member, const store::ReplicaInfo& info) {
   Seq last(next_seq_.value() - 1);
@@ -315,12 +333,7 @@ void VolumeEngine::come_back(Member& member, const store::ReplicaInfo& info) {
     bool all_lost = std::all_of(members_.begin(), members_.end(), [this](const std::unique_ptr<Member>& other) {
       return !required(*other) || other->lost_acknowledged;
     });
-    if (all_lost) {
-      lost_data_ = true;
-      stop(Error(ErrorCode::kCorrupt,
-                 "DATA LOSS: every in-sync replica of volume " + config_.name +
-                     " came back without acknowledged writes; attach it again to use what is left"));
-    }
+    if (all_lost) declare_data_lost();
     return;
   }
   log_info("engine", name_of(member) + " of volume " + config_.name + " is back");

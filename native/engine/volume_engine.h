@@ -263,6 +263,7 @@ class VolumeEngine final : public Engine, private LinkEvents {
   void try_later(Member& member);
   void try_now(Member& member);
   void on_opened(Member& member, Result<rpc::Message> answer, Nanos asked);
+  void declare_data_lost();
   void come_back(Member& member, const store::ReplicaInfo& info);
   void give_up_attempt(Member& member, std::string why);
   void start_link(Member& member, std::optional<replica::Join> join);

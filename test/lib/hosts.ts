@@ -1,15 +1,42 @@
-/** Hosts of their own: network namespaces on one bridge, with real processes of a cluster in each. Takes root. */
-import { spawn, type ChildProcess } from 'node:child_process';
-import { closeSync, mkdirSync, openSync, readFileSync } from 'node:fs';
+/**
+ * Hosts of their own: network namespaces on one bridge, with real processes of a cluster in each. Takes root. What goes over
+ * the bridge can be dropped, one way or both; a host on a wire of its own can be made slow and lossy.
+ */
+import { execFileSync, spawn, type ChildProcess } from 'node:child_process';
+import { closeSync, existsSync, mkdirSync, openSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 import { cliCommand } from './cluster.js';
-import { attempt, run, until, type Outcome } from './process.js';
+import { attempt, endProcess, isAlive, run, until, type Outcome } from './process.js';
 
-const prefix = 'hft';
+// Of this process, so that several may run side by side.
+const prefix = `hft${process.pid}-`;
+
+/** What this machine lacks for hosts of their own, besides the given programs; empty: nothing. */
+export function missingForHosts(programs: readonly string[]): readonly string[] {
+  return [
+    ...(process.getuid?.() === 0 ? [] : ['root']),
+    ...programs.filter((path) => !existsSync(path)),
+    ...(canMakeNamespaces() ? [] : ['network namespaces']),
+  ];
+}
+
+function canMakeNamespaces(): boolean {
+  try {
+    execFileSync('ip', ['netns', 'add', `${prefix}probe`], { stdio: 'ignore' });
+    execFileSync('ip', ['netns', 'del', `${prefix}probe`], { stdio: 'ignore' });
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** A host, or "everybody". */
+type Party = number | 'all';
 
 export class HostNet {
   readonly #names: string[] = [];
+  readonly #wires = new Map<number, ChildProcess>();
 
   static address(number: number): string {
     return `10.199.77.${number}`;
@@ -20,32 +47,56 @@ export class HostNet {
   }
 
   async addBridge(): Promise<void> {
+    await removeLeftovers();
     await this.#add(`${prefix}br`);
     const inside = ['netns', 'exec', `${prefix}br`, 'ip', 'link'];
     await run('ip', [...inside, 'add', 'br0', 'type', 'bridge']);
     await run('ip', [...inside, 'set', 'br0', 'up']);
   }
 
-  async addHost(number: number): Promise<void> {
+  /** With `wire` (the program of test/lib/wire.c) its cable can be made bad with setWire(). */
+  async addHost(number: number, wire?: string): Promise<void> {
     const space = HostNet.space(number);
+    const inBridge = ['netns', 'exec', `${prefix}br`, 'ip', 'link'];
+    const port = `p${number}`;
     await this.#add(space);
-    await run('ip', [
-      'link',
-      'add',
-      'eth0',
-      'netns',
-      space,
-      'type',
-      'veth',
-      'peer',
-      `p${number}`,
-      'netns',
-      `${prefix}br`,
-    ]);
-    await run('ip', ['netns', 'exec', `${prefix}br`, 'ip', 'link', 'set', `p${number}`, 'master', 'br0', 'up']);
+    if (wire === undefined) {
+      const ends = ['eth0', 'netns', space, 'type', 'veth', 'peer', port, 'netns', `${prefix}br`];
+      await run('ip', ['link', 'add', ...ends]);
+    } else {
+      await this.#startWire(number, wire, port);
+    }
+    await run('ip', [...inBridge, 'set', port, 'master', 'br0', 'up']);
     await run('ip', ['netns', 'exec', space, 'ip', 'addr', 'add', `${HostNet.address(number)}/24`, 'dev', 'eth0']);
     await run('ip', ['netns', 'exec', space, 'ip', 'link', 'set', 'eth0', 'up']);
     await run('ip', ['netns', 'exec', space, 'ip', 'link', 'set', 'lo', 'up']);
+  }
+
+  /** Each way; nothing is reordered. */
+  setWire(number: number, { delayMs, lossPercent }: { readonly delayMs: number; readonly lossPercent: number }): void {
+    this.#wires.get(number)?.stdin?.write(`${delayMs} ${lossPercent * 10}\n`);
+  }
+
+  /** From now on nothing of what `from` sends reaches `to`; nobody is told. */
+  async dropOneWay(from: Party, to: Party): Promise<void> {
+    const nft = ['netns', 'exec', `${prefix}br`, 'nft'];
+    await run('ip', [
+      ...nft,
+      'add table bridge faults; add chain bridge faults f { type filter hook forward priority 0; }',
+    ]);
+    const match = `${from === 'all' ? '' : `iifname p${from} `}${to === 'all' ? '' : `oifname p${to} `}`;
+    await run('ip', [...nft, `add rule bridge faults f ${match}drop`]);
+  }
+
+  async drop(one: Party, other: Party): Promise<void> {
+    await this.dropOneWay(one, other);
+    await this.dropOneWay(other, one);
+  }
+
+  /** No more drops; wires as they were made. */
+  async heal(): Promise<void> {
+    await attempt('ip', ['netns', 'exec', `${prefix}br`, 'nft', 'delete table bridge faults']);
+    for (const number of this.#wires.keys()) this.setWire(number, { delayMs: 0, lossPercent: 0 });
   }
 
   async pids(number: number): Promise<readonly number[]> {
@@ -75,13 +126,35 @@ export class HostNet {
       if (Number.isInteger(number)) await this.killHost(number);
       await attempt('ip', ['netns', 'del', name]);
     }
+    for (const wire of this.#wires.values()) await endProcess(wire);
+  }
+
+  async #startWire(number: number, program: string, port: string): Promise<void> {
+    const ends = [`/run/netns/${prefix}br`, port, `/run/netns/${HostNet.space(number)}`, 'eth0'];
+    const child = spawn(program, ends, { stdio: ['pipe', 'pipe', 'inherit'] });
+    this.#wires.set(number, child);
+    await new Promise<void>((resolve, reject) => {
+      child.stdout.once('data', () => {
+        resolve();
+      });
+      child.once('exit', (code) => {
+        reject(new Error(`the wire of host ${number} ended with ${String(code)}`));
+      });
+    });
   }
 
   async #add(name: string): Promise<void> {
-    // What a run that was cut short has left.
-    await attempt('ip', ['netns', 'del', name]);
     await run('ip', ['netns', 'add', name]);
     this.#names.push(name);
+  }
+}
+
+// What runs that were cut short have left.
+async function removeLeftovers(): Promise<void> {
+  const text = await run('ip', ['netns', 'list']);
+  for (const line of text.split('\n')) {
+    const [name = '', pid = ''] = /^hft(\d+)-\w+/.exec(line) ?? [];
+    if (name !== '' && !isAlive(Number(pid))) await attempt('ip', ['netns', 'del', name]);
   }
 }
 

@@ -7,7 +7,12 @@ import { HoldfastError } from '../../errors/holdfast-error.js';
 import { AgentRegistryClient } from '../../generated/holdfast/v1/manager.js';
 import type { AgentReport, ManagerOrder, ProcessReport } from '../../generated/holdfast/v1/manager.js';
 import { Disk, ReplicaService } from '../../generated/holdfast/v1/replica.js';
-import type { CreateReplicaRequest, ReplicaServer } from '../../generated/holdfast/v1/replica.js';
+import type {
+  ChunkVersion,
+  CreateReplicaRequest,
+  DamagedChunk,
+  ReplicaServer,
+} from '../../generated/holdfast/v1/replica.js';
 import { AttachedVolume, TargetService } from '../../generated/holdfast/v1/target.js';
 import type {
   AttachVolumeRequest,
@@ -41,6 +46,8 @@ export class FakeTarget {
   readonly sizes = new Map<bigint, bigint>();
   readonly devices = new Map<bigint, string>();
   readonly states = new Map<bigint, string>();
+  readonly lostData = new Set<bigint>();
+  readonly writesPaused = new Set<bigint>();
   /** Of every Attach that was asked for, in order. */
   readonly epochs: bigint[] = [];
   readonly snapshotChanges: { volumeId: bigint; snapshotId: bigint; change: string }[] = [];
@@ -88,8 +95,8 @@ export class FakeTarget {
         this.sizes.set(request.volumeId, sizeBytes);
         return { portal: 'unused', sizeBytes, leaseWaitMs: this.leaseWaitMs, leftOut: [] };
       }),
-      detach: unary(({ volumeId }) => {
-        this.attached.delete(volumeId);
+      detach: unary(({ volumeId, epoch }) => {
+        if (epoch === 0n || (this.attached.get(volumeId)?.epoch ?? 0n) <= epoch) this.attached.delete(volumeId);
         return {};
       }),
       configure: unary(() => ({})),
@@ -138,6 +145,9 @@ export class FakeTarget {
             state: this.states.get(request.volumeId) ?? 'serving',
             sizeBytes: request.sizeBytes,
             device: this.devices.get(request.volumeId) ?? '',
+            failure: this.lostData.has(request.volumeId) ? 'DATA LOSS: every in-sync replica lost writes' : '',
+            lostData: this.lostData.has(request.volumeId),
+            writesPaused: this.writesPaused.has(request.volumeId),
             replicas: request.replicas.map(({ replicaId, inSync }) => ({
               replicaId,
               phase: inSync ? 'in-sync' : 'rebuilding',
@@ -151,6 +161,15 @@ export class FakeTarget {
 
 export class FakeReplicaProcess {
   readonly replicas = new Map<bigint, CreateReplicaRequest>();
+  /** Where the log of a replica ends; absent: nothing was written. */
+  readonly positions = new Map<bigint, { readonly lastEpoch: bigint; readonly lastSeq: bigint }>();
+  /** What a scrub of a replica finds, and which versions its chunks have. */
+  readonly damaged = new Map<bigint, DamagedChunk[]>();
+  readonly versions = new Map<bigint, ChunkVersion[]>();
+  /** So many scrubs break off in the middle. */
+  scrubsToBreak = 0;
+  /** First chunk of every scrub that was asked for. */
+  readonly scrubs: bigint[] = [];
   refuseCreate: HoldfastError | null = null;
   totalBytes = 100n * 2n ** 30n;
   port = 0;
@@ -188,8 +207,8 @@ export class FakeReplicaProcess {
           sizeBlocks,
           complete,
           promisedEpoch: 0n,
-          lastEpoch: 0n,
-          lastSeq: 0n,
+          lastEpoch: this.positions.get(replicaId)?.lastEpoch ?? 0n,
+          lastSeq: this.positions.get(replicaId)?.lastSeq ?? 0n,
           committedSeq: 0n,
           appliedSeq: 0n,
           history: [],
@@ -216,9 +235,30 @@ export class FakeReplicaProcess {
       append: notHere,
       read: notHere,
       readLog: notHere,
-      listChunks: notHere,
+      listChunks: (call) => {
+        call.write({ chunks: this.versions.get(call.request.replicaId) ?? [] });
+        call.end();
+      },
       readChunks: notHere,
-      scrub: notHere,
+      scrub: (call) => {
+        const { replicaId, firstChunk } = call.request;
+        this.scrubs.push(firstChunk);
+        const total = 40n;
+        const breaks = this.scrubsToBreak > 0;
+        if (breaks) this.scrubsToBreak--;
+        const end = breaks ? total / 2n : total;
+        const damaged = (this.damaged.get(replicaId) ?? []).filter(({ chunk }) => chunk >= firstChunk && chunk < end);
+        call.write({
+          nextChunk: end,
+          chunksTotal: total,
+          blocksChecked: (end - firstChunk) * 64n,
+          bytesPerSecond: 0n,
+          damaged,
+          finished: !breaks,
+        });
+        if (breaks) call.emit('error', { code: grpcStatus.UNAVAILABLE, details: 'the line broke' });
+        else call.end();
+      },
       listSnapshots: notHere,
     };
   }
