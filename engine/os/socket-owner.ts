@@ -1,6 +1,7 @@
 // Who is at the other end of a connection on loopback: the kernel lists the user of every TCP socket of this network namespace.
 import { readFileSync } from 'node:fs';
 import { isIPv4 } from 'node:net';
+import type { Socket } from 'node:net';
 
 const established = '01';
 
@@ -13,6 +14,12 @@ export function socketOwner(address: string, port: number): number | null {
     if (uid !== null) return uid;
   }
   return null;
+}
+
+/** Whether the other end of a connection on loopback is run by this process's user or by root. */
+export function isOwnConnection({ remoteAddress, remotePort }: Socket): boolean {
+  const user = socketOwner(remoteAddress ?? '', remotePort ?? 0);
+  return user !== null && (user === 0 || user === process.getuid?.());
 }
 
 // A client may reach an IPv4 address from an IPv6 socket, too.

@@ -1,14 +1,15 @@
-// Where the control API of a target process is served: plain on loopback; to other hosts with TLS, to managers and to processes of the
-// same node only.
+// Where the control API of a target process is served: on loopback to the same user and to root, whom the kernel names; to other hosts
+// with TLS, to managers and to processes of the same node only.
 import type { AddressInfo, Server as NetServer, Socket } from 'node:net';
 import { createServer } from 'node:net';
 import { ServerCredentials } from '@grpc/grpc-js';
 import type { Server } from '@grpc/grpc-js';
 import { HoldfastError, toHoldfastError } from '../errors/holdfast-error.js';
 import { formatHostPort, parseHostPort } from '../os/addresses.js';
+import { isOwnConnection } from '../os/socket-owner.js';
 import type { Logger } from '../log/logger.js';
 import type { IdentitySource } from '../security/identity.js';
-import { needsTls, roleOf, secureServer, shownCertificate } from '../security/tls.js';
+import { isLoopbackAddress, needsTls, roleOf, secureServer, shownCertificate } from '../security/tls.js';
 
 export type ControlServer = { readonly address: string; readonly close: () => void };
 
@@ -20,25 +21,24 @@ export async function serveControl(
   identity: IdentitySource | null,
   log: Logger,
 ): Promise<ControlServer> {
-  if (identity === null || !needsTls(address)) {
-    const bound = await bindPlain(server, address);
-    return {
-      address: bound,
-      close: () => {
-        server.forceShutdown();
-      },
-    };
-  }
   const injector = server.createConnectionInjector(ServerCredentials.createInsecure());
-  const tls = secureServer(identity, { ALPNProtocols: ['h2'], rejectUnauthorized: true });
   const refuse = (socket: Socket, why: string) => {
     log.warn('refused a connection to the control API', { peer: socket.remoteAddress ?? '', why });
     socket.destroy();
   };
-  tls.on('tlsClientError', (error, socket) => {
+  const take = (socket: Socket) => {
+    const foreign = isLoopbackAddress(socket.remoteAddress) && !isOwnConnection(socket);
+    if (foreign) refuse(socket, 'it is of another user');
+    else injector.injectConnection(socket);
+  };
+  const tls =
+    identity === null || !needsTls(address)
+      ? null
+      : secureServer(identity, { ALPNProtocols: ['h2'], rejectUnauthorized: true });
+  tls?.on('tlsClientError', (error, socket) => {
     refuse(socket, error.message);
   });
-  tls.on('secureConnection', (socket) => {
+  tls?.on('secureConnection', (socket) => {
     const shown = shownCertificate(socket);
     const { role, name } = roleOf(shown.kind === 'good' ? shown.name : '');
     if (role === 'manager' || (role === 'node' && name === node)) injector.injectConnection(socket);
@@ -49,7 +49,8 @@ export async function serveControl(
     socket.on('error', () => {
       socket.destroy();
     });
-    tls.emit('connection', socket);
+    if (tls === null) take(socket);
+    else tls.emit('connection', socket);
   });
   const bound = await bindListener(listener, address);
   return {
@@ -60,16 +61,6 @@ export async function serveControl(
       server.forceShutdown();
     },
   };
-}
-
-async function bindPlain(server: Server, address: string): Promise<string> {
-  const wanted = parseHostPort(address, 'control');
-  return await new Promise((resolve, reject) => {
-    server.bindAsync(formatHostPort(wanted), ServerCredentials.createInsecure(), (error, port) => {
-      if (error === null) resolve(formatHostPort({ host: wanted.host, port }));
-      else reject(unusable(address, error));
-    });
-  });
 }
 
 async function bindListener(listener: NetServer, address: string): Promise<string> {

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "io/socket_owner.h"
 #include "store/kv.h"
 
 namespace holdfast::addon {
@@ -35,6 +36,11 @@ Task<Result<ReplicaOpened>> ReplicaHost::open_disk(ReplicaOptions options) {
   rpc::ServerOptions serving;
   rpc::ChannelOptions calling;
   serving.tls = calling.tls = {identity_};
+  // On one machine the kernel says who calls.
+  serving.admits_local = [](const Address& peer) {
+    std::optional<uid_t> user = io::socket_owner(peer);
+    return user && io::is_trusted_user(*user);
+  };
   store::OpenKv open_kv = store::rocks_kv(options.metadata_cache_bytes);
   Result<std::unique_ptr<store::DiskStore>> disk =
       co_await store::DiskStore::open(env_, std::move(options.store), std::move(open_kv));

@@ -128,6 +128,9 @@ struct ServerOptions {
   std::size_t connections_max = 4'096;
   // Addresses that it covers are served with TLS only.
   tls::Options tls;
+  // Asked about every TCP connection on loopback before anything is read from it, on a helper thread; no: it is closed.
+  // nullptr: all are taken.
+  bool (*admits_local)(const Address& peer) = nullptr;
 };
 
 class Server {

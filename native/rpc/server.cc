@@ -67,9 +67,11 @@ class UnaryCall final : public CallHandler, public std::enable_shared_from_this<
 
 class ServerImpl final : public Server, public ConnectionOwner {
  public:
-  ServerImpl(Env& env, ServerOptions options) : env_(env), options_(std::move(options)) {}
+  ServerImpl(Env& env, ServerOptions options)
+      : env_(env), options_(std::move(options)), self_(std::make_shared<ServerImpl*>(this)) {}
 
   ~ServerImpl() override {
+    self_.reset();
     listeners_.clear();
     Status gone = Error(ErrorCode::kConnectionLost, "the server was stopped");
     auto connections = std::move(connections_);
@@ -89,6 +91,8 @@ class ServerImpl final : public Server, public ConnectionOwner {
         auto listener,
         env_.listen(address, [this, secured = options_.tls.covers(address)](std::unique_ptr<Stream> stream) {
           if (secured) stream = tls::secure(env_, options_.tls.identity, tls::Side::kServer, std::move(stream));
+          bool ask = options_.admits_local != nullptr && stream->peer_address().is_loopback();
+          if (ask) return ask_about(std::move(stream));
           on_stream(std::move(stream));
         }));
     listeners_.push_back(std::move(listener));
@@ -149,6 +153,26 @@ class ServerImpl final : public Server, public ConnectionOwner {
     CHECK(added, "a method is added once");
   }
 
+  // The stream is not started before the answer, so nothing is read.
+  void ask_about(std::unique_ptr<Stream> stream) {
+    struct Question {
+      std::unique_ptr<Stream> stream;
+      Address peer;
+      bool (*admits)(const Address& peer);
+      bool admitted = false;
+    };
+    Address peer = stream->peer_address();
+    auto question = std::make_shared<Question>(Question{std::move(stream), std::move(peer), options_.admits_local});
+    env_.run_blocking([question] { question->admitted = question->admits(question->peer); },
+                      [question, weak = std::weak_ptr(self_)] {
+                        auto self = weak.lock();
+                        if (self == nullptr) return;
+                        if (question->admitted) return (*self)->on_stream(std::move(question->stream));
+                        log_warn("rpc",
+                                 "refused a connection from " + question->peer.to_string() + ": it is another user's");
+                      });
+  }
+
   void on_stream(std::unique_ptr<Stream> stream) {
     if (connections_.size() >= options_.connections_max) {
       log_warn("rpc", "refused a connection from " + stream->peer_address().to_string() + ": there are " +
@@ -169,6 +193,7 @@ class ServerImpl final : public Server, public ConnectionOwner {
   std::unordered_map<std::string, std::shared_ptr<Method>> methods_;
   std::vector<std::unique_ptr<Listener>> listeners_;
   std::unordered_map<Connection*, std::shared_ptr<Connection>> connections_;
+  std::shared_ptr<ServerImpl*> self_;  // what pending answers look for
   bool draining_ = false;
   Callback<void()> drained_;
 };

@@ -96,5 +96,47 @@ TEST_F(TlsTest, NewCertificatesInterruptNothing) {
   EXPECT_EQ(echo("again"), "again");
 }
 
+class LocalUsersTest : public testing::RpcTest {
+ protected:
+  void SetUp() override {}
+  void serve(bool (*admits)(const Address&)) {
+    ServerOptions options;
+    options.admits_local = admits;
+    start_server(options);
+    // Around the unix socket beside it, where the Env itself looks.
+    ChannelOptions plain_tcp;
+    plain_tcp.tls.on_loopback = true;
+    channel = Channel::create(env, address, plain_tcp);
+  }
+  std::string echo() {
+    std::string got = "(no answer)";
+    channel->unary("/t/Echo", slice("hello"), 5s, [&](Result<Message> answer) {
+      got = answer.ok() ? std::string(answer->text()) : std::string(error_code_name(answer.error().code()));
+    });
+    env.settle();
+    return got;
+  }
+};
+
+TEST_F(LocalUsersTest, AreTakenWhenTheyAreAdmitted) {
+  serve([](const Address& peer) { return peer.is_loopback(); });
+  EXPECT_EQ(echo(), "hello");
+}
+
+TEST_F(LocalUsersTest, AreHungUpOtherwise) {
+  serve([](const Address&) { return false; });
+  EXPECT_EQ(echo(), "CONNECTION_LOST");
+}
+
+TEST_F(LocalUsersTest, AServerMayEndBeforeTheAnswer) {
+  serve([](const Address&) { return true; });
+  std::string got = "(no answer)";
+  channel->unary("/t/Echo", slice("hello"), 5s, [&](Result<Message> answer) { got = answer.ok() ? "OK" : "failed"; });
+  env.turn();
+  server.reset();
+  env.settle();
+  EXPECT_EQ(got, "failed");
+}
+
 }  // namespace
 }  // namespace holdfast::rpc

@@ -1,0 +1,84 @@
+#include "io/socket_owner.h"
+
+#include <arpa/inet.h>
+#include <unistd.h>
+
+#include <charconv>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <string>
+
+namespace holdfast::io {
+
+namespace {
+
+constexpr std::string_view kEstablished = "01";
+
+std::string text_of(const char* path) {
+  std::ifstream file(path);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+// Words of 32 bits, as the machine has them.
+template <typename Bytes>
+std::string hex_words(const Bytes& bytes) {
+  std::string text;
+  for (std::size_t at = 0; at < sizeof bytes; at += 4) {
+    std::uint32_t word = 0;
+    std::memcpy(&word, reinterpret_cast<const char*>(&bytes) + at, sizeof word);
+    char digits[9];
+    std::snprintf(digits, sizeof digits, "%08X", word);
+    text += digits;
+  }
+  return text;
+}
+
+// The next word of a line; what is left follows it.
+std::string_view take_word(std::string_view& line) {
+  std::size_t begin = std::min(line.find_first_not_of(' '), line.size());
+  line.remove_prefix(begin);
+  std::size_t end = std::min(line.find(' '), line.size());
+  std::string_view word = line.substr(0, end);
+  line.remove_prefix(end);
+  return word;
+}
+
+}  // namespace
+
+std::optional<uid_t> owner_in(std::string_view table, std::string_view local) {
+  std::string wanted = ": " + std::string(local) + " ";
+  std::size_t at = table.find(wanted);
+  if (at == std::string_view::npos) return std::nullopt;
+  std::string_view line = table.substr(at + wanted.size());
+  line = line.substr(0, line.find('\n'));
+  take_word(line);  // the other end
+  // A socket that has ended belongs to user 0 in this list, so its state matters.
+  if (take_word(line) != kEstablished) return std::nullopt;
+  for (int skipped = 0; skipped < 3; ++skipped) take_word(line);  // queues, timer, retransmissions
+  std::string_view word = take_word(line);
+  uid_t user = 0;
+  auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), user);
+  if (error != std::errc() || end != word.data() + word.size()) return std::nullopt;
+  return user;
+}
+
+std::optional<uid_t> socket_owner(const Address& address) {
+  char port[6];
+  std::snprintf(port, sizeof port, ":%04X", address.port);
+  in_addr four{};
+  in6_addr six{};
+  if (inet_pton(AF_INET, address.host.c_str(), &four) == 1) {
+    if (auto user = owner_in(text_of("/proc/net/tcp"), hex_words(four) + port)) return user;
+    // A client may reach an IPv4 address from an IPv6 socket, too.
+    if (inet_pton(AF_INET6, ("::ffff:" + address.host).c_str(), &six) != 1) return std::nullopt;
+  } else if (inet_pton(AF_INET6, address.host.c_str(), &six) != 1) {
+    return std::nullopt;
+  }
+  return owner_in(text_of("/proc/net/tcp6"), hex_words(six) + port);
+}
+
+bool is_trusted_user(uid_t user) { return user == 0 || user == geteuid(); }
+
+}  // namespace holdfast::io

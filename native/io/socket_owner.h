@@ -1,0 +1,22 @@
+// Who is at the other end of a connection on loopback: the kernel lists the user of every TCP socket of this network
+// namespace. Thread: any; reads /proc, which takes milliseconds where there are thousands of sockets.
+#pragma once
+
+#include <sys/types.h>
+
+#include <optional>
+#include <string_view>
+
+#include "io/env.h"
+
+namespace holdfast::io {
+
+// The user whose socket is bound to `address` and connected; nullopt when there is none.
+std::optional<uid_t> socket_owner(const Address& address);
+// This process's user, or root.
+bool is_trusted_user(uid_t user);
+
+// Looks the owner up in the text of /proc/net/tcp; `local` as the kernel writes it: "0100007F:C350".
+std::optional<uid_t> owner_in(std::string_view table, std::string_view local);
+
+}  // namespace holdfast::io
