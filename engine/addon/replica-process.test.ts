@@ -142,7 +142,7 @@ function openingCode(directory: string, then: string): string {
     addon.replicaOpen(handle, {
       directory: ${JSON.stringify(directory)}, journalPath: null, journalBytes: ${journalBytes}n, capacityBytes: 0n,
       reserveBytes: 0n, cacheBytes: 67108864n, metadataCacheBytes: 8388608n, expectedDiskId: null,
-      listen: ['127.0.0.1:0'],
+      listen: ['127.0.0.1:0'], credentials: null,
     }).then(() => { ${then} });`;
 }
 

@@ -130,13 +130,12 @@ function isLocal({ remoteAddress, localAddress }: Socket): boolean {
 }
 
 function plainConnection(socket: Socket): Connection {
-  const { remoteAddress, remotePort } = socket;
   let user: number | null | undefined;
   return {
     kind: 'plain',
     certificate: null,
     user: () => {
-      user ??= isLocal(socket) ? socketOwner(remoteAddress ?? '', remotePort ?? 0) : null;
+      user ??= isLocal(socket) ? socketOwner(socket) : null;
       return user;
     },
   };

@@ -1,25 +1,39 @@
 import { once } from 'node:events';
 import { connect, createServer } from 'node:net';
-import type { AddressInfo } from 'node:net';
+import type { AddressInfo, Socket } from 'node:net';
 import { expect, test } from 'vitest';
-import { ownerIn, socketOwner } from './socket-owner.js';
+import { isOwnConnection, ownerIn, socketOwner } from './socket-owner.js';
 
-test('the user at the other end of a connection on loopback', async () => {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const client = connect((server.address() as AddressInfo).port, '127.0.0.1');
-  await once(client, 'connect');
-  expect(socketOwner('127.0.0.1', client.localPort ?? 0)).toBe(process.getuid?.());
-  expect(socketOwner('::ffff:127.0.0.1', client.localPort ?? 0)).toBe(process.getuid?.());
-  expect(socketOwner('127.0.0.2', client.localPort ?? 0)).toBeNull();
-  client.destroy();
-  server.close();
-});
+test.each(['127.0.0.1', '::1', '::ffff:127.0.0.1'])(
+  'the user at the other end of a connection on loopback: %s',
+  async (host) => {
+    const server = createServer().listen(0, host);
+    await once(server, 'listening');
+    const { port } = server.address() as AddressInfo;
+    const accepted = once(server, 'connection') as Promise<[Socket]>;
+    const client = connect(port, host.replace('::ffff:', ''));
+    const [socket] = await accepted;
+    expect(socketOwner(socket)).toBe(process.getuid?.());
+    expect(isOwnConnection(socket)).toBe(true);
+    expect(socketOwner({ ...endsOf(socket), remotePort: port })).toBeNull();
+    client.destroy();
+    socket.destroy();
+    server.close();
+  },
+);
 
-test('a socket that has ended says nothing about its user', () => {
-  const line = (state: string, uid: number) =>
-    `   7: 0100007F:B6FA 0100007F:8FC3 ${state} 00000000:00000000 00:00000000 00000000  ${uid}        0 3663939 2\n`;
-  expect(ownerIn(line('01', 1000), '0100007F:B6FA')).toBe(1000);
-  expect(ownerIn(line('06', 0), '0100007F:B6FA')).toBeNull();
-  expect(ownerIn(line('01', 1000), '0100007F:8FC3')).toBeNull();
+function endsOf({ localAddress, localPort, remoteAddress, remotePort }: Socket) {
+  return { localAddress, localPort, remoteAddress, remotePort };
+}
+
+test('a socket that has ended says nothing about its user, nor does one with the same port to somewhere else', () => {
+  const line = (remote: string, state: string, uid: number) =>
+    `   7: 0100007F:B6FA ${remote} ${state} 00000000:00000000 00:00000000 00000000  ${uid}        0 3663939 2\n`;
+  const ours = '0100007F:8FC3';
+  expect(ownerIn(line(ours, '01', 1000), '0100007F:B6FA', ours)).toBe(1000);
+  expect(ownerIn(line(ours, '06', 0), '0100007F:B6FA', ours)).toBeNull();
+  expect(ownerIn(line(ours, '01', 1000), ours, '0100007F:B6FA')).toBeNull();
+  const others = line('0100007F:1111', '06', 0) + line('0100007F:2222', '01', 1001);
+  expect(ownerIn(others, '0100007F:B6FA', ours)).toBeNull();
+  expect(ownerIn(others + line(ours, '01', 1000), '0100007F:B6FA', ours)).toBe(1000);
 });

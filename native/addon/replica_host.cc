@@ -37,8 +37,8 @@ Task<Result<ReplicaOpened>> ReplicaHost::open_disk(ReplicaOptions options) {
   rpc::ChannelOptions calling;
   serving.tls = calling.tls = {identity_};
   // On one machine the kernel says who calls.
-  serving.admits_local = [](const Address& peer) {
-    std::optional<uid_t> user = io::socket_owner(peer);
+  serving.admits_local = [](const Address& local, const Address& peer) {
+    std::optional<uid_t> user = io::socket_owner(local, peer);
     return user && io::is_trusted_user(*user);
   };
   store::OpenKv open_kv = store::rocks_kv(options.metadata_cache_bytes);

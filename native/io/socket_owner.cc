@@ -14,7 +14,9 @@ namespace holdfast::io {
 
 namespace {
 
-constexpr std::string_view kEstablished = "01";
+constexpr const char* kEstablished = "01";
+// The kernel gives the table out piece by piece: what goes on meanwhile may hide a line.
+constexpr int kLooks = 5;
 
 std::string text_of(const char* path) {
   std::ifstream file(path);
@@ -35,6 +37,25 @@ std::string hex_words(const Bytes& bytes) {
   return text;
 }
 
+// An end of a connection as the two tables have it: a client may reach an IPv4 address from an IPv6 socket, too.
+struct Texts {
+  std::string tcp, tcp6;
+};
+
+std::optional<Texts> texts_of(const Address& address) {
+  char port[6];
+  std::snprintf(port, sizeof port, ":%04X", address.port);
+  in_addr four{};
+  in6_addr six{};
+  std::string host = address.host.rfind("::ffff:", 0) == 0 ? address.host.substr(7) : address.host;
+  if (inet_pton(AF_INET, host.c_str(), &four) == 1) {
+    if (inet_pton(AF_INET6, ("::ffff:" + host).c_str(), &six) != 1) return std::nullopt;
+    return Texts{hex_words(four) + port, hex_words(six) + port};
+  }
+  if (inet_pton(AF_INET6, host.c_str(), &six) != 1) return std::nullopt;
+  return Texts{"-", hex_words(six) + port};
+}
+
 // The next word of a line; what is left follows it.
 std::string_view take_word(std::string_view& line) {
   std::size_t begin = std::min(line.find_first_not_of(' '), line.size());
@@ -47,15 +68,14 @@ std::string_view take_word(std::string_view& line) {
 
 }  // namespace
 
-std::optional<uid_t> owner_in(std::string_view table, std::string_view local) {
-  std::string wanted = ": " + std::string(local) + " ";
+// "  sl: LOCAL REMOTE STATE QUEUES TIMER RETRANSMITS UID ...". The same port may be in the table many times, with other
+// remote ends; a socket that has ended belongs to user 0 there, so its state matters.
+std::optional<uid_t> owner_in(std::string_view table, std::string_view local, std::string_view remote) {
+  std::string wanted = ": " + std::string(local) + " " + std::string(remote) + " " + kEstablished + " ";
   std::size_t at = table.find(wanted);
   if (at == std::string_view::npos) return std::nullopt;
   std::string_view line = table.substr(at + wanted.size());
   line = line.substr(0, line.find('\n'));
-  take_word(line);  // the other end
-  // A socket that has ended belongs to user 0 in this list, so its state matters.
-  if (take_word(line) != kEstablished) return std::nullopt;
   for (int skipped = 0; skipped < 3; ++skipped) take_word(line);  // queues, timer, retransmissions
   std::string_view word = take_word(line);
   uid_t user = 0;
@@ -64,19 +84,15 @@ std::optional<uid_t> owner_in(std::string_view table, std::string_view local) {
   return user;
 }
 
-std::optional<uid_t> socket_owner(const Address& address) {
-  char port[6];
-  std::snprintf(port, sizeof port, ":%04X", address.port);
-  in_addr four{};
-  in6_addr six{};
-  if (inet_pton(AF_INET, address.host.c_str(), &four) == 1) {
-    if (auto user = owner_in(text_of("/proc/net/tcp"), hex_words(four) + port)) return user;
-    // A client may reach an IPv4 address from an IPv6 socket, too.
-    if (inet_pton(AF_INET6, ("::ffff:" + address.host).c_str(), &six) != 1) return std::nullopt;
-  } else if (inet_pton(AF_INET6, address.host.c_str(), &six) != 1) {
-    return std::nullopt;
+std::optional<uid_t> socket_owner(const Address& local, const Address& peer) {
+  std::optional<Texts> ours = texts_of(local);
+  std::optional<Texts> theirs = texts_of(peer);
+  if (!ours || !theirs) return std::nullopt;
+  for (int look = 0; look < kLooks; ++look) {
+    if (auto user = owner_in(text_of("/proc/net/tcp"), theirs->tcp, ours->tcp)) return user;
+    if (auto user = owner_in(text_of("/proc/net/tcp6"), theirs->tcp6, ours->tcp6)) return user;
   }
-  return owner_in(text_of("/proc/net/tcp6"), hex_words(six) + port);
+  return std::nullopt;
 }
 
 bool is_trusted_user(uid_t user) { return user == 0 || user == geteuid(); }

@@ -11,12 +11,12 @@
 
 namespace holdfast::io {
 
-// The user whose socket is bound to `address` and connected; nullopt when there is none.
-std::optional<uid_t> socket_owner(const Address& address);
+// The user of the other end of a connection of this host, whose ends are seen from here; nullopt when there is none.
+std::optional<uid_t> socket_owner(const Address& local, const Address& peer);
 // This process's user, or root.
 bool is_trusted_user(uid_t user);
 
-// Looks the owner up in the text of /proc/net/tcp; `local` as the kernel writes it: "0100007F:C350".
-std::optional<uid_t> owner_in(std::string_view table, std::string_view local);
+// Looks the owner up in the text of /proc/net/tcp; the ends of its socket as the kernel writes them: "0100007F:C350".
+std::optional<uid_t> owner_in(std::string_view table, std::string_view local, std::string_view remote);
 
 }  // namespace holdfast::io

@@ -130,7 +130,7 @@ struct ServerOptions {
   tls::Options tls;
   // Asked about every TCP connection on loopback before anything is read from it, on a helper thread; no: it is closed.
   // nullptr: all are taken.
-  bool (*admits_local)(const Address& peer) = nullptr;
+  bool (*admits_local)(const Address& local, const Address& peer) = nullptr;
 };
 
 class Server {

@@ -157,13 +157,14 @@ class ServerImpl final : public Server, public ConnectionOwner {
   void ask_about(std::unique_ptr<Stream> stream) {
     struct Question {
       std::unique_ptr<Stream> stream;
-      Address peer;
-      bool (*admits)(const Address& peer);
+      Address local, peer;
+      bool (*admits)(const Address& local, const Address& peer);
       bool admitted = false;
     };
-    Address peer = stream->peer_address();
-    auto question = std::make_shared<Question>(Question{std::move(stream), std::move(peer), options_.admits_local});
-    env_.run_blocking([question] { question->admitted = question->admits(question->peer); },
+    Address local = stream->local_address(), peer = stream->peer_address();
+    auto question = std::make_shared<Question>(
+        Question{std::move(stream), std::move(local), std::move(peer), options_.admits_local});
+    env_.run_blocking([question] { question->admitted = question->admits(question->local, question->peer); },
                       [question, weak = std::weak_ptr(self_)] {
                         auto self = weak.lock();
                         if (self == nullptr) return;

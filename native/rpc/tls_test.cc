@@ -99,7 +99,7 @@ TEST_F(TlsTest, NewCertificatesInterruptNothing) {
 class LocalUsersTest : public testing::RpcTest {
  protected:
   void SetUp() override {}
-  void serve(bool (*admits)(const Address&)) {
+  void serve(bool (*admits)(const Address& local, const Address& peer)) {
     ServerOptions options;
     options.admits_local = admits;
     start_server(options);
@@ -119,17 +119,17 @@ class LocalUsersTest : public testing::RpcTest {
 };
 
 TEST_F(LocalUsersTest, AreTakenWhenTheyAreAdmitted) {
-  serve([](const Address& peer) { return peer.is_loopback(); });
+  serve([](const Address& local, const Address& peer) { return local.is_loopback() && peer.is_loopback(); });
   EXPECT_EQ(echo(), "hello");
 }
 
 TEST_F(LocalUsersTest, AreHungUpOtherwise) {
-  serve([](const Address&) { return false; });
+  serve([](const Address&, const Address&) { return false; });
   EXPECT_EQ(echo(), "CONNECTION_LOST");
 }
 
 TEST_F(LocalUsersTest, AServerMayEndBeforeTheAnswer) {
-  serve([](const Address&) { return true; });
+  serve([](const Address&, const Address&) { return true; });
   std::string got = "(no answer)";
   channel->unary("/t/Echo", slice("hello"), 5s, [&](Result<Message> answer) { got = answer.ok() ? "OK" : "failed"; });
   env.turn();
