@@ -16,6 +16,9 @@ const say = (text) => console.log(`${((performance.now() - began) / 1000).toFixe
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const folder = mkdtempSync(join(tmpdir(), 'holdfast-test-guest-'));
 const children = new Set();
+const usedLoops = () =>
+  readdirSync('/sys/block').filter((name) => existsSync(join('/sys/block', name, 'loop/backing_file')));
+const devicesBefore = new Set(usedLoops());
 
 async function until(what, timeoutMs, look) {
   const deadline = performance.now() + timeoutMs;
@@ -113,9 +116,6 @@ function cli(...args) {
   return JSON.parse(result.stdout);
 }
 
-const hasSnapshots = () =>
-  spawnSync(process.execPath, [join(root, 'dist/cli/main.js'), 'snapshot', 'create', '--help']).status === 0;
-
 async function startCluster() {
   const [api] = await freePorts(1);
   server = `127.0.0.1:${api}`;
@@ -184,15 +184,19 @@ async function testInitiator(fs) {
   cli('volume', 'create', `disk-${fs}`, '--size', '512Mi');
   const { iscsi } = cli('volume', 'attach', `disk-${fs}`);
   const share = shareFolder(fs);
+  const grow = fs === 'ext4' ? 'resize2fs /dev/sda >/dev/null 2>&1' : 'xfs_growfs /mnt/d >/dev/null';
   const check = fs === 'ext4' ? 'e2fsck -fn' : 'xfs_repair -n';
-  const snapshots = hasSnapshots();
-  if (!snapshots) say('this build has no snapshots: that part is left out');
   const portal = `10.0.2.2:${iscsi.portal.split(':').at(-1)}`;
-  const login = `iscsiadm -m node -o new -T ${iscsi.iqn} -p ${portal} >/dev/null; iscsiadm -m node -T ${iscsi.iqn} -p ${portal} --login >/dev/null`;
-  const logout = `iscsiadm -m node -T ${iscsi.iqn} -p ${portal} --logout >/dev/null`;
+  // Those that "holdfast map --via iscsi" runs.
+  const { loginCommands, logoutCommands } = await import(join(root, 'dist/cli/kernel-initiator.js'));
+  const shell = (commands) => commands.map((args) => `iscsiadm ${args.join(' ')} >/dev/null`).join('; ');
+  const login = shell(loginCommands(iscsi.iqn, portal));
+  const logout = shell(logoutCommands(iscsi.iqn));
   const script = `${shellHelpers}
 iscsid
-disk() { n=0; while [ ! -b /dev/sda ]; do n=$((n+1)); [ $n -lt 100 ] || exit 8; sleep 0.1; done; }
+# Where the command finds the disk: LUN 0 of the session with this target.
+sysfs() { for s in /sys/class/iscsi_session/*; do [ "$(cat $s/targetname)" != ${iscsi.iqn} ] || ls $s/device/target*/*:*:*:0/block; done 2>/dev/null; }
+disk() { n=0; while [ "$(sysfs)" != sda ] || [ ! -b /dev/sda ]; do n=$((n+1)); [ $n -lt 100 ] || exit 8; sleep 0.1; done; }
 ${login}; disk; say "logged in"
 mkfs.${fs} -q /dev/sda; mkdir -p /mnt/d; mount -t ${fs} /dev/sda /mnt/d; say "mkfs, mount"
 dd if=/dev/urandom of=/mnt/d/data bs=1M count=24 2>/dev/null; sync
@@ -200,38 +204,40 @@ dd if=/dev/urandom of=/mnt/d/data bs=1M count=24 2>/dev/null; sync
 umount /mnt/d; echo 3 >/proc/sys/vm/drop_caches
 mount -t ${fs} /dev/sda /mnt/d; (cd /mnt/d && sha256sum -c sum >/dev/null); say "the same after another mount"
 fstrim /mnt/d && say "trimmed"
-if [ -n "${snapshots ? 1 : ''}" ]; then
-  umount /mnt/d; tell snapshot; hear snapshot-taken
-  mount -t ${fs} /dev/sda /mnt/d; dd if=/dev/zero of=/mnt/d/data bs=1M count=24 2>/dev/null; sync; umount /mnt/d
-  ${logout}; tell revert; hear reverted
-  ${login}; disk; mount -t ${fs} /dev/sda /mnt/d; (cd /mnt/d && sha256sum -c sum >/dev/null); say "the snapshot's content after the revert"
-fi
+umount /mnt/d; tell snapshot; hear snapshot-taken
+mount -t ${fs} /dev/sda /mnt/d; dd if=/dev/zero of=/mnt/d/data bs=1M count=24 2>/dev/null; sync; umount /mnt/d
+${logout}; tell revert; hear reverted
+${login}; disk; mount -t ${fs} /dev/sda /mnt/d; (cd /mnt/d && sha256sum -c sum >/dev/null); say "the snapshot's content after the revert"
+tell resize; hear resized; echo 1 >/sys/block/sda/device/rescan
+[ "$(blockdev --getsize64 /dev/sda)" = ${640 * 2 ** 20} ]; ${grow}; say "grown with its volume, while mounted"
 umount /mnt/d; ${check} /dev/sda >/dev/null 2>&1; say "fsck finds it clean"
 ${logout}
+[ -z "$(sysfs)" ]; [ -z "$(iscsiadm -m node 2>/dev/null)" ]; say "nothing is left after the logout"
 `;
   const running = guest(`initiator-${fs}`, share, script);
-  if (snapshots) {
-    const failed = running.then(
-      () => null,
-      (error) => error,
-    );
-    const heard = (name) =>
-      Promise.race([
-        until(name, 240_000, () => existsSync(join(share, name))),
-        failed.then((error) => {
-          if (error) throw error;
-        }),
-      ]);
-    await heard('snapshot');
-    const name = `disk-${fs}`;
-    cli('snapshot', 'create', name, 'before');
-    writeFileSync(join(share, 'snapshot-taken'), '');
-    await heard('revert');
-    cli('volume', 'detach', name);
-    cli('snapshot', 'revert', name, 'before');
-    cli('volume', 'attach', name);
-    writeFileSync(join(share, 'reverted'), '');
-  }
+  const failed = running.then(
+    () => null,
+    (error) => error,
+  );
+  const heard = (name) =>
+    Promise.race([
+      until(name, 240_000, () => existsSync(join(share, name))),
+      failed.then((error) => {
+        if (error) throw error;
+      }),
+    ]);
+  await heard('snapshot');
+  const name = `disk-${fs}`;
+  cli('snapshot', 'create', name, 'before');
+  writeFileSync(join(share, 'snapshot-taken'), '');
+  await heard('revert');
+  cli('volume', 'detach', name);
+  cli('snapshot', 'revert', name, 'before');
+  cli('volume', 'attach', name);
+  writeFileSync(join(share, 'reverted'), '');
+  await heard('resize');
+  cli('volume', 'resize', name, '--size', '640Mi');
+  writeFileSync(join(share, 'resized'), '');
   await running;
 }
 
@@ -366,6 +372,11 @@ function removeFolder() {
   for (const line of readFileSync('/proc/mounts', 'utf8').split('\n').reverse()) {
     const directory = line.split(' ')[1] ?? '';
     if (directory.startsWith(`${folder}/`)) spawnSync('umount', ['-l', '-i', '-n', directory], { timeout: 10_000 });
+  }
+  for (const loop of usedLoops().filter((name) => !devicesBefore.has(name))) {
+    const file = join('/sys/block', loop, 'loop/backing_file');
+    if (/^\/( \(deleted\))?$|holdfast-test-guest-/.test(readFileSync(file, 'utf8').trim()))
+      spawnSync('losetup', ['-d', `/dev/${loop}`]);
   }
   rmSync(folder, { recursive: true, force: true });
 }

@@ -15,7 +15,7 @@ import { AgentMemory } from './agent-memory.js';
 import type { AgentConfig, DiskConfig } from './config.js';
 import type { ProcessHost } from './process-host.js';
 import { Shares } from './shares.js';
-import { dropDevice } from './target-client.js';
+import { dropDevice, isFenced } from './target-client.js';
 import { RegistryClient } from './registry-client.js';
 import type { IdentitySource } from '../security/identity.js';
 import { supervise } from './supervisor.js';
@@ -80,6 +80,10 @@ export async function runAgent(options: AgentOptions, signal: AbortSignal): Prom
     dropDevice: async (volumeId) => {
       const control = reports.get('target')?.address ?? '';
       await dropDevice(control, volumeId, options.certificate?.identity ?? null);
+    },
+    isFenced: async (volumeId) => {
+      const control = reports.get('target')?.address ?? '';
+      return await isFenced(control, volumeId, options.certificate?.identity ?? null);
     },
   });
   const start = (supervision: Supervision, stop: AbortSignal): Promise<void> => {
@@ -149,9 +153,14 @@ function orderOf(message: ShareOrder): Order {
       squash: squashes.find((squash) => squash === options?.squash) ?? 'root',
       v3: options?.v3 ?? false,
       security: options?.security ?? [],
+      address: textOf(options?.address),
+      principal: textOf(options?.principal),
+      keytab: textOf(options?.keytab),
     },
   };
 }
+
+const textOf = (text: string | undefined) => (text === undefined || text === '' ? null : text);
 
 function reportOf(status: ShareStatus): ShareReport {
   const { volumeId, volume, state, device, server, port, fs, pid, failure } = status;

@@ -2,7 +2,7 @@
 // already runs is adopted, so that a restart of the agent interrupts nobody.
 //
 // DIR/fs is where the file system is mounted, DIR/server the run directory of the NFS server (process-host.ts).
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { backoffMs, sleep } from '../async/wait.js';
 import { HoldfastError, toHoldfastError } from '../errors/holdfast-error.js';
@@ -17,6 +17,8 @@ import type { FilesystemType } from '../filesystem/filesystem.js';
 import { errorFields } from '../log/logger.js';
 import type { Logger } from '../log/logger.js';
 import { ganeshaConfig } from '../nfs/ganesha-config.js';
+import { formatFloatingAddress, parseFloatingAddress } from '../nfs/floating-address.js';
+import type { FloatingAddress } from '../nfs/floating-address.js';
 import { nullCall, rpcNullCall } from '../nfs/null-call.js';
 import type { ShareOrder, ShareStatus } from '../nfs/share-types.js';
 import { findFreePorts, tryBind } from '../os/addresses.js';
@@ -24,6 +26,7 @@ import { runChecked, runCommand } from '../os/command.js';
 import { listMounts } from '../os/mounts.js';
 import { signalProcess, stopProcess } from '../os/proc.js';
 import type { HostedProcess, ProcessHost } from './process-host.js';
+import { addAddress, removeAddress } from './share-address.js';
 import { endStaleDevices } from './stale-devices.js';
 import { supervise } from './supervisor.js';
 import type { SupervisedState } from './supervisor.js';
@@ -36,6 +39,8 @@ export type ShareContext = {
   readonly host: ProcessHost;
   readonly logger: Logger;
   readonly onStatus: (status: ShareStatus) => void;
+  /** Whether another engine owns the volume, as far as the target process of this node knows. */
+  readonly isFenced: (volumeId: string) => Promise<boolean>;
 };
 
 const retryFirstMs = 200;
@@ -45,15 +50,20 @@ const healthEveryMs = 5_000;
 const healthTimeoutMs = 5_000;
 // A server that is busy, or whose volume waits, is left alone for that long.
 const unhealthyMax = 12;
+// One that does not answer that long after its start is started again.
+const startTimeoutMs = 20_000;
 const stopGraceMs = 4_000;
+const nfsPort = 2_049;
 const portAttempts = 30;
 const portPauseMs = 100;
 // What is hidden from nobody, but in nobody's way: a folder of root in the file system itself, so that it goes where that goes.
 const recoveryFolder = '.holdfast/nfs';
 
 /** Serves until the signal aborts; what runs then keeps running. Nothing is thrown: what fails is reported and tried again. */
-export async function runShare(order: ShareOrder, context: ShareContext, signal: AbortSignal): Promise<void> {
-  const { logger } = context;
+export async function runShare(order: ShareOrder, given: ShareContext, signal: AbortSignal): Promise<void> {
+  const { logger } = given;
+  const floating = order.options.address === null ? null : parseFloatingAddress(order.options.address);
+  const context = floating === null ? given : { ...given, address: floating.ip };
   const prepared = await prepareUntilDone(order, context, signal);
   if (prepared === null) return;
   const { fs } = prepared;
@@ -96,6 +106,7 @@ export async function runShare(order: ShareOrder, context: ShareContext, signal:
 export async function endShare(directory: string, host: ProcessHost, lazy: boolean): Promise<void> {
   const server = host.find(join(directory, 'server'));
   if (server !== null) await stopProcess(server.identity, stopGraceMs);
+  await dropAddress(directory);
   const folder = join(directory, 'fs');
   while (listMounts().some((mount) => mount.directory === folder)) {
     // Unmounting writes nothing back where another mount namespace has a copy of the mount.
@@ -117,6 +128,7 @@ async function prepareUntilDone(
   for (let attempt = 1; !signal.aborted; attempt++) {
     try {
       const fs = await prepareFilesystem(order, context);
+      await prepareAddress(order, context);
       return { fs, port: await choosePort(order, context) };
     } catch (thrown) {
       const { code, message } = toHoldfastError(thrown);
@@ -159,6 +171,31 @@ async function prepareFilesystem(order: ShareOrder, context: ShareContext): Prom
   return fs;
 }
 
+const addressFile = 'address';
+
+// One that it had and is not to have any more goes.
+async function prepareAddress({ options }: ShareOrder, { directory, logger }: ShareContext): Promise<void> {
+  const wanted = options.address === null ? null : parseFloatingAddress(options.address);
+  const present = addressIn(directory);
+  if (present !== null && present.ip !== wanted?.ip) await dropAddress(directory);
+  if (wanted === null) return;
+  const placed = await addAddress(wanted);
+  writeFileSync(join(directory, addressFile), formatFloatingAddress(placed));
+  logger.info('the share has its address on this node', { address: formatFloatingAddress(placed) });
+}
+
+function addressIn(directory: string): FloatingAddress | null {
+  const path = join(directory, addressFile);
+  return existsSync(path) ? parseFloatingAddress(readFileSync(path, 'utf8')) : null;
+}
+
+async function dropAddress(directory: string): Promise<void> {
+  const present = addressIn(directory);
+  if (present === null) return;
+  await removeAddress(present);
+  rmSync(join(directory, addressFile));
+}
+
 async function portMapperAnswers(): Promise<boolean> {
   const portMapper = 100_000;
   return await rpcNullCall({ address: '127.0.0.1', port: 111, program: portMapper, version: 2 }, healthTimeoutMs);
@@ -177,6 +214,9 @@ async function choosePort(order: ShareOrder, { address, directory, host }: Share
     if (!('reason' in (await tryBind({ host: address, port: order.port })))) return order.port;
     await sleep(portPauseMs);
   }
+  // Nobody else is at an address of its own: there it is where clients look first.
+  if (order.options.address !== null && !('reason' in (await tryBind({ host: address, port: nfsPort }))))
+    return nfsPort;
   return await findFreePorts(address, order.options.v3 ? 3 : 1, order.volumeId);
 }
 
@@ -222,7 +262,9 @@ function ganeshaHost(base: ProcessHost, address: string, port: () => number, ver
       void process.exited.then(() => {
         ended.yes = true;
       });
+      const deadline = performance.now() + startTimeoutMs;
       while (!ended.yes) {
+        if (performance.now() > deadline) signalProcess(process.identity, 'SIGKILL');
         if (await nullCall(address, port(), version, healthTimeoutMs)) return {};
         await sleep(readyPollMs);
       }
@@ -263,6 +305,8 @@ async function watchHealth(
     const server = host.find(serverDir);
     const answered =
       server === null || (await nullCall(context.address, port(), order.options.v3 ? 3 : 4, healthTimeoutMs));
+    // Cut off from its volume, and perhaps from its manager: whoever serves the share now must have the address alone.
+    if (!answered && (await context.isFenced(order.volumeId))) await dropAddress(context.directory);
     unhealthy = answered ? 0 : unhealthy + 1;
     if (server === null || unhealthy < unhealthyMax) continue;
     context.logger.error('the NFS server does not answer: ending it', { pid: server.identity.pid });

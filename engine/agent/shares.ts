@@ -19,6 +19,7 @@ export type SharesOptions = {
   readonly onChange: () => void;
   /** Ends the block device of a volume that is served elsewhere by now; its I/O fails from then on. */
   readonly dropDevice: (volumeId: string) => Promise<void>;
+  readonly isFenced: (volumeId: string) => Promise<boolean>;
 };
 
 type Running = { readonly order: ShareOrder; readonly stop: AbortController; readonly done: Promise<void> };
@@ -78,6 +79,7 @@ export class Shares {
       directory: this.#directoryOf(order.volumeId),
       address,
       host,
+      isFenced: this.#options.isFenced,
       logger: logger.child({ share: order.volume }),
       onStatus: (status: ShareStatus) => {
         this.#set(status);

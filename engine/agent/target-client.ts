@@ -7,6 +7,7 @@ import { HoldfastError } from '../errors/holdfast-error.js';
 import { TargetClient } from '../generated/holdfast/v1/target.js';
 
 const deadlineMs = 30_000;
+const statusDeadlineMs = 2_000;
 
 /** Ends the block device of a volume that this node does not serve any more. CONNECTION_LOST while the target does not run. */
 export async function dropDevice(control: string, volumeId: string, identity: IdentitySource | null): Promise<void> {
@@ -18,6 +19,22 @@ export async function dropDevice(control: string, volumeId: string, identity: Id
       client.unmap(request, new Metadata(), { deadline: Date.now() + deadlineMs }, (error) => {
         if (error === null) resolve();
         else reject(fromServiceError(error, `target process at ${control}`));
+      });
+    });
+  } finally {
+    client.close();
+  }
+}
+
+/** Whether another engine owns a volume that this node serves or served. Unknown while the target does not run: false. */
+export async function isFenced(control: string, volumeId: string, identity: IdentitySource | null): Promise<boolean> {
+  if (control === '') return false;
+  const client = new TargetClient(control, credentialsFor(control, identity, 'node'), tlsChannelOptions);
+  try {
+    return await new Promise<boolean>((resolve) => {
+      client.getStatus({}, new Metadata(), { deadline: Date.now() + statusDeadlineMs }, (error, status) => {
+        const id = BigInt(`0x${volumeId}`);
+        resolve(error === null && status.volumes.some((volume) => volume.volumeId === id && volume.state === 'fenced'));
       });
     });
   } finally {

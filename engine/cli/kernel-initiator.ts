@@ -23,15 +23,29 @@ export async function hasKernelInitiator(): Promise<boolean> {
   }
 }
 
+/** Arguments of iscsiadm, one command after the other. */
+export function loginCommands(iqn: string, portal: string): readonly (readonly string[])[] {
+  const record = ['-m', 'node', '-T', iqn, '-p', portal];
+  return [
+    [...record, '-o', 'new'],
+    // A restart of this host does not bring it back by itself: then nobody has mapped it.
+    [...record, '-o', 'update', '-n', 'node.startup', '-v', 'manual'],
+    [...record, '--login'],
+  ];
+}
+
+export function logoutCommands(iqn: string): readonly (readonly string[])[] {
+  return [
+    ['-m', 'node', '-T', iqn, '--logout'],
+    ['-m', 'node', '-T', iqn, '-o', 'delete'],
+  ];
+}
+
 /** Logs in, when there is no session yet, and waits for the disk: /dev/sdX. */
 export async function login(iqn: string, portal: string): Promise<string> {
   const present = diskOf(iqn);
   if (present !== null) return present;
-  const record = ['-m', 'node', '-T', iqn, '-p', portal];
-  await runChecked('iscsiadm', [...record, '-o', 'new']);
-  // A restart of this host does not bring it back by itself: then nobody has mapped it.
-  await runChecked('iscsiadm', [...record, '-o', 'update', '-n', 'node.startup', '-v', 'manual']);
-  await runChecked('iscsiadm', [...record, '--login']);
+  for (const args of loginCommands(iqn, portal)) await runChecked('iscsiadm', args);
   const deadline = performance.now() + deviceWaitMs;
   for (;;) {
     const disk = diskOf(iqn);
@@ -44,10 +58,7 @@ export async function login(iqn: string, portal: string): Promise<string> {
 }
 
 export async function logout(iqn: string): Promise<void> {
-  for (const args of [
-    ['-m', 'node', '-T', iqn, '--logout'],
-    ['-m', 'node', '-T', iqn, '-o', 'delete'],
-  ]) {
+  for (const args of logoutCommands(iqn)) {
     const { code, stderr } = await runCommand('iscsiadm', args);
     if (code !== 0 && !notFoundCodes.has(code)) {
       throw new HoldfastError('INTERNAL', `iscsiadm ${args.join(' ')} failed (exit code ${code}): ${stderr.trim()}`);

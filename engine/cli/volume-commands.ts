@@ -43,11 +43,24 @@ type CreateOptions = CommonOptions &
     readonly nfsSquash?: string;
     readonly nfsV3?: boolean;
     readonly nfsSecurity?: string;
+    readonly nfsPrincipal?: string;
+    readonly nfsKeytab?: string;
+    readonly nfsAddress?: string;
   };
 
 // Each of them has a meaning for shared volumes only.
-function shareOf({ access, fs, nfsClients, nfsSquash, nfsV3, nfsSecurity }: CreateOptions): object | null {
-  const chosen = { fs, squash: nfsSquash, v3: nfsV3, clients: words(nfsClients), security: words(nfsSecurity) };
+function shareOf(options: CreateOptions): object | null {
+  const { access, fs, nfsClients, nfsSecurity } = options;
+  const chosen = {
+    fs,
+    squash: options.nfsSquash,
+    v3: options.nfsV3,
+    clients: words(nfsClients),
+    security: words(nfsSecurity),
+    principal: options.nfsPrincipal,
+    keytab: options.nfsKeytab,
+    address: options.nfsAddress,
+  };
   if (access === 'rwx') return chosen;
   if (Object.values(chosen).every((value) => value === undefined)) return null;
   throw new HoldfastError(
@@ -79,6 +92,12 @@ export function addVolumeCommands(program: Command, streams: Streams): void {
     .addOption(new Option('--nfs-squash <whom>', 'who becomes nobody (default: root)').choices(squashes))
     .option('--nfs-v3', 'NFSv3 besides NFSv4')
     .option('--nfs-security <list>', 'sys, krb5, krb5i, krb5p (default: sys)')
+    .option('--nfs-principal <name>', 'Kerberos principal of the server (default: nfs)')
+    .option('--nfs-keytab <file>', "on the nodes (default: the system's)")
+    .option(
+      '--nfs-address <address>',
+      'IP/PREFIX[%INTERFACE] that goes where the share goes (default: that of its node)',
+    )
     .description('make a volume')
     .addHelpText(
       'after',

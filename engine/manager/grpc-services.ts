@@ -295,12 +295,20 @@ function toReport(message: AgentReportMessage): AgentReport {
 }
 
 function toOrderMessage({ sizeBytes, fs, options, ...order }: ShareOrder) {
-  const { clients, squash, v3, security } = options;
+  const { clients, squash, v3, security, address, principal, keytab } = options;
   return {
     ...order,
     sizeBytes: BigInt(sizeBytes),
     fs: fs ?? '',
-    options: { clients: [...clients], squash, v3, security: [...security] },
+    options: {
+      clients: [...clients],
+      squash,
+      v3,
+      security: [...security],
+      address: address ?? '',
+      principal: principal ?? '',
+      keytab: keytab ?? '',
+    },
   };
 }
 

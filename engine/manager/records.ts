@@ -126,6 +126,9 @@ export const shareSchema = z.object({
     squash: z.enum(squashes),
     v3: z.boolean(),
     security: z.array(z.string()),
+    address: z.string().nullable().default(null),
+    principal: z.string().nullable().default(null),
+    keytab: z.string().nullable().default(null),
   }),
   /** Where it is wanted follows from the attachment; false while it is being taken away from there. */
   wanted: z.boolean(),

@@ -14,7 +14,8 @@ import { deleteDoomed, moveToTrash } from './trash-operations.js';
 import { noticeLostData } from './attach-operation.js';
 import { endMaintenance, ensureAttached, ensureDetached } from './attachment.js';
 import type { ManagerContext } from './context.js';
-import { isClientName, securityFlavours } from '../nfs/ganesha-config.js';
+import { isClientName, isConfigurationPath, isPrincipal, securityFlavours } from '../nfs/ganesha-config.js';
+import { parseFloatingAddress } from '../nfs/floating-address.js';
 import type { FilesystemName, ShareOptions } from '../nfs/share-types.js';
 import { randomId } from './ids.js';
 import { replicaAddress, runningTarget } from './observed.js';
@@ -155,7 +156,7 @@ export async function createVolume(context: ManagerContext, input: CreateInput):
 }
 
 function validateShare({ fs, options }: ShareInput) {
-  const { clients, squash, v3, security } = options;
+  const { clients, squash, v3, security, address, principal, keytab } = options;
   const wrongClient = clients.find((client) => !isClientName(client));
   if (wrongClient !== undefined) {
     throw new HoldfastError(
@@ -170,7 +171,20 @@ function validateShare({ fs, options }: ShareInput) {
       `"${wrongSecurity}" is not a security flavour of NFS: use ${securityFlavours.join(', ')}`,
     );
   }
-  return { fs, options: { clients: [...clients], squash, v3, security: [...security] } };
+  if (address !== null) parseFloatingAddress(address);
+  if (principal !== null && !isPrincipal(principal)) {
+    throw new HoldfastError('INVALID_ARGUMENT', `"${principal}" is not a Kerberos principal`);
+  }
+  if (keytab !== null && !isConfigurationPath(keytab)) {
+    throw new HoldfastError(
+      'INVALID_ARGUMENT',
+      `"${keytab}" is not an absolute path of letters, digits, "/", ".", "_" and "-"`,
+    );
+  }
+  if ((principal !== null || keytab !== null) && !security.some((flavour) => flavour.startsWith('krb5'))) {
+    throw new HoldfastError('INVALID_ARGUMENT', 'principal and keytab are for Kerberos: add a krb5 security flavour');
+  }
+  return { fs, options: { clients: [...clients], squash, v3, security: [...security], address, principal, keytab } };
 }
 
 export async function detachVolume(context: ManagerContext, name: string, force: boolean): Promise<VolumeRecord> {

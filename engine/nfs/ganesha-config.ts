@@ -45,7 +45,7 @@ NFS_CORE_PARAM {
   mount_path_pseudo = true;
   Clustered = false;
 }
-NFSv4 {
+${kerberos(options)}NFSv4 {
   Lease_Lifetime = ${leaseSeconds};
   Grace_Period = ${graceSeconds};
   Graceless = false;
@@ -70,6 +70,17 @@ EXPORT {
 `;
 }
 
+// Without Kerberos it must not look for a keytab, which it would complain about. Quoted only where the value may be a path.
+function kerberos({ security, principal, keytab }: ShareOptions): string {
+  if (!security.some((flavour) => flavour.startsWith('krb5'))) return 'NFS_KRB5 { Active_krb5 = false; }\n';
+  const chosen = [
+    'Active_krb5 = true;',
+    ...(principal === null ? [] : [`PrincipalName = ${principal};`]),
+    ...(keytab === null ? [] : [`KeytabPath = "${keytab}";`]),
+  ];
+  return `NFS_KRB5 { ${chosen.join(' ')} }\n`;
+}
+
 // Two 63-bit halves; the first must not be 0.
 function filesystemId(volumeId: string): string {
   const id = BigInt(`0x${volumeId}`);
@@ -79,5 +90,11 @@ function filesystemId(volumeId: string): string {
 /** What could end the value it stands in is refused: the file is made of these words. */
 export function isClientName(text: string): boolean {
   return /^@?[A-Za-z0-9*?][A-Za-z0-9.:/*?_-]*$/.test(text) && text.length <= 255;
+}
+export function isPrincipal(text: string): boolean {
+  return /^[A-Za-z0-9][A-Za-z0-9._/@-]*$/.test(text) && text.length <= 255;
+}
+export function isConfigurationPath(text: string): boolean {
+  return /^\/[A-Za-z0-9._/-]+$/.test(text) && text.length <= 1_023;
 }
 export const securityFlavours = ['sys', 'krb5', 'krb5i', 'krb5p'] as const;

@@ -16,6 +16,12 @@ export type ShareOptions = {
   readonly v3: boolean;
   /** "sys", "krb5", "krb5i", "krb5p". */
   readonly security: readonly string[];
+  /** IP/PREFIX[%INTERFACE] of its own, which goes where it goes (floating-address.ts); null: that of its node. */
+  readonly address: string | null;
+  /** Kerberos; null: what the server takes by itself ("nfs", the system's keytab). */
+  readonly principal: string | null;
+  /** Absolute path, on every node that may serve it. */
+  readonly keytab: string | null;
 };
 
 /** What the manager wants of a node. */

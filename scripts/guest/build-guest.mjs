@@ -28,6 +28,7 @@ const programs = [
   'sbin/iscsiadm',
   'sbin/mount.nfs',
   'usr/sbin/mount.nfs',
+  'usr/sbin/xfs_growfs',
   'sbin/mke2fs',
   'sbin/e2fsck',
   'sbin/resize2fs',

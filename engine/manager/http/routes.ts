@@ -104,7 +104,14 @@ function filesInput(params: Readonly<Record<string, string>>, query: URLSearchPa
 function shareInput(share: z.infer<typeof shapes.createVolume>['share'] | null): ShareInput | null {
   if (share === null || share === undefined) return null;
   const { fs = 'ext4', clients = [], squash = 'root', v3 = false, security = [] } = share;
-  return { fs, options: { clients, squash, v3, security } };
+  // Over gRPC what is not given is empty.
+  const textOrNull = (text: string | undefined) => (text === undefined || text === '' ? null : text);
+  const [address, principal, keytab] = [
+    textOrNull(share.address),
+    textOrNull(share.principal),
+    textOrNull(share.keytab),
+  ];
+  return { fs, options: { clients, squash, v3, security, address, principal, keytab } };
 }
 
 export const routes: readonly Route[] = [

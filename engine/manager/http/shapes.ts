@@ -162,6 +162,9 @@ export const createVolume = z.strictObject({
       squash: z.enum(squashes).optional(),
       v3: z.boolean().optional(),
       security: z.array(text).optional(),
+      address: text.optional(),
+      principal: text.optional(),
+      keytab: text.optional(),
     })
     .nullish(),
 });
