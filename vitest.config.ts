@@ -1,7 +1,7 @@
 // Unit tests lie beside the code (engine/, bench/); what crosses modules is in test/ and needs a built checkout.
 import { defineConfig } from 'vitest/config';
 
-const namespaces = ['test/hosts.test.ts', 'test/network-*.test.ts'];
+const namespaces = ['test/hosts.test.ts', 'test/network-*.test.ts', 'test/share-address.test.ts'];
 
 export default defineConfig({
   test: {

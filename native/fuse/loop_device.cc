@@ -22,6 +22,7 @@ using namespace std::chrono_literals;
 
 constexpr int kLoopMajor = 7;
 constexpr int kAttempts = 100;
+constexpr int kBusyAttempts = 40;
 constexpr auto kAttemptPause = 20ms;
 
 struct Descriptor {
@@ -62,6 +63,14 @@ bool has_backing_file(const std::string& device, const std::string& file) {
   std::string present = backing_file_of(device);
   // What was unmounted under the device is shown without its place.
   return present == file || present == file + " (deleted)";
+}
+
+int open_to_remove(const std::string& path, bool force) {
+  for (int attempt = 0;; ++attempt) {
+    int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | (force ? 0 : O_EXCL));
+    if (fd >= 0 || errno != EBUSY || attempt == kBusyAttempts) return fd;
+    std::this_thread::sleep_for(kAttemptPause);
+  }
 }
 
 // The node of device `number`, made where /dev is not kept by the kernel.
@@ -114,8 +123,9 @@ Result<std::string> make_loop_device(const std::string& file, std::uint32_t bloc
 Status remove_loop_device(const std::string& path, const std::string& file, bool force) {
   if (!has_backing_file(path, file)) return {};
   {
-    // Exclusive: fails while a file system is mounted from it, or somebody else claims it.
-    Descriptor device(::open(path.c_str(), O_RDONLY | O_CLOEXEC | (force ? 0 : O_EXCL)));
+    // Exclusive: fails while a file system is mounted from it, or somebody else claims it. A mount namespace that has
+    // just begun as a copy of another may have it for a moment after it was unmounted.
+    Descriptor device(open_to_remove(path, force));
     if (device.fd < 0 && errno == EBUSY) {
       return Error(ErrorCode::kInUse, path + " is in use: unmount its file system, or end what has it open");
     }
