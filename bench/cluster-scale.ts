@@ -99,6 +99,8 @@ function makeVolume(index: number): VolumeRecord {
     lostData: null,
     rebuildBytesPerSecond: null,
     foregroundPercent: null,
+    copying: null,
+    linkedTo: null,
   };
 }
 
@@ -175,7 +177,7 @@ for (const [index, { node }] of disks.entries()) {
   });
 }
 const desired: Desired = { volumes, disks: diskRecords, doomed: [], nodes: nodeRecords, settings: defaultSettings };
-const moment = { now: 1_000_000, startedAt: 0 };
+const moment = { now: 1_000_000, startedAt: 0, run: 'bench' };
 
 // The first pass gives every node its table of redirects.
 for (const action of timed('first reconcile pass', () => reconcile(desired, nodes, moment))) {

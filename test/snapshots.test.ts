@@ -23,7 +23,12 @@ const snapshotRow = z.object({
   size: z.number().nullable(),
   usedBytes: z.number().nullable(),
 });
-const volumeRow = z.object({ usedBytes: z.number(), size: z.number(), health: z.string() });
+const volumeRow = z.object({
+  usedBytes: z.number(),
+  size: z.number(),
+  health: z.string(),
+  linkedTo: z.string().nullable(),
+});
 
 let folder: string;
 let cluster: Cluster;
@@ -117,6 +122,52 @@ test('taken and deleted under load, through the loss of a replica process', asyn
   await cluster.cli('snapshot', 'revert', 'db', 's8');
   expect(await contentOf('db')).toBe(contents.get('s8'));
   expect(await contentOf('db', fourth?.id)).toBe(contents.get('s4'));
+}, 240_000);
+
+test('linked clones share blocks and outlive what they were made of', async () => {
+  await cluster.createVolume('origin', '32Mi');
+  const write = async (volume: string, command: string) => {
+    const { iscsi } = await cluster.attach(volume);
+    const nbd = await startNbd(folder, volume, iscsi.url);
+    try {
+      await run('qemu-io', ['-f', 'raw', '-c', command, nbd.uri]);
+    } finally {
+      await nbd.stop();
+    }
+    await cluster.cli('volume', 'detach', volume);
+  };
+  await write('origin', 'write -P 5 0 16M');
+  await cluster.cli('snapshot', 'create', 'origin', 'base');
+  const before = await contentOf('origin');
+
+  // Attached: the source goes on being written.
+  await cluster.attach('origin');
+  await cluster.cli('volume', 'clone', 'origin@base', 'linked', '--linked');
+  await cluster.cli('volume', 'clone', 'origin', 'linked-now', '--linked');
+  await cluster.cli('volume', 'detach', 'origin');
+  expect(await show('linked')).toMatchObject({ usedBytes: 0, health: 'healthy', linkedTo: 'origin@base' });
+  expect(await contentOf('linked')).toBe(before);
+  expect(await contentOf('linked-now')).toBe(before);
+  expect((await list('origin')).map(({ name }) => name)).toEqual(['base']);
+
+  await write('origin', 'write -P 6 0 4M');
+  await write('linked', 'write -P 7 1M 256k');
+  expect((await show('linked')).usedBytes).toBe(256 << 10);
+  const changed = await contentOf('linked');
+  expect(changed).not.toBe(before);
+  await cluster.cli('snapshot', 'delete', 'origin', 'base');
+  const deletion = await cluster.cli('volume', 'delete', 'origin', '--purge');
+  expect(deletion).toMatchObject({ linkedClones: ['linked', 'linked-now'] });
+  expect(await contentOf('linked')).toBe(changed);
+  expect(await contentOf('linked-now')).toBe(before);
+
+  // A replica that is rebuilt is a full copy, and equal.
+  const [first] = await cluster.replicas('linked');
+  await cluster.cli('replica', 'rm', 'linked', first?.id ?? '');
+  await allInSync('linked');
+  expect(await contentOf('linked')).toBe(changed);
+  await cluster.cli('volume', 'delete', 'linked', '--purge');
+  await cluster.cli('volume', 'delete', 'linked-now', '--purge');
 }, 240_000);
 
 test('clear errors', async () => {

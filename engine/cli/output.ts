@@ -99,6 +99,7 @@ export function volumeDetails(volume: VolumeView): string {
     ['mount', volume.nfs === null ? null : `mount ${volume.nfs.mount} DIRECTORY`],
     ['device', volume.device === null ? null : (volume.device.path ?? 'by an initiator')],
     ['created', volume.createdAt],
+    ['linked to', volume.linkedTo],
     ['maintenance', volume.maintenance === null ? null : `an engine on ${volume.maintenance} rebuilds or repairs it`],
     ['verified', scrubSummary(volume.scrub)],
   ]);

@@ -75,15 +75,21 @@ export function addCloneCommand(volume: Command, streams: Streams): void {
     .argument('<source>', 'VOLUME, or VOLUME@SNAPSHOT')
     .argument('<name>', 'of the new volume')
     .description('make a new volume with what a volume, or a snapshot of it, holds')
+    .option('--linked', 'at once: share the blocks on the same disks instead of copying them')
     .addHelpText(
       'after',
-      examples('holdfast volume clone db db-copy', 'holdfast volume clone db@before-upgrade db-old'),
+      examples(
+        'holdfast volume clone db db-copy',
+        'holdfast volume clone db@before-upgrade db-old',
+        'holdfast volume clone db@before-upgrade db-test --linked',
+      ),
     )
     .action(async (source: string, name: string, _: unknown, command: Command) => {
-      const options = command.optsWithGlobals<CommonOptions>();
+      const options = command.optsWithGlobals<CommonOptions & { readonly linked?: boolean }>();
       const { from, body } = checkUsage(() => cloneOf(source, name));
       const session = openSession(options, process.env);
-      const work = session.call<VolumeView>('POST', path(from, '/clone'), body, 0);
+      const request = { ...body, linked: options.linked === true };
+      const work = session.call<VolumeView>('POST', path(from, '/clone'), request, 0);
       const progress = async () => {
         const { usedBytes, size } = await session.call<VolumeView>('GET', path(name, ''));
         return `copying ${source} to ${name}: ${formatSize(usedBytes ?? 0)} of at most ${formatSize(size)}`;

@@ -265,7 +265,17 @@ export function progressOf(session: Session, name: string, what: string): () => 
   };
 }
 
-function describeDeletion({ volume, pendingReplicas, restorableUntil }: DeletionView): string {
+function describeDeletion(deletion: DeletionView): string {
+  const { linkedClones } = deletion;
+  if (linkedClones.length === 0) return whatBecameOf(deletion);
+  const which = linkedClones.length === 1 ? 'its linked clone' : 'its linked clones';
+  return (
+    `${whatBecameOf(deletion)}\nThe blocks that ${which} ${linkedClones.join(', ')} ` +
+    `${linkedClones.length === 1 ? 'shares' : 'share'} with it stay on the disks as long as needed.`
+  );
+}
+
+function whatBecameOf({ volume, pendingReplicas, restorableUntil }: DeletionView): string {
   if (restorableUntil !== null)
     return `Volume ${volume} is in the trash until ${restorableUntil} ("holdfast trash restore ${volume}").`;
   if (pendingReplicas.length === 0) return `Volume ${volume} is deleted.`;

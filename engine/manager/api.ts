@@ -23,8 +23,9 @@ import { attachShared, detachShared, moveShared } from './share-operations.js';
 import type { SharedAt } from './share-operations.js';
 import { changeVolume, createVolume, deleteVolume, detachVolume, resizeVolume } from './volume-operations.js';
 import type { CreateInput, VolumeChange } from './volume-operations.js';
-import { cloneVolume, createSnapshot, deleteSnapshot, listSnapshots, revertVolume } from './snapshot-operations.js';
-import type { CloneInput } from './snapshot-operations.js';
+import { cloneVolume } from './clone-operations.js';
+import type { CloneInput } from './clone-operations.js';
+import { createSnapshot, deleteSnapshot, listSnapshots, revertVolume } from './snapshot-operations.js';
 import { diskView, iscsiView, nfsView, nodeView, processViews, scrubView, volumeView } from './views.js';
 import type { ClusterEvent } from './events.js';
 import { expose } from './exposition.js';
@@ -55,6 +56,8 @@ export type DeletionView = {
   readonly pendingReplicas: readonly string[];
   /** Until when it can be restored from the trash; null: it is gone for good. */
   readonly restorableUntil: string | null;
+  /** Linked clones of it: the blocks that they share with it stay on the disks until they are deleted, too. */
+  readonly linkedClones: readonly string[];
 };
 
 export type ManagerApi = AdminApi & {
@@ -147,8 +150,8 @@ export function createApi(context: ManagerContext, options: ApiOptions): Manager
     listVolumes: async () => await volumeViews(context, await repository.listVolumes(), options.scrubber),
     deleteVolume: (name, forGood) =>
       change(async () => {
-        const { pendingReplicas, purgeAt } = await deleteVolume(context, name, forGood);
-        return { volume: name, pendingReplicas, restorableUntil: purgeAt };
+        const { pendingReplicas, purgeAt, linkedClones } = await deleteVolume(context, name, forGood);
+        return { volume: name, pendingReplicas, restorableUntil: purgeAt, linkedClones };
       }),
     changeVolume: (name, edit) => change(async () => view(await changeVolume(context, name, edit))),
     attachVolume: (name, node, choices = {}) =>

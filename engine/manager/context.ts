@@ -16,6 +16,8 @@ export type ManagerContext = {
   readonly logger: Logger;
   readonly events: EventLog;
   readonly random: RandomBytes;
+  /** Names this run of the manager. */
+  readonly run: string;
   /** Wall clock, for records. */
   readonly now: () => Date;
   /** Keys: volume ids, and "create". Serializes what changes an attachment; never held by service Membership. */

@@ -117,6 +117,8 @@ export type NewReplica = {
   readonly sizeBytes: number;
   /** Of a new volume; else a rebuild fills it. */
   readonly complete: boolean;
+  /** Of a linked clone: the replica of the same disk, and its snapshot, whose blocks it shares. */
+  readonly link?: { readonly sourceReplicaId: string; readonly snapshotId: string } | undefined;
 };
 
 export type Attached = {

@@ -354,14 +354,14 @@ function targetCalls(pool: ClientPool<TargetClient>): TargetCalls {
 
 function replicaCalls(pool: ClientPool<ReplicaClient>): ReplicaCalls {
   return {
-    createReplica: async (address, { replicaId, volumeId, sizeBytes, complete }) => {
+    createReplica: async (address, { replicaId, volumeId, sizeBytes, complete, link }) => {
       const message = {
         replicaId: idToBigint(replicaId),
         volumeId: idToBigint(volumeId),
         sizeBlocks: BigInt(sizeBytes) / blockBytes,
         complete,
-        sourceReplicaId: 0n,
-        snapshotId: 0n,
+        sourceReplicaId: link === undefined ? 0n : idToBigint(link.sourceReplicaId),
+        snapshotId: link === undefined ? 0n : idToBigint(link.snapshotId),
       };
       await pool.call(address, deadlineMs.create, (client, metadata, options, done) =>
         client.createReplica(message, metadata, options, done),

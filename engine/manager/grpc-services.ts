@@ -153,8 +153,8 @@ function managerService(api: ManagerApi, unary: Unary): OwnService {
     revertVolume: unary('operator', async ({ volume, snapshot }) =>
       Volume.fromJSON(await api.revertVolume(volume, snapshot)),
     ),
-    cloneVolume: unary('operator', async ({ source, snapshot, name }) =>
-      Volume.fromJSON(await api.cloneVolume({ source, snapshot: snapshot === '' ? null : snapshot, name })),
+    cloneVolume: unary('operator', async ({ source, snapshot, name, linked }) =>
+      Volume.fromJSON(await api.cloneVolume({ source, snapshot: snapshot === '' ? null : snapshot, name, linked })),
     ),
     mapVolume: unary('operator', async ({ name, node, via }) =>
       Mapping.fromJSON(

@@ -74,6 +74,8 @@ function describeAction(action: Action): { readonly object: string; readonly mes
       };
     case 'abandon-creation':
       return { object: `volume ${action.volumeId}`, message: 'its creation was cut short and has been undone' };
+    case 'restart-copy':
+      return { object: `volume ${action.volumeId}`, message: 'it was a clone half made; it has been made again' };
     case 'begin-maintenance':
     case 'end-maintenance':
     case 'observe-target':

@@ -406,6 +406,7 @@ describe('delete', () => {
       volume: 'db',
       pendingReplicas: [],
       restorableUntil: null,
+      linkedClones: [],
     });
     expect(replicasEverywhere()).toBe(0);
     await create();

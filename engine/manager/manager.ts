@@ -101,6 +101,7 @@ export async function startManager(options: ManagerOptions): Promise<Manager> {
     logger,
     events: new EventLog(() => new Date()),
     random: randomBytes,
+    run: randomBytes(8).toString('hex'),
     now: () => new Date(),
     locks: new KeyedMutex(),
     patienceMs: options.patienceMs ?? 10_000,
@@ -114,7 +115,11 @@ export async function startManager(options: ManagerOptions): Promise<Manager> {
   const statistics = new Statistics();
   const runner: Runner = new Runner({
     plan: async () =>
-      reconcile(await readDesired(context), observed.nodes, { now: observed.now(), startedAt: observed.startedAt }),
+      reconcile(await readDesired(context), observed.nodes, {
+        now: observed.now(),
+        startedAt: observed.startedAt,
+        run: context.run,
+      }),
     perform: (action) => perform(context, action),
     onPass: (seconds) => {
       statistics.pass(seconds);

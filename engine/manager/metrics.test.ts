@@ -54,6 +54,7 @@ const volume: VolumeView = {
   scrub: null,
   rebuildBytesPerSecond: null,
   foregroundPercent: null,
+  linkedTo: null,
 };
 const disk: DiskView = {
   node: 'node1',

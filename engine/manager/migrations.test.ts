@@ -37,6 +37,8 @@ test('records of version 1 are read, with what they had and the defaults of what
     lostData: null,
     rebuildBytesPerSecond: null,
     foregroundPercent: null,
+    copying: null,
+    linkedTo: null,
   });
   expect(decodeRecord(nodeSchema, keys.node('node1'), JSON.stringify(node))).toMatchObject({
     portal: node.portal,

@@ -8,7 +8,11 @@ export type Outlooks = {
   readonly ofAttachment: (node: string) => 'good' | 'lost' | 'drained';
 };
 
-export function outlooks({ disks, nodes: records, settings }: Desired, nodes: Nodes, moment: Moment): Outlooks {
+export function outlooks(
+  { disks, nodes: records, settings }: Desired,
+  nodes: Nodes,
+  moment: Omit<Moment, 'run'>,
+): Outlooks {
   const leavingDisks = new Set(disks.filter(({ evicting }) => evicting).map(({ node, name }) => `${node}/${name}`));
   const draining = new Set(records.filter((node) => node.draining).map(({ name }) => name));
   const replaceAfterMs = settings.replaceAfterSeconds * 1_000;

@@ -3,6 +3,7 @@
 import type { ManagerContext } from './context.js';
 import { configurationKey } from './data-plane.js';
 import { beginMaintenance, endMaintenance, ensureAttached, stopEngine } from './attachment.js';
+import { restartCopy } from './clone-operations.js';
 import { engineNode } from './maintenance.js';
 import { runningTarget } from './observed.js';
 import type { Action, Desired } from './reconcile.js';
@@ -80,6 +81,10 @@ export async function perform(context: ManagerContext, action: Action): Promise<
         const found = await repository.findVolumeById(action.volumeId);
         if (found?.record.phase === 'creating') await repository.removeVolume(found);
       });
+      return;
+    case 'restart-copy':
+      await context.ready;
+      await restartCopy(context, action.volumeId);
       return;
     case 'begin-maintenance':
       await context.ready;

@@ -10,7 +10,7 @@ import type { DoomedReplicaRecord, VolumeRecord } from './records.js';
 import { nodeMap, nodeNames, sampleDisks, sampleNode, sampleVolume, withoutTarget } from './testing/samples.js';
 
 const disks = sampleDisks();
-const moment = { now: 0, startedAt: 0 };
+const moment = { now: 0, startedAt: 0, run: 'r' };
 
 function desire(...volumes: VolumeRecord[]): Desired {
   return { volumes, disks, doomed: [], nodes: [], settings: defaultSettings };
@@ -126,6 +126,14 @@ describe('reconcile', () => {
     ]);
   });
 
+  test('begins a copy again that a manager before this one has begun', () => {
+    const copying = { run: 'before', source: sampleVolume(2).id, snapshot: '00000000000000aa', temporary: false };
+    const half = sampleVolume(1, { phase: 'copying', copying });
+    expect(reconcile(desire(half), nodeMap(nodes), moment)).toEqual([{ kind: 'restart-copy', volumeId: half.id }]);
+    const own = sampleVolume(1, { phase: 'copying', copying: { ...copying, run: moment.run } });
+    expect(reconcile(desire(own), nodeMap(nodes), moment)).toEqual([]);
+  });
+
   test('abandons what a crash left half made', () => {
     const half = sampleVolume(1, { phase: 'creating' });
     expect(reconcile(desire(half), nodeMap(nodes), moment)).toEqual([{ kind: 'abandon-creation', volumeId: half.id }]);
@@ -232,6 +240,7 @@ describe('convergence', () => {
       case 'set-redirects':
         edit(action.node, () => ({ redirectsKey: action.key }));
         return;
+      case 'restart-copy':
       case 'order-shares':
       case 'delete-replica':
       case 'add-replica':

@@ -22,7 +22,8 @@ export type Desired = {
 };
 
 /** When it is now, and since when the manager looks, ms. */
-export type Moment = { readonly now: number; readonly startedAt: number };
+/** `run`: of this manager. */
+export type Moment = { readonly now: number; readonly startedAt: number; readonly run: string };
 
 export type Action =
   /** Ask a target process what it serves. */
@@ -74,6 +75,8 @@ export type Action =
     }
   /** Undo a creation that a crash interrupted. */
   | { readonly kind: 'abandon-creation'; readonly volumeId: string }
+  /** Begin a full clone again that a crash interrupted. */
+  | { readonly kind: 'restart-copy'; readonly volumeId: string }
   | MaintenanceAction;
 
 export type Nodes = ReadonlyMap<string, ObservedNode>;
@@ -86,6 +89,8 @@ export function reconcile(desired: Desired, nodes: Nodes, moment: Moment): reado
   for (const volume of desired.volumes) {
     if (volume.phase === 'creating') actions.push({ kind: 'abandon-creation', volumeId: volume.id });
     else {
+      if (volume.phase === 'copying' && volume.copying?.run !== moment.run)
+        actions.push({ kind: 'restart-copy', volumeId: volume.id });
       const engineAt = engineNode(volume);
       if (engineAt !== null) pushTo(byNode, engineAt, volume);
       const step = planReplicas(volume, (replica) => outlook.ofReplica(volume, replica));
@@ -131,6 +136,7 @@ export function actionKey(action: Action): string {
     case 'add-replica':
     case 'move-attachment':
     case 'abandon-creation':
+    case 'restart-copy':
     case 'begin-maintenance':
     case 'end-maintenance':
       return `${action.kind} ${action.volumeId}`;

@@ -143,8 +143,15 @@ export const volumeSchema = z.object({
   size: naturalNumber,
   blockSize: z.union([z.literal(512), z.literal(4096)]),
   createdAt: z.string(),
-  /** "creating" until every replica exists; a volume left in it by a crash is removed. */
-  phase: z.enum(['creating', 'ready']),
+  /**
+   * "creating" until every replica exists; a volume left in it by a crash is removed. "copying" while it is being made a full clone:
+   * left in it by a crash, it is removed and made again.
+   */
+  phase: z.enum(['creating', 'copying', 'ready']),
+  /** While copying: by which run of the manager, and from what; `temporary`: the snapshot is deleted at the end. */
+  copying: z.object({ run: z.string(), source: id64, snapshot: id64, temporary: z.boolean() }).nullable().default(null),
+  /** Of a linked clone: whose blocks it began with. It may share none any more. */
+  linkedTo: z.object({ volume: id64, snapshot: id64, label: z.string() }).nullable().default(null),
   replicas: z.array(replicaSchema).min(1),
   inSync: z.array(id64).min(1),
   epoch: naturalNumber,

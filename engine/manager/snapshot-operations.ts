@@ -1,7 +1,7 @@
-// What people ask for about snapshots: create, list, delete, revert, and clones of volumes. A snapshot is an entry of its volume's
+// What people ask for about snapshots: create, list, delete, revert. A snapshot is an entry of its volume's
 // log; its record gives it a name. Both are made and removed in an order that a crash in between leaves visible, and that
 // can be tried again.
-import { validateSnapshotName, validateVolumeName } from '../config/volume-input.js';
+import { validateSnapshotName } from '../config/volume-input.js';
 import { HoldfastError } from '../errors/holdfast-error.js';
 import { errorFields } from '../log/logger.js';
 import { withEngine } from './attachment.js';
@@ -13,7 +13,7 @@ import { replicaAddress } from './observed.js';
 import { recordVersion } from './records.js';
 import type { SnapshotRecord, VolumeRecord } from './records.js';
 import type { SnapshotView } from './views.js';
-import { createVolume, deleteVolume, withVolume } from './volume-operations.js';
+import { withVolume } from './volume-operations.js';
 
 /** `wanted` null: a name made of the time. */
 export async function createSnapshot(
@@ -68,45 +68,9 @@ export async function revertVolume(context: ManagerContext, volume: string, name
   });
 }
 
-export type CloneInput = { readonly source: string; readonly snapshot: string | null; readonly name: string };
-
-/**
- * A new volume with what the snapshot holds; null: with what the volume holds now. Everything is copied. When it fails,
- * nothing is left behind.
- */
-export async function cloneVolume(context: ManagerContext, input: CloneInput): Promise<VolumeRecord> {
-  const { repository, locks } = context;
-  validateVolumeName(input.name);
-  const source = await withVolume(context, input.source, async ({ record }) => {
-    requireReady(record);
-    if (input.snapshot !== null) requireComplete(input.source, await requireSnapshot(context, record, input.snapshot));
-    return await Promise.resolve(record);
-  });
-  // Only a detached source is kept from being attached meanwhile; one that is attached goes on as ever.
-  const whileHeld = async <T>(task: (record: VolumeRecord) => Promise<T>): Promise<T> => {
-    const current = await repository.volume(input.source);
-    if (current.record.attachment !== null) return await task(current.record);
-    return await locks.run(source.id, async () => await task((await repository.volume(input.source)).record));
-  };
-  return await whileHeld(async (record) => {
-    if (record.id !== source.id) {
-      throw new HoldfastError('CONFLICT', `volume "${input.source}" was replaced by another one meanwhile: try again`);
-    }
-    return await withEngine(context, record, null, async (engine) => {
-      const taken = input.snapshot === null ? await takeSnapshot(context, record, engine, cloneName(input.name)) : null;
-      const snapshot = taken ?? (await requireSnapshot(context, record, input.snapshot ?? ''));
-      try {
-        return await copyToNew(context, record, engine, snapshot, input.name);
-      } finally {
-        if (taken !== null) await dropQuietly(context, engine, taken);
-      }
-    });
-  });
-}
-
 // ---- steps ----
 
-async function takeSnapshot(
+export async function takeSnapshot(
   { repository, dataPlane, random, now }: ManagerContext,
   record: VolumeRecord,
   engine: WorkingEngine,
@@ -140,40 +104,11 @@ async function takeSnapshot(
   return ready;
 }
 
-async function copyToNew(
+export async function dropQuietly(
   context: ManagerContext,
-  source: VolumeRecord,
   engine: WorkingEngine,
   snapshot: SnapshotRecord,
-  name: string,
-): Promise<VolumeRecord> {
-  const found = (await replicaSnapshots(context, source)).get(snapshot.id);
-  const made = await createVolume(context, {
-    name,
-    size: found?.sizeBytes ?? source.size,
-    replicas: source.copies,
-    blockSize: source.blockSize,
-    constraints: source.constraints,
-    qos: source.qos,
-    access: source.access,
-  });
-  try {
-    await context.locks.run(made.id, async () => {
-      await withEngine(context, made, engine.node, async () => {
-        const from = { volumeId: source.id, snapshotId: snapshot.id };
-        await context.dataPlane.copySnapshot(engine.control, from, made.id);
-      });
-    });
-    return (await context.repository.volume(name)).record;
-  } catch (error) {
-    await deleteVolume(context, name, true).catch((deleteError: unknown) => {
-      context.logger.warn('a clone that failed could not be removed', { volume: name, ...errorFields(deleteError) });
-    });
-    throw error;
-  }
-}
-
-async function dropQuietly(context: ManagerContext, engine: WorkingEngine, snapshot: SnapshotRecord): Promise<void> {
+): Promise<void> {
   try {
     await context.dataPlane.changeSnapshot(engine.control, engine.volumeId, 'delete', snapshot.id);
     await context.repository.removeSnapshots([snapshot]);
@@ -259,7 +194,7 @@ export function requireComplete(volume: string, { name, phase }: SnapshotRecord)
   );
 }
 
-function requireReady({ name, phase }: VolumeRecord): void {
+export function requireReady({ name, phase }: VolumeRecord): void {
   if (phase !== 'ready') throw new HoldfastError('FAILED_PRECONDITION', `volume "${name}" is being created`);
 }
 
@@ -267,8 +202,4 @@ function requireReady({ name, phase }: VolumeRecord): void {
 function timedName(now: Date): string {
   const digits = now.toISOString().replaceAll(/\D/g, '');
   return `snap-${digits.slice(0, 8)}-${digits.slice(8, 14)}-${digits.slice(14)}`;
-}
-
-function cloneName(volume: string): string {
-  return `clone-${volume}`.slice(0, 63).replace(/-$/, '');
 }

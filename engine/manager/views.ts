@@ -116,6 +116,8 @@ export type VolumeView = {
   readonly scrub: ScrubView | null;
   readonly rebuildBytesPerSecond: number | null;
   readonly foregroundPercent: number | null;
+  /** VOLUME or VOLUME@SNAPSHOT as it was called when this linked clone was made. */
+  readonly linkedTo: string | null;
 };
 
 export type SnapshotView = {
@@ -206,6 +208,7 @@ export function volumeView(
     scrub,
     rebuildBytesPerSecond: record.rebuildBytesPerSecond,
     foregroundPercent: record.foregroundPercent,
+    linkedTo: record.linkedTo?.label ?? null,
   };
 }
 
@@ -233,7 +236,7 @@ export function iscsiView(volumeName: string, portal: string): IscsiView {
 }
 
 function volumeState(record: VolumeRecord, engine: VolumeStatus | null): VolumeView['state'] {
-  if (record.phase === 'creating') return 'creating';
+  if (record.phase !== 'ready') return 'creating';
   if (record.attachment === null) return 'detached';
   return engine === null || engine.state === 'opening' || engine.epoch !== record.epoch ? 'attaching' : 'attached';
 }

@@ -35,6 +35,8 @@ export type CreateInput = {
   readonly access?: Access | null | undefined;
   /** Absent: it is not shared. */
   readonly share?: ShareInput | null | undefined;
+  /** It is not ready yet when it is made: its content is being copied. */
+  readonly copying?: VolumeRecord['copying'] | undefined;
 };
 
 export type ShareInput = { readonly fs: FilesystemName; readonly options: ShareOptions };
@@ -125,6 +127,8 @@ export async function createVolume(context: ManagerContext, input: CreateInput):
       blockSize,
       createdAt: context.now().toISOString(),
       phase: 'creating',
+      copying: input.copying ?? null,
+      linkedTo: null,
       replicas,
       inSync: replicas.map(({ id }) => id),
       epoch: 0,
@@ -146,7 +150,8 @@ export async function createVolume(context: ManagerContext, input: CreateInput):
     await repository.insertVolume(record);
     try {
       await createReplicas(context, record);
-      return await repository.updateVolume(record.id, (current) => ({ ...current, phase: 'ready' }));
+      const phase = record.copying === null ? 'ready' : 'copying';
+      return await repository.updateVolume(record.id, (current) => ({ ...current, phase }));
     } catch (error) {
       const found = await repository.findVolumeById(record.id);
       if (found !== null) await repository.removeVolume(found);
@@ -239,6 +244,8 @@ export type Deletion = {
   readonly pendingReplicas: readonly string[];
   /** When the trash lets it go; null: it has not been put there. */
   readonly purgeAt: string | null;
+  /** Linked clones: what they share with it stays on the disks until they are gone, too. */
+  readonly linkedClones: readonly string[];
 };
 
 /** Into the trash, unless that is switched off or `forGood`. */
@@ -258,13 +265,16 @@ export async function deleteVolume(context: ManagerContext, name: string, forGoo
       await endMaintenance(context, found.record.id);
       found = await repository.volume(name);
     }
+    const volumes = await repository.listVolumes();
+    const linkedClones = volumes.filter(({ linkedTo }) => linkedTo?.volume === found.record.id).map((one) => one.name);
     const { trashSeconds } = await repository.settings();
     if (trashSeconds > 0 && !forGood) {
       const { purgeAt } = await moveToTrash(context, found, trashSeconds);
-      return { pendingReplicas: [], purgeAt };
+      return { pendingReplicas: [], purgeAt, linkedClones };
     }
     await repository.removeSnapshots(await repository.listSnapshots(found.record.id));
-    return { pendingReplicas: await deleteDoomed(context, await repository.removeVolume(found)), purgeAt: null };
+    const pendingReplicas = await deleteDoomed(context, await repository.removeVolume(found));
+    return { pendingReplicas, purgeAt: null, linkedClones };
   });
 }
 

@@ -242,12 +242,17 @@ export const routes: readonly Route[] = [
     answer: shapes.volume,
     handle: (api, params, { snapshot }) => api.revertVolume(parameter(params, 'name'), snapshot),
   }),
-  change('POST', '/volumes/{name}/clone', z.strictObject({ name: z.string(), snapshot: z.string().nullish() }), {
-    summary: 'Make a new volume with what this one, or a snapshot of it, holds',
-    answer: shapes.volume,
-    handle: (api, params, { name, snapshot }) =>
-      api.cloneVolume({ source: parameter(params, 'name'), snapshot: snapshot ?? null, name }),
-  }),
+  change(
+    'POST',
+    '/volumes/{name}/clone',
+    z.strictObject({ name: z.string(), snapshot: z.string().nullish(), linked: z.boolean().optional() }),
+    {
+      summary: 'Make a new volume with what this one, or a snapshot of it, holds',
+      answer: shapes.volume,
+      handle: (api, params, { name, snapshot, linked }) =>
+        api.cloneVolume({ source: parameter(params, 'name'), snapshot: snapshot ?? null, name, linked }),
+    },
+  ),
   change('POST', '/volumes/{name}/map', shapes.mapVolume, {
     summary: 'Make a volume a block device of the host where it is attached',
     answer: shapes.mapping,

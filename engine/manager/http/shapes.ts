@@ -315,11 +315,17 @@ export const volume = z
     scrub: scrub.nullable(),
     rebuildBytesPerSecond: integer.nullable(),
     foregroundPercent: integer.nullable(),
+    linkedTo: text.nullable(),
   })
   .meta({ id: 'Volume' });
 
 export const deletion = z
-  .object({ volume: text, pendingReplicas: z.array(text), restorableUntil: text.nullable() })
+  .object({
+    volume: text,
+    pendingReplicas: z.array(text),
+    restorableUntil: text.nullable(),
+    linkedClones: z.array(text),
+  })
   .meta({ id: 'Deletion' });
 
 export const node = z

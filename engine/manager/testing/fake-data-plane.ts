@@ -6,7 +6,7 @@ import { toGrpcStatus } from '../../errors/grpc-errors.js';
 import { HoldfastError } from '../../errors/holdfast-error.js';
 import { AgentRegistryClient } from '../../generated/holdfast/v1/manager.js';
 import type { AgentReport, ManagerOrder, ProcessReport } from '../../generated/holdfast/v1/manager.js';
-import { Disk, ReplicaService } from '../../generated/holdfast/v1/replica.js';
+import { Disk, ReplicaService, Snapshot } from '../../generated/holdfast/v1/replica.js';
 import type {
   ChunkVersion,
   CreateReplicaRequest,
@@ -170,6 +170,7 @@ export class FakeReplicaProcess {
   scrubsToBreak = 0;
   /** First chunk of every scrub that was asked for. */
   readonly scrubs: bigint[] = [];
+  snapshots: { readonly id: bigint; readonly sizeBlocks: bigint }[] = [];
   refuseCreate: HoldfastError | null = null;
   totalBytes = 100n * 2n ** 30n;
   port = 0;
@@ -259,7 +260,11 @@ export class FakeReplicaProcess {
         if (breaks) call.emit('error', { code: grpcStatus.UNAVAILABLE, details: 'the line broke' });
         else call.end();
       },
-      listSnapshots: notHere,
+      listSnapshots: (call) => {
+        const snapshots = this.snapshots.map((snapshot) => Snapshot.fromPartial(snapshot));
+        call.write({ snapshots, revisionEpoch: 0n, revisionSeq: 0n, headLayer: 1n, forks: [0n] });
+        call.end();
+      },
     };
   }
 }

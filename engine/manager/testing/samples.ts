@@ -37,6 +37,8 @@ export function sampleVolume(number: number, more: Partial<VolumeRecord> = {}): 
     lostData: null,
     rebuildBytesPerSecond: null,
     foregroundPercent: null,
+    copying: null,
+    linkedTo: null,
     ...more,
   };
 }
