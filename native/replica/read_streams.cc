@@ -14,11 +14,11 @@ constexpr std::uint64_t kLogBatchEntriesMax = 1'024;
 constexpr std::size_t kVersionsPerMessage = 1'000;
 constexpr std::size_t kSnapshotsPerMessage = 1'000;
 
-// Whether what the peer knows about layers is still so.
+// Whether what the peer knows about layers is still so. Snapshots may have been taken since.
 Status check_layers(const store::ReplicaStore& store, const std::optional<Seq>& wanted) {
-  Seq now = store.layers_revision().seq;
-  if (!wanted || *wanted == now) return Status();
-  return Error(ErrorCode::kFailedPrecondition, "snapshots changed with entry " + std::to_string(now.value()) +
+  Seq changed = store.layers_rearranged().seq;
+  if (!wanted || *wanted >= changed) return Status();
+  return Error(ErrorCode::kFailedPrecondition, "snapshots changed with entry " + std::to_string(changed.value()) +
                                                    ", after entry " + std::to_string(wanted->value()) +
                                                    "; list them again");
 }

@@ -247,6 +247,7 @@ class Rebuild {
   }
 
   bool live_ = false;
+  bool live_snapshots_ = false;
   std::uint64_t epoch_ = 1;
 
  private:
@@ -255,7 +256,17 @@ class Rebuild {
     std::vector<std::uint64_t> content;
   };
   void maybe_write() {
+    if (live_ && live_snapshots_ && random_.chance(1, 20)) take_snapshot_live();
     if (live_ && random_.chance(1, 3)) write(true);
+  }
+  // While the target is being rebuilt. It may be applied on either side at any time later.
+  void take_snapshot_live() {
+    SnapshotId id(next_tag_++);
+    std::uint64_t seq = source().info().last.seq.value() + 1;
+    append(source(), layer_entry(at(epoch_, seq), Op::kSnapshot, id));
+    append(target(), layer_entry(at(epoch_, seq), Op::kSnapshot, id));
+    if (random_.chance(1, 2)) source().set_committed(Seq(seq));
+    if (random_.chance(1, 2)) target().set_committed(Seq(seq));
   }
 
   TestMachine machine_;
@@ -319,6 +330,7 @@ void rebuild_layers(std::uint64_t seed, bool clones) {
   } else {
     ASSERT_TRUE(rebuild.machine().create(kTarget, kBlocks).ok());
   }
+  rebuild.live_snapshots_ = seed % 2 == 0;
   std::vector<ReplicaStore*> both = {&rebuild.source(), &rebuild.target()};
   for (int i = 0; i < 40; ++i) {
     if (rebuild.random().chance(1, 6)) {

@@ -19,7 +19,8 @@ Replica::Replica(Disk& disk, ReplicaId id, ReplicaIdentity identity, ReplicaAppl
       committed_(applied_.applied.seq),
       size_blocks_(applied_.size_blocks),
       history_(applied_.history),
-      space_(&space) {}
+      space_(&space),
+      rearranged_(space.tree().revision()) {}
 
 ReplicaInfo Replica::info() const {
   ReplicaInfo info;

@@ -42,6 +42,7 @@ class Replica final : public ReplicaStore {
   void read_log(Seq first, Seq last, Callback<void(Result<std::vector<Entry>>)> done) override;
   void layers(Callback<void(Result<LayerState>)> done) override;
   LogPosition layers_revision() const override;
+  LogPosition layers_rearranged() const override { return rearranged_; }
   void list_chunks(ChunkIndex first, ChunkIndex end, Seq after, std::size_t max,
                    Callback<void(Result<std::vector<ChunkVersion>>)> done) override;
   void read_chunk(ChunkIndex chunk, Callback<void(Result<ChunkContent>)> done) override;
@@ -143,6 +144,7 @@ class Replica final : public ReplicaStore {
   // As of every entry appended.
   bool knows_snapshot(SnapshotId id) const;
   bool has_pending(Op op) const;
+  Seq end_of_head() const;
   void apply_layer_change(const LogEntry& log);
   bool is_base_sound(const LayerTree& volume) const;
   Task<void> run_adopt(LayerTree volume, StatusCallback done);
@@ -180,7 +182,10 @@ class Replica final : public ReplicaStore {
   std::deque<LogEntry> log_;  // (applied, last]
   Overlay overlay_;
   std::map<ChunkLayer, std::deque<Fill>> fills_;
-  Space* space_;  // the disk's
+  Space* space_;            // the disk's
+  LogPosition rearranged_;  // of the last DROP_SNAPSHOT or REVERT appended
+  // While being rebuilt: the newest layer that the source was asked about.
+  LayerNumber joined_head_ = ~LayerNumber{0};
   std::deque<PendingLayerOp> pending_layer_ops_;
   Seq segment_, applied_segment_;
   std::vector<StatusCallback> layer_waiters_;  // for pending_layer_ops_ to be applied

@@ -27,10 +27,9 @@ bool Replica::knows_snapshot(SnapshotId id) const {
 Status Replica::check_layer_entry(const Entry& entry) const {
   std::string name = "snapshot " + to_hex(entry.snapshot.value());
   if (entry.snapshot == SnapshotId()) return Error(ErrorCode::kInvalidArgument, "a snapshot needs an id that is not 0");
-  if (!complete_) {
-    return Error(
-        ErrorCode::kFailedPrecondition,
-        "replica " + to_hex(id_.value()) + " is being rebuilt while snapshots change; its rebuild begins again");
+  if (!complete_ && entry.op != Op::kSnapshot) {
+    return Error(ErrorCode::kFailedPrecondition,
+                 "replica " + to_hex(id_.value()) + " is being rebuilt while snapshots go; its rebuild begins again");
   }
   if (entry.op == Op::kSnapshot && knows_snapshot(entry.snapshot)) {
     return Error(ErrorCode::kAlreadyExists, name + " exists in replica " + to_hex(id_.value()));
@@ -43,20 +42,27 @@ Status Replica::check_layer_entry(const Entry& entry) const {
 
 void Replica::note_layer_op(const LogEntry& log) {
   pending_layer_ops_.push_back({log.entry.position, log.entry.op, log.entry.snapshot, size_blocks_});
-  if (log.entry.op == Op::kSnapshot) segment_ = log.entry.position.seq;
+  if (log.entry.op == Op::kSnapshot) {
+    segment_ = log.entry.position.seq;
+  } else {
+    rearranged_ = log.entry.position;
+  }
 }
 
 LogPosition Replica::layers_revision() const {
   return pending_layer_ops_.empty() ? tree().revision() : pending_layer_ops_.back().position;
 }
 
-bool Replica::has_data_to_apply(const ChunkOverlay& overlay) const {
-  Seq end(UINT64_MAX);
+// Entries from here on belong to a layer that has not begun yet.
+Seq Replica::end_of_head() const {
   for (const PendingLayerOp& pending : pending_layer_ops_) {
-    if (pending.op != Op::kSnapshot) continue;
-    end = pending.position.seq;
-    break;
+    if (pending.op == Op::kSnapshot) return pending.position.seq;
   }
+  return Seq(UINT64_MAX);
+}
+
+bool Replica::has_data_to_apply(const ChunkOverlay& overlay) const {
+  Seq end = end_of_head();
   return std::any_of(overlay.pieces.begin(), overlay.pieces.end(),
                      [end](const Piece& piece) { return piece.kind == Piece::Kind::kData && piece.seq() < end; });
 }
@@ -230,9 +236,11 @@ Task<void> Replica::run_read_layer(ChunkLayer layer, Callback<void(Result<ChunkC
   }
   content.source_last = last_.seq;
   ChunkOverlay* overlay = layer.layer == tree().head() ? overlay_.find(chunk) : nullptr;
-  if (overlay && !overlay->pieces.empty()) {
-    content.version = overlay->pieces.back().log->entry.position;
+  if (overlay) {
+    Seq end = end_of_head();
     for (const Piece& piece : overlay->pieces) {
+      if (piece.seq() >= end) break;
+      content.version = piece.log->entry.position;
       bool zero = piece.kind == Piece::Kind::kZero;
       content.present = zero ? content.present & ~piece.mask() : content.present | piece.mask();
       content.zero = zero ? content.zero | piece.mask() : content.zero & ~piece.mask();
@@ -329,6 +337,7 @@ Task<void> Replica::run_adopt(LayerTree volume, StatusCallback done) {
   Replica* self = this;
   Status outcome;
   std::uint64_t generation = identity_.log_generation;
+  joined_head_ = volume.head();
   bool sound = is_base_sound(volume);
   if (!sound || !tree().same_layers(volume) || !keeps_pins(sound)) outcome = co_await store_adopted(volume, sound);
   if (outcome.ok() && !space_->merges().empty()) {

@@ -167,14 +167,17 @@ Task<void> Replica::run_unknown(ChunkIndex first, ChunkIndex end, std::vector<Ch
   std::vector<ChunkLayer> unknown;
   auto mine = own->begin();
   auto theirs = source.begin();
+  auto add = [&](const ChunkVersion& version) {
+    if (version.layer <= joined_head_) unknown.push_back(place_of(version));
+  };
   while (mine != own->end() || theirs != source.end()) {
     if (theirs == source.end() || (mine != own->end() && place_of(*mine) < place_of(*theirs))) {
-      unknown.push_back(place_of(*mine++));
+      add(*mine++);
     } else if (mine == own->end() || place_of(*theirs) < place_of(*mine)) {
-      unknown.push_back(place_of(*theirs++));
+      add(*theirs++);
     } else {
       bool same = mine->version == theirs->version && mine->digest == theirs->digest && mine->digest != 0;
-      if (!same) unknown.push_back(place_of(*mine));
+      if (!same) add(*mine);
       ++mine;
       ++theirs;
     }

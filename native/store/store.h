@@ -169,6 +169,8 @@ class ReplicaStore {
   virtual void layers(Callback<void(Result<LayerState>)> done) = 0;
   // Of the last entry appended that changes snapshots; what is said of layers holds while this stays the same.
   virtual LogPosition layers_revision() const = 0;
+  // The same, but for SNAPSHOT entries: they begin a layer, and change nothing about those that there were.
+  virtual LogPosition layers_rearranged() const { return layers_revision(); }
   // Versions of chunks in [first, end) changed after `after`, ascending by chunk and layer; all layers of the last
   // chunk are there, and at most about `max` of them.
   virtual void list_chunks(ChunkIndex first, ChunkIndex end, Seq after, std::size_t max,
@@ -181,12 +183,12 @@ class ReplicaStore {
   // ---- rebuild, receiving side ----
   // Drops the log from base.next() on, becomes incomplete with this base, and expects entries from `first` on.
   // Durable before `done`. Content changed after `base` (or all of it when base is 0) counts as unknown. Entries that
-  // change snapshots are refused while incomplete (FAILED_PRECONDITION).
+  // drop or revert to snapshots are refused while incomplete (FAILED_PRECONDITION).
   virtual void join(JoinRequest request, StatusCallback done) = 0;
   // Makes snapshots and layers those of the volume as of before the first live entry, before that comes.
   virtual void adopt_layers(LayerState layers, StatusCallback done) = 0;
   // What is unknown in [first, end) given all the source's versions there: not equal in version and digest, or touched
-  // since the join.
+  // since the join. Layers begun since the join are known: live entries bring all that is in them.
   virtual void unknown_chunks(ChunkIndex first, ChunkIndex end, std::vector<ChunkVersion> source,
                               Callback<void(Result<std::vector<ChunkLayer>>)> done) = 0;
   // Makes this the content of the layer; in the head without the blocks that live entries have written since the join.
