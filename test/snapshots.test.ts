@@ -164,6 +164,7 @@ test('linked clones share blocks and outlive what they were made of', async () =
   // A replica that is rebuilt is a full copy, and equal.
   const [first] = await cluster.replicas('linked');
   await cluster.cli('replica', 'rm', 'linked', first?.id ?? '');
+  await cluster.cli('volume', 'set', 'linked', '--replicas', '3');
   await allInSync('linked');
   expect(await contentOf('linked')).toBe(changed);
   await cluster.cli('volume', 'delete', 'linked', '--purge');
