@@ -4,7 +4,14 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { z } from 'zod';
 import { formatHostPort, parseHostPort } from '../os/addresses.js';
-import type { AgentReport, DiskOrder, ProcessReport } from '../generated/holdfast/v1/manager.js';
+import { sleep } from '../async/wait.js';
+import { smartOf } from '../os/smart.js';
+import type {
+  AgentReport,
+  DiskOrder,
+  ProcessReport,
+  SmartHealth as SmartReport,
+} from '../generated/holdfast/v1/manager.js';
 import type { Logger } from '../log/logger.js';
 import { diskClassOf } from '../os/disk-class.js';
 import { dataPlaneNodeFlags } from '../process/node-flags.js';
@@ -43,6 +50,8 @@ export type AgentOptions = {
   readonly logger: Logger;
 };
 
+const smartEveryMs = 600_000;
+
 const targetStateSchema = z.object({ control: z.string(), portal: z.string(), instanceId: z.string() });
 const replicaStateSchema = z.object({ startTime: z.string(), listen: z.array(z.string()).min(1), diskId: z.string() });
 
@@ -52,11 +61,12 @@ export async function runAgent(options: AgentOptions, signal: AbortSignal): Prom
   const memory = new AgentMemory(options.runDir, config.host);
   const reports = new Map<string, ProcessReport>();
   const disks = new Map<string, { readonly remove: AbortController; readonly running: Promise<void> }>();
+  const smart = new Map<string, SmartReport>();
   const publish = () => {
     const whole: AgentReport = {
       node: config.node,
       pid: process.pid,
-      processes: [...reports.values()],
+      processes: [...reports.values()].map((report) => ({ ...report, smart: smart.get(report.disk) })),
       shares: shares.statuses().map(reportOf),
     };
     registry.publish(whole);
@@ -98,6 +108,10 @@ export async function runAgent(options: AgentOptions, signal: AbortSignal): Prom
       reports.set(key, report);
       publish();
     });
+    void followSmart(disk.directory, AbortSignal.any([signal, remove.signal]), (health) => {
+      smart.set(disk.name, health);
+      publish();
+    });
     disks.set(disk.name, { remove, running: start(supervision, AbortSignal.any([signal, remove.signal])) });
   };
   const stopDisk = async (disk: DiskConfig) => {
@@ -106,6 +120,7 @@ export async function runAgent(options: AgentOptions, signal: AbortSignal): Prom
     supervised.remove.abort();
     disks.delete(disk.name);
     reports.delete(`replica ${disk.name}`);
+    smart.delete(disk.name);
     publish();
     await supervised.running;
     const process = options.host.find(disk.runDir);
@@ -137,6 +152,27 @@ export async function runAgent(options: AgentOptions, signal: AbortSignal): Prom
   await registry.run(signal);
   await Promise.all([targetRuns, ...[...disks.values()].map(({ running }) => running)]);
   await shares.close();
+}
+
+// Calls `onChange` with what the drive below a folder says, at once and when it says something else.
+async function followSmart(path: string, signal: AbortSignal, onChange: (health: SmartReport) => void): Promise<void> {
+  let last = '';
+  while (!signal.aborted) {
+    const health = await smartOf(path).catch(() => null);
+    const text = JSON.stringify(health);
+    if (health !== null && text !== last && !signal.aborted) {
+      const { passed, temperatureCelsius, powerOnHours, wearPercent, badSectors } = health;
+      onChange({
+        passed: passed ?? undefined,
+        temperatureCelsius: temperatureCelsius ?? undefined,
+        powerOnHours: powerOnHours === null ? undefined : BigInt(powerOnHours),
+        wearPercent: wearPercent ?? undefined,
+        badSectors: badSectors === null ? undefined : BigInt(badSectors),
+      });
+    }
+    last = text;
+    await sleep(smartEveryMs, signal);
+  }
 }
 
 function orderOf(message: ShareOrder): Order {
@@ -295,5 +331,6 @@ function baseReport(role: 'target' | 'replica', supervised: SupervisedState): Pr
     directory: '',
     diskId: '',
     diskClass: '',
+    smart: undefined,
   };
 }

@@ -181,10 +181,22 @@ export function nodeTable(nodes: readonly NodeView[]): string {
   );
 }
 
+function smartText(smart: DiskView['smart']): string {
+  if (smart === null) return '-';
+  const { passed, temperatureCelsius, wearPercent, badSectors } = smart;
+  const parts = [
+    passed === null ? null : passed ? 'ok' : 'FAILING',
+    temperatureCelsius === null ? null : `${temperatureCelsius} °C`,
+    wearPercent === null ? null : `${wearPercent} % worn`,
+    badSectors === null || badSectors === 0 ? null : `${badSectors} bad`,
+  ];
+  return parts.filter((part) => part !== null).join(', ');
+}
+
 export function diskTable(disks: readonly DiskView[]): string {
   if (disks.length === 0) return 'No disk has reported yet.';
   return table(
-    ['node', 'disk', 'state', 'total', 'used', 'free', 'promised', 'replicas', 'address', 'reason'],
+    ['node', 'disk', 'state', 'total', 'used', 'free', 'promised', 'replicas', 'SMART', 'address', 'reason'],
     disks.map((disk) => [
       disk.node,
       disk.name,
@@ -194,6 +206,7 @@ export function diskTable(disks: readonly DiskView[]): string {
       bytes(disk.freeBytes),
       formatSize(disk.scheduledBytes),
       String(disk.replicas),
+      smartText(disk.smart),
       text(disk.address),
       text(disk.reason),
     ]),

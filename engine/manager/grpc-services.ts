@@ -27,6 +27,7 @@ import type {
   ManagerServer,
   ProcessReport,
   ShareReport,
+  SmartHealth as SmartHealthMessage,
 } from '../generated/holdfast/v1/manager.js';
 import { MembershipService } from '../generated/holdfast/v1/target.js';
 import type { MembershipServer } from '../generated/holdfast/v1/target.js';
@@ -40,6 +41,7 @@ import { noAudit } from './audit-log.js';
 import { idFromBigint, toNumber } from './ids.js';
 import { diskClassSchema } from './records.js';
 import { changeInSyncSet, recordLostData } from './membership.js';
+import type { SmartHealth } from '../os/smart.js';
 import type { AgentReport, ObservedProcess, OrderShares } from './observed.js';
 import type { ShareOrder, ShareStatus } from '../nfs/share-types.js';
 import type { ManagerContext } from './context.js';
@@ -332,6 +334,16 @@ function toShare(message: ShareReport): ShareStatus {
   };
 }
 
+function toSmart(message: SmartHealthMessage): SmartHealth {
+  return {
+    passed: message.passed ?? null,
+    temperatureCelsius: message.temperatureCelsius ?? null,
+    powerOnHours: message.powerOnHours === undefined ? null : Number(message.powerOnHours),
+    wearPercent: message.wearPercent ?? null,
+    badSectors: message.badSectors === undefined ? null : Number(message.badSectors),
+  };
+}
+
 function toProcess(message: ProcessReport): ObservedProcess {
   const code = isErrorCode(message.failureCode) ? message.failureCode : 'INTERNAL';
   return {
@@ -346,5 +358,6 @@ function toProcess(message: ProcessReport): ObservedProcess {
     directory: orNull(message.directory),
     diskId: orNull(message.diskId),
     diskClass: diskClassSchema.safeParse(message.diskClass).data ?? null,
+    smart: message.smart === undefined ? null : toSmart(message.smart),
   };
 }

@@ -571,6 +571,27 @@ describe('one port for REST and gRPC', () => {
   });
 });
 
+test('what the drive of a disk says is shown, and a bad verdict is a problem', async () => {
+  expect((await manager.api.listDisks())[0]?.smart).toBeNull();
+  node(2).smart = {
+    passed: false,
+    temperatureCelsius: 51,
+    powerOnHours: 9n,
+    wearPercent: undefined,
+    badSectors: 12n,
+  };
+  await node(2).report();
+  expect((await manager.api.listDisks()).map(({ smart }) => smart)).toEqual([
+    null,
+    { passed: false, temperatureCelsius: 51, powerOnHours: 9, wearPercent: null, badSectors: 12 },
+    null,
+  ]);
+  expect((await manager.api.getStatus()).problems).toContainEqual(
+    expect.objectContaining({ object: 'disk disk1 of node2', problem: expect.stringContaining('SMART') as string }),
+  );
+  expect(await manager.api.getMetrics()).toContain('holdfast_disk_smart_bad_sectors{node="node2",disk="disk1"} 12');
+});
+
 describe('map', () => {
   const device = (via: 'fuse' | 'iscsi' = 'fuse') => ({ name: 'db', node: null, via });
 

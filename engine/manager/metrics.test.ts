@@ -69,6 +69,7 @@ const disk: DiskView = {
   freeBytes: 50,
   scheduledBytes: 2_000,
   replicas: 1,
+  smart: { passed: false, temperatureCelsius: 40, powerOnHours: null, wearPercent: null, badSectors: 3 },
 };
 const node: NodeView = {
   name: 'node2',

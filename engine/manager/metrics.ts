@@ -1,4 +1,5 @@
 // What /metrics shows, made of views and of what engines report. Pure. docs/metrics.md lists the names; they are stable.
+import type { SmartHealth } from '../os/smart.js';
 import type { Latency, VolumeStatus } from './data-plane.js';
 import type { Family, HistogramSample, Labels, Sample } from './exposition.js';
 import type { DiskView, NodeView, VolumeView } from './views.js';
@@ -159,6 +160,23 @@ function rebuildFamilies(volumes: readonly VolumeView[]): readonly Family[] {
   ];
 }
 
+// Only of drives that say so.
+function smartFamilies(disks: readonly DiskView[], labelsOf: (disk: DiskView) => Labels): readonly Family[] {
+  const family = (what: string, help: string, of: (smart: SmartHealth) => number | null) =>
+    gauge(`holdfast_disk_smart_${what}`, help, disks, (disk) => [
+      labelsOf(disk),
+      disk.smart === null ? null : of(disk.smart),
+    ]);
+  return [
+    family('passed', 'Verdict of the drive about itself: 1 is good.', ({ passed }) =>
+      passed === null ? null : Number(passed),
+    ),
+    family('temperature_celsius', 'Temperature of the drive.', ({ temperatureCelsius }) => temperatureCelsius),
+    family('wear_percent', 'Wear of flash memory.', ({ wearPercent }) => wearPercent),
+    family('bad_sectors', 'Bad sectors, or integrity errors of NVMe.', ({ badSectors }) => badSectors),
+  ];
+}
+
 function diskFamilies(disks: readonly DiskView[]): readonly Family[] {
   const labelsOf = ({ node, name }: DiskView): Labels => ({ node, disk: name });
   const size = (what: string, help: string, of: (disk: DiskView) => number | null) =>
@@ -173,6 +191,7 @@ function diskFamilies(disks: readonly DiskView[]): readonly Family[] {
     size('free', 'What new writes may still take.', ({ freeBytes }) => freeBytes),
     size('promised', 'Sizes of the volumes with a replica here.', ({ scheduledBytes }) => scheduledBytes),
     gauge('holdfast_disk_replicas', 'Replicas on the disk.', disks, (disk) => [labelsOf(disk), disk.replicas]),
+    ...smartFamilies(disks, labelsOf),
   ];
 }
 

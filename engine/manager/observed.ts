@@ -4,6 +4,7 @@
 // An agent that disconnects says nothing about the processes it supervised: they outlive it, so what they last were stays.
 import type { DiskClass } from './records.js';
 import type { ShareOrder, ShareStatus } from '../nfs/share-types.js';
+import type { SmartHealth } from '../os/smart.js';
 import type { ErrorCode } from '../errors/error-codes.js';
 
 // An agent is back once it has been connected for so long.
@@ -24,6 +25,8 @@ export type ObservedProcess = {
   readonly directory: string | null;
   readonly diskId: string | null;
   readonly diskClass: DiskClass | null;
+  /** What the drive says; absent or null: nothing is known. */
+  readonly smart?: SmartHealth | null;
 };
 
 export type AgentReport = {

@@ -130,7 +130,18 @@ function nodeProblems({ name, state, reason }: NodeView): readonly Problem[] {
   ];
 }
 
-function diskProblems({ node, name, state, reason, totalBytes, usedBytes }: DiskView): readonly Problem[] {
+function diskProblems(disk: DiskView): readonly Problem[] {
+  return [...stateProblems(disk), ...smartProblems(disk)];
+}
+
+function smartProblems({ node, name, smart }: DiskView): readonly Problem[] {
+  if (smart?.passed !== false) return [];
+  const object = `disk ${name} of ${node}`;
+  const action = `replace it: "holdfast disk evict ${node} ${name} --wait", then "holdfast disk rm"`;
+  return [{ severity: 'warning', object, problem: 'its drive says that it is going to fail (SMART)', action }];
+}
+
+function stateProblems({ node, name, state, reason, totalBytes, usedBytes }: DiskView): readonly Problem[] {
   const object = `disk ${name} of ${node}`;
   if (state === 'failed') {
     return [

@@ -1,5 +1,6 @@
 // What the API shows, made of records and of what was observed. Pure. The types are the JSON shapes of REST and of the CLI's
 // `--json` output (docs/cli.md); gRPC answers are made of the same objects. Absent is null.
+import type { SmartHealth } from '../os/smart.js';
 import type { DiskStatus, ReplicaStatus, VolumeStatus } from './data-plane.js';
 import { replicaAddress, replicaProcess, runningTarget } from './observed.js';
 import type { ObservedProcess, Share } from './observed.js';
@@ -160,6 +161,8 @@ export type DiskView = {
   readonly freeBytes: number | null;
   readonly scheduledBytes: number;
   readonly replicas: number;
+  /** What its drive says; null: nothing is known. */
+  readonly smart: SmartHealth | null;
 };
 
 export type ProcessView = {
@@ -406,6 +409,7 @@ export function diskView(
     replicas: volumes.filter(({ replicas }) =>
       replicas.some((replica) => replica.node === record.node && replica.disk === record.name),
     ).length,
+    smart: replicaProcess(nodes.get(record.node), record.name)?.smart ?? null,
   };
 }
 

@@ -353,6 +353,15 @@ export const disk = z
     freeBytes: integer.nullable(),
     scheduledBytes: integer,
     replicas: integer,
+    smart: z
+      .object({
+        passed: z.boolean().nullable(),
+        temperatureCelsius: integer.nullable(),
+        powerOnHours: integer.nullable(),
+        wearPercent: integer.nullable(),
+        badSectors: integer.nullable(),
+      })
+      .nullable(),
   })
   .meta({ id: 'Disk' });
 

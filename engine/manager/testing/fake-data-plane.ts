@@ -5,7 +5,7 @@ import type { ClientDuplexStream, handleUnaryCall } from '@grpc/grpc-js';
 import { toGrpcStatus } from '../../errors/grpc-errors.js';
 import { HoldfastError } from '../../errors/holdfast-error.js';
 import { AgentRegistryClient } from '../../generated/holdfast/v1/manager.js';
-import type { AgentReport, ManagerOrder, ProcessReport } from '../../generated/holdfast/v1/manager.js';
+import type { AgentReport, ManagerOrder, ProcessReport, SmartHealth } from '../../generated/holdfast/v1/manager.js';
 import { Disk, ReplicaService, Snapshot } from '../../generated/holdfast/v1/replica.js';
 import type {
   ChunkVersion,
@@ -276,6 +276,7 @@ export class FakeNode {
   readonly portal: string;
   replicaRuns = true;
   targetRuns = true;
+  smart: SmartHealth | undefined;
   #client: AgentRegistryClient | null = null;
   #stream: ClientDuplexStream<AgentReport, ManagerOrder> | null = null;
 
@@ -349,6 +350,7 @@ export class FakeNode {
       address: this.replicaRuns ? `127.0.0.1:${this.replica.port}` : '',
       diskId: this.replica.diskId,
       directory: `/disks/${this.name}`,
+      smart: this.smart,
     };
   }
 }
@@ -366,4 +368,5 @@ const emptyReport: ProcessReport = {
   directory: '',
   diskId: '',
   diskClass: '',
+  smart: undefined,
 };
