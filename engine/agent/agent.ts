@@ -160,7 +160,7 @@ async function followSmart(path: string, signal: AbortSignal, onChange: (health:
   while (!signal.aborted) {
     const health = await smartOf(path).catch(() => null);
     const text = JSON.stringify(health);
-    if (health !== null && text !== last && !signal.aborted) {
+    if (health !== null && text !== last) {
       const { passed, temperatureCelsius, powerOnHours, wearPercent, badSectors } = health;
       onChange({
         passed: passed ?? undefined,

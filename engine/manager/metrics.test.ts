@@ -183,6 +183,7 @@ test('the status says what is wrong, the worst first', () => {
     ['warning', 'volume db'],
     ['warning', 'node node2'],
     ['warning', 'disk disk1 of node1'],
+    ['warning', 'disk disk1 of node1'],
   ]);
   expect(status.rebuilds).toEqual([
     {

@@ -8,7 +8,9 @@ const established = '01';
 const looks = 5;
 
 /** The two ends of a connection, as the end that asks sees them: IPv4, IPv6, or IPv4 in IPv6. */
-export type Ends = Pick<Socket, 'localAddress' | 'localPort' | 'remoteAddress' | 'remotePort'>;
+export type Ends = {
+  readonly [K in 'localAddress' | 'localPort' | 'remoteAddress' | 'remotePort']?: Socket[K] | undefined;
+};
 
 /** The user id of the other end of a connection on this host; null when there is none. Reads all of /proc/net/tcp. */
 export function socketOwner({ localAddress, localPort, remoteAddress, remotePort }: Ends): number | null {
