@@ -108,20 +108,22 @@ class History::Search {
       if (taken_[i] == '0' && operations_[i].latest > newest)
         next_expiry = std::min(next_expiry, operations_[i].latest);
     }
-    for (std::size_t i = first; i < operations_.size(); ++i) {
-      const Operation& next = operations_[i];
-      if (taken_[i] != '0') continue;
-      if (next.begun > first_end) break;  // something else ended before this one began
-      if (!next.fits(value) || next.latest <= newest) continue;
-      taken_[i] = '1';
-      bool settled = next.ended != kNever;
-      if (from(next.write() ? next.value : value, settled_left - (settled ? 1 : 0), std::max(newest, next.begun), first,
-               std::max(past_last, i + 1))) {
-        return true;
+    // What is known to have happened is tried first: of many writes whose outcome is unknown hardly any is needed, and
+    // going through their subsets takes for ever.
+    for (bool settled : {true, false}) {
+      for (std::size_t i = first; i < operations_.size() && operations_[i].begun <= first_end; ++i) {
+        const Operation& next = operations_[i];
+        if (taken_[i] != '0' || settled != (next.ended != kNever)) continue;
+        if (!next.fits(value) || next.latest <= newest) continue;
+        taken_[i] = '1';
+        if (from(next.write() ? next.value : value, settled_left - (settled ? 1 : 0), std::max(newest, next.begun),
+                 first, std::max(past_last, i + 1))) {
+          return true;
+        }
+        taken_[i] = '0';
+        // A read that fits now can always go first, unless that would end the time of a write of unknown outcome.
+        if (!next.write() && next.begun < next_expiry) return false;
       }
-      taken_[i] = '0';
-      // A read that fits now can always go first, unless that would end the time of a write of unknown outcome.
-      if (!next.write() && next.begun < next_expiry) return false;
     }
     return false;
   }

@@ -33,6 +33,14 @@ TEST(History, AcceptsWhatARegisterDoes) {
   EXPECT_TRUE(explained({{true, 7, 1, 2}, {true, 0, 3, 4}, {false, 0, 5, 6}, {true, 8, 7, 8}, {true, 0, 9, 10}}));
 }
 
+// An engine that has lost its volume leaves many of them behind.
+TEST(History, ManyWritesOfUnknownOutcomeTakeNoTime) {
+  std::vector<Step> steps = {{false, 0, 1, 2}, {true, 5, 3, 4}};
+  for (int i = 0; i < 60; ++i) steps.push_back({true, 0, 10 + i, 0});
+  for (Step step : {Step{false, 5, 100, 101}, Step{true, 6, 102, 103}, Step{false, 6, 104, 105}}) steps.push_back(step);
+  EXPECT_TRUE(explained(steps));
+}
+
 TEST(History, RejectsLostStaleAndInventedValues) {
   EXPECT_FALSE(explained({{true, 7, 1, 2}, {false, 0, 3, 4}}));                                     // lost
   EXPECT_FALSE(explained({{true, 7, 1, 2}, {true, 8, 3, 4}, {false, 7, 5, 6}}));                    // stale
