@@ -251,7 +251,8 @@ test.skipIf(missing.length > 0)(
     for (const pid of control) process.kill(pid, 'SIGKILL');
     await until('another manager to lead', 15_000, async () => (await volume().catch(() => null)) !== null);
     const takeOverMs = performance.now() - began;
-    expect(takeOverMs).toBeLessThan(6_000);
+    console.log(`another manager led after ${Math.round(takeOverMs)} ms`);
+    expect(takeOverMs).toBeLessThan(5_000);
     stillRuns();
     await server(leads);
     await holdfast('disk', 'uncordon', evicted?.node ?? '', evicted?.disk ?? '');

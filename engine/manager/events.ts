@@ -1,8 +1,8 @@
-// What happened in the cluster, for people and programs that watch: the newest events in memory, and a stream of new ones. A manager
-// that takes over begins with an empty list; state is in the records, and the log files have everything.
+// What happened in the cluster, for people and programs that watch: the newest events in memory, and a stream of new ones. The last of
+// them are in the store too (event-keeper.ts), for the manager that takes over; the log files have everything.
 
 export type ClusterEvent = {
-  /** Rises by one with every event of this manager. */
+  /** Rises by one with every event. */
   readonly id: number;
   readonly at: string;
   readonly severity: 'info' | 'warning' | 'error';
@@ -25,6 +25,16 @@ export class EventLog {
 
   constructor(now: () => Date) {
     this.#now = now;
+  }
+
+  /** What happened under former managers; before anything happens under this one. */
+  restore(events: readonly ClusterEvent[]): void {
+    this.#kept.push(...events);
+    this.#last = Math.max(this.#last, ...events.map(({ id }) => id));
+  }
+
+  onEmit(listener: () => void): void {
+    this.#watchers.add(listener);
   }
 
   emit(event: NewEvent): void {

@@ -18,6 +18,7 @@ import type { FrontDoor } from './front-door.js';
 import type { IdentitySource } from '../security/identity.js';
 import { addServices } from './grpc-services.js';
 import type { Entrance } from './entrance.js';
+import { keepEvents } from './event-keeper.js';
 import { EventLog } from './events.js';
 import { createHttpHandler } from './http/http-server.js';
 import { failingActions, reportOutcome, watchObserved } from './happenings.js';
@@ -92,6 +93,8 @@ export async function startManager(options: ManagerOptions): Promise<Manager> {
     createdAt: new Date().toISOString(),
   });
   const observed = new Observed();
+  const events = new EventLog(() => new Date());
+  const eventKeeper = await keepEvents(events, repository, logger);
   const startedMs = performance.now();
   const context: ManagerContext = {
     cluster,
@@ -99,7 +102,7 @@ export async function startManager(options: ManagerOptions): Promise<Manager> {
     observed,
     dataPlane,
     logger,
-    events: new EventLog(() => new Date()),
+    events,
     random: randomBytes,
     run: randomBytes(8).toString('hex'),
     now: () => new Date(),
@@ -183,6 +186,7 @@ export async function startManager(options: ManagerOptions): Promise<Manager> {
       await scrubber.stop();
       await guard.stop();
       await runner.stop();
+      await eventKeeper.stop();
       dataPlane.close();
       await store.close();
     },

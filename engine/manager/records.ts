@@ -13,6 +13,7 @@
 //   /policies/NAME           a named set of defaults for new volumes
 //   /settings                what holds for the whole cluster
 //   /tokens/ID               an API token, as a hash
+//   /events                  the newest events, for the next manager
 //   /authority               of the cluster's certificates, with its key
 //   /running/…               of processes that run now, on leases; no records
 //
@@ -315,6 +316,7 @@ export const keys = {
   authority: '/authority',
   tokens: '/tokens/',
   token: (id: string) => `/tokens/${id}`,
+  events: '/events',
   doomedReplicas: '/doomed-replicas/',
   doomedReplica: (id: string) => `/doomed-replicas/${id}`,
 } as const;
@@ -357,6 +359,21 @@ export const scrubSchema = z.object({
   failure: z.string().nullable(),
 });
 export type ScrubRecord = z.infer<typeof scrubSchema>;
+
+export const eventsSchema = z.object({
+  version,
+  /** Oldest first. */
+  events: z.array(
+    z.object({
+      id: naturalNumber,
+      at: z.string(),
+      severity: z.enum(['info', 'warning', 'error']),
+      object: z.string(),
+      message: z.string(),
+    }),
+  ),
+});
+export type EventsRecord = z.infer<typeof eventsSchema>;
 
 export function decodeRecord<T>(schema: z.ZodType<T>, key: string, text: string): T {
   let value: unknown;

@@ -7,6 +7,7 @@ import {
   defaultSettings,
   diskSchema,
   doomedReplicaSchema,
+  eventsSchema,
   keys,
   nodeSchema,
   policySchema,
@@ -23,6 +24,7 @@ import type {
   ClusterRecord,
   DiskRecord,
   DoomedReplicaRecord,
+  EventsRecord,
   NodeRecord,
   PolicyRecord,
   ReplicaRecord,
@@ -292,6 +294,14 @@ export class Repository {
         some.map(({ volume, name }) => deleteKey(keys.snapshot(volume, name))),
       );
     }
+  }
+
+  async events(): Promise<EventsRecord['events']> {
+    return (await this.#get(keys.events, eventsSchema))?.record.events ?? [];
+  }
+
+  async putEvents(events: readonly EventsRecord['events'][number][]): Promise<void> {
+    await this.#store.transact([], [putRecord(keys.events, { version: recordVersion, events })]);
   }
 
   async removeDoomedReplica(id: string): Promise<void> {
