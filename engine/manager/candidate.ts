@@ -2,6 +2,7 @@
 // store there is one manager, and it leads from the beginning.
 import { HoldfastError } from '../errors/holdfast-error.js';
 import { errorFields } from '../log/logger.js';
+import { knock } from '../os/addresses.js';
 import { fenceMetastore } from '../metastore/fenced-metastore.js';
 import type { Metastore } from '../metastore/metastore.js';
 import { takePart } from './election.js';
@@ -45,6 +46,7 @@ export async function startCandidate(options: CandidateOptions): Promise<Candida
           // What only a newer version can read is not for this manager; the others may be newer.
           if (error instanceof HoldfastError && error.code === 'FORMAT_TOO_NEW') throw error;
         }),
+      knock,
       onLeader: (address) => {
         // While it leads, the manager itself decides what happens at the door.
         const usable = address !== null && address !== advertised;

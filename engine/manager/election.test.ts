@@ -1,10 +1,14 @@
 // Several managers on one store: one leads, the others pass connections on, and a leader that lost the store changes nothing.
+import { createServer } from 'node:net';
+import type { AddressInfo } from 'node:net';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { request } from '../api/rest-client.js';
 import { HoldfastError } from '../errors/holdfast-error.js';
+import { knock } from '../os/addresses.js';
 import { silentLogger } from '../log/logger.js';
 import { fenceMetastore } from '../metastore/fenced-metastore.js';
 import { openLmdbMetastore } from '../metastore/lmdb-metastore.js';
@@ -86,6 +90,31 @@ test('whichever manager is asked, the leader answers; when it stops another one 
   candidates = [second];
   await expect.poll(leader, { timeout: 10_000 }).toBe(second.address);
   await expect.poll(() => answers(second.address)).not.toBeNull();
+});
+
+test('a process that ended is noticed before its lease ends; one that was never reached is not judged', async () => {
+  // Of a lease that lives on: somebody renews it, and nobody leads.
+  const port = await new Promise<{ readonly address: string; readonly close: () => void }>((resolve) => {
+    const server = createServer((socket) => socket.destroy());
+    server.listen(0, '127.0.0.1', () => {
+      const { port: bound } = server.address() as AddressInfo;
+      resolve({ address: `127.0.0.1:${bound}`, close: () => server.close() });
+    });
+  });
+  await store.transact([], [{ kind: 'put', key: leaderKey, value: port.address }]);
+  const standby = await candidate(cuttable().store);
+  await expect.poll(() => knock(port.address)).toBe('open');
+  await sleep(1_200);
+  expect(await leader()).toBe(port.address);
+  port.close();
+  await expect.poll(leader, { timeout: 60_000 }).toBe(standby.address);
+
+  await standby.stop();
+  candidates = [];
+  await store.transact([], [{ kind: 'put', key: leaderKey, value: port.address }]);
+  await candidate(cuttable().store);
+  await sleep(1_500);
+  expect(await leader()).toBe(port.address);
 });
 
 test('a leader that loses the store stops answering before its lease ends, and its successor takes over', async () => {

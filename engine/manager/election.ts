@@ -1,7 +1,8 @@
 // Which of several managers leads: the one whose lease holds the key /running/leader. The key carries the address at which the leader is
 // reached. A leader that cannot renew its lease stops leading before the lease can have expired; one that is cut off from the
 // store's majority therefore never leads beside its successor, and fenced transactions (fence) see to it that not even a
-// process that was stopped for a while changes anything.
+// process that was stopped for a while changes anything. A process that ended is noticed before its lease does: its port, which a
+// manager has from its start to its end, refuses connections.
 import { sleep } from '../async/wait.js';
 import { HoldfastError, isHoldfastError } from '../errors/holdfast-error.js';
 import { errorFields } from '../log/logger.js';
@@ -14,6 +15,9 @@ const renewMs = 700;
 // A renewal counts from when it was asked for; the store's clock may be a little faster.
 const trustedMs = 2_500;
 const retryMs = 200;
+const knockMs = 400;
+// In a row. One may fall into the moment between a process and its successor.
+const refusalsMin = 2;
 
 export type Term = {
   readonly fence: Compare;
@@ -32,6 +36,8 @@ export type ElectionOptions = {
   readonly lead: (term: Term) => Promise<void>;
   /** Who leads; null: nobody, or this one. */
   readonly onLeader: (address: string | null) => void;
+  /** Whether somebody listens at another manager's address; "unknown" when no answer comes. */
+  readonly knock: (address: string) => Promise<'open' | 'refused' | 'unknown'>;
 };
 
 /** Takes part until the signal aborts. */
@@ -66,11 +72,36 @@ async function campaign(options: ElectionOptions, signal: AbortSignal): Promise<
       return;
     }
     options.onLeader(current.value);
+    void removeTheDead(options, current, AbortSignal.any([signal, stop.signal]));
     for await (const events of changes) {
       if (events.some(({ kind }) => kind === 'delete')) return;
     }
   } finally {
     stop.abort();
+  }
+}
+
+// Only one whose port was seen open: where managers cannot reach each other, refusals say nothing.
+async function removeTheDead(
+  { store, logger, knock }: ElectionOptions,
+  { value: address, modRevision }: { readonly value: string; readonly modRevision: number },
+  signal: AbortSignal,
+): Promise<void> {
+  let seen = false;
+  let refusals = 0;
+  while (!signal.aborted) {
+    const answer = await knock(address);
+    seen ||= answer === 'open';
+    refusals = answer === 'refused' ? refusals + 1 : 0;
+    if (seen && refusals >= refusalsMin) {
+      logger.info('the leader has ended', { address });
+      // Whoever leads by now has another revision. If this fails, the lease ends by itself.
+      await store
+        .transact([{ key: leaderKey, modRevision }], [{ kind: 'delete', key: leaderKey }])
+        .catch(() => undefined);
+      return;
+    }
+    await sleep(knockMs, signal);
   }
 }
 

@@ -1,5 +1,5 @@
 // HOST:PORT: parsing, and finding ports that are free.
-import { createServer } from 'node:net';
+import { createConnection, createServer } from 'node:net';
 import { HoldfastError, systemErrorCode } from '../errors/holdfast-error.js';
 
 export type HostPort = { readonly host: string; readonly port: number };
@@ -17,6 +17,27 @@ export function parseHostPort(text: string, what: string): HostPort {
 
 export function formatHostPort({ host, port }: HostPort): string {
   return host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`;
+}
+
+/** Whether somebody listens there; "unknown" when that cannot be told within a second. */
+export async function knock(address: string): Promise<'open' | 'refused' | 'unknown'> {
+  const { host, port } = parseHostPort(address, 'address');
+  return await new Promise((resolve) => {
+    const socket = createConnection({ host, port, timeout: 1_000 });
+    const answer = (found: 'open' | 'refused' | 'unknown') => {
+      socket.destroy();
+      resolve(found);
+    };
+    socket.once('connect', () => {
+      answer('open');
+    });
+    socket.once('timeout', () => {
+      answer('unknown');
+    });
+    socket.on('error', (error) => {
+      answer(systemErrorCode(error) === 'ECONNREFUSED' ? 'refused' : 'unknown');
+    });
+  });
 }
 
 export function isLoopback(host: string): boolean {
