@@ -158,8 +158,8 @@ describe('with a manager', () => {
 
   async function json(...args: string[]): Promise<unknown> {
     const { exit, out, err } = await holdfast(...args, '--json');
-    expect(err).toBe('');
-    expect(exit).toBe(0);
+    // On standard error there may be progress, where a machine is slow.
+    expect(exit, err).toBe(0);
     return JSON.parse(out);
   }
 
