@@ -3,7 +3,7 @@
  * the bridge can be dropped, one way or both; a host on a wire of its own can be made slow and lossy.
  */
 import { execFileSync, spawn, type ChildProcess } from 'node:child_process';
-import { closeSync, existsSync, mkdirSync, openSync, readFileSync } from 'node:fs';
+import { closeSync, existsSync, mkdirSync, openSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 import { cliCommand } from './cluster.js';
@@ -28,6 +28,29 @@ function canMakeNamespaces(): boolean {
     return true;
   } catch {
     return false;
+  }
+}
+
+// FUSE connections of file systems that are mounted where these processes are and not here.
+function connectionsOf(pids: readonly number[]): ReadonlySet<string> {
+  const here = connectionsIn('self');
+  return new Set(pids.flatMap((pid) => [...connectionsIn(pid)]).filter((connection) => !here.has(connection)));
+}
+
+function connectionsIn(process: number | 'self'): ReadonlySet<string> {
+  try {
+    const mounts = readFileSync(`/proc/${process}/mountinfo`, 'utf8');
+    return new Set([...mounts.matchAll(/^\d+ \d+ 0:(\d+) .* - fuse/gm)].map(([, connection = '']) => connection));
+  } catch {
+    return new Set(); // it has just ended
+  }
+}
+
+function abort(connection: string): void {
+  try {
+    writeFileSync(`/sys/fs/fuse/connections/${connection}/abort`, '1');
+  } catch {
+    // It has ended by itself.
   }
 }
 
@@ -106,6 +129,7 @@ export class HostNet {
 
   /** As when the power goes: everything on that host, at once. */
   async killHost(number: number): Promise<void> {
+    const mounted = connectionsOf(await this.pids(number));
     for (let rounds = 0; rounds < 20; rounds++) {
       const pids = await this.pids(number);
       if (pids.length === 0) return;
@@ -116,6 +140,8 @@ export class HostNet {
           // It has just ended.
         }
       }
+      // A host without power has no kernel either: here it would wait for ever for the file system whose server has just ended.
+      for (const connection of mounted) abort(connection);
       await new Promise((resolve) => setTimeout(resolve, 50));
     }
   }
