@@ -109,11 +109,17 @@ async function buildNative(folder, options, targets) {
   });
 }
 
-/** Runs `folder/NAME_test` and counts its tests. */
-async function googleTest(folder, name, env) {
-  const id = `${folder.replaceAll('/', '-')}-${name}`;
+/** Programs that take longer than all others together: their tests are dealt out to several processes. */
+const shards = { store_test: 4 };
+
+/** Runs `folder/NAME_test`, or one of `of` shards of it, and counts its tests. */
+async function googleTest(folder, name, { env, shard = 0, of = 1 }) {
+  const id = `${folder.replaceAll('/', '-')}-${name}${of > 1 ? `-${shard + 1}` : ''}`;
   const report = join(logs, `${id}.json`);
-  const { problem, log } = await program(id, join(root, folder, name), [`--gtest_output=json:${report}`], { env });
+  rmSync(report, { force: true });
+  const { problem, log } = await program(id, join(root, folder, name), [`--gtest_output=json:${report}`], {
+    env: { ...env, GTEST_TOTAL_SHARDS: `${of}`, GTEST_SHARD_INDEX: `${shard}` },
+  });
   if (!existsSync(report)) {
     console.log(tail(log));
     return outcome(0, 1, 0, [`${folder}/${name}: ${problem ?? 'gave no report'}`]);
@@ -141,7 +147,10 @@ async function googleTests(folder, { only, env = {}, limit = jobs } = {}) {
   return sum(
     await concurrently(
       limit,
-      names.map((name) => () => googleTest(folder, name, env)),
+      names.flatMap((name) => {
+        const of = shards[name] ?? 1;
+        return Array.from({ length: of }, (_, shard) => () => googleTest(folder, name, { env, shard, of }));
+      }),
     ),
   );
 }
