@@ -45,7 +45,7 @@ async function holds(number: number): Promise<boolean> {
 
 async function untilRead(what: string): Promise<void> {
   const began = performance.now();
-  await until(what, minute, async () => {
+  await until(what, 2 * minute, async () => {
     const { code, stdout } = await onClient('nfs-cat', url);
     return code === 0 && stdout === 'content';
   });
@@ -99,7 +99,7 @@ test.skipIf(missing.length > 0)(
     await holdfast('volume', 'detach', 'home');
     expect(await Promise.all([1, 2].map(holds))).toEqual([false, false]);
   },
-  3 * minute,
+  6 * minute,
 );
 
 test.skipIf(missing.length > 0)('has to be one, in a network of the host', async () => {

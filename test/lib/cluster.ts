@@ -83,14 +83,17 @@ export class Cluster {
     const { stdout } = child;
     if (!stdout) throw new Error('holdfast up has no standard output');
     const server = await new Promise<string>((resolveServer, reject) => {
+      const ended = () => {
+        reject(new Error(`holdfast up ended:\n${readFileSync(join(options.folder, 'up.log'), 'utf8')}`));
+      };
+      child.once('close', ended);
       let text = '';
       stdout.on('data', (chunk: Buffer) => {
         text += chunk.toString();
         const newline = text.indexOf('\n');
-        if (newline >= 0) resolveServer(ready.parse(JSON.parse(text.slice(0, newline))).server);
-      });
-      child.once('close', () => {
-        reject(new Error(`holdfast up ended:\n${readFileSync(join(options.folder, 'up.log'), 'utf8')}`));
+        if (newline < 0) return;
+        child.off('close', ended); // its folder may be gone by then
+        resolveServer(ready.parse(JSON.parse(text.slice(0, newline))).server);
       });
     });
     return new Cluster(options.folder, child, server);

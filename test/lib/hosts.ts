@@ -3,7 +3,7 @@
  * the bridge can be dropped, one way or both; a host on a wire of its own can be made slow and lossy.
  */
 import { execFileSync, spawn, type ChildProcess } from 'node:child_process';
-import { closeSync, existsSync, mkdirSync, openSync, readFileSync, writeFileSync } from 'node:fs';
+import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 import { cliCommand } from './cluster.js';
@@ -46,9 +46,12 @@ function connectionsIn(process: number | 'self'): ReadonlySet<string> {
   }
 }
 
+const controls = '/sys/fs/fuse/connections';
+
 function abort(connection: string): void {
   try {
-    writeFileSync(`/sys/fs/fuse/connections/${connection}/abort`, '1');
+    if (readdirSync(controls).length === 0) execFileSync('mount', ['-t', 'fusectl', 'none', controls]);
+    writeFileSync(join(controls, connection, 'abort'), '1');
   } catch {
     // It has ended by itself.
   }
