@@ -37,6 +37,8 @@ const testPackages = [
   'xfsprogs',
   'fio',
   'util-linux',
+  'iproute2',
+  'nftables',
   'etcd-server',
 ];
 // What the test of shared volumes needs, and an NFS server for the shared volumes themselves.
