@@ -181,13 +181,13 @@ async function outage(subject: Subject): Promise<void> {
   await sleep(Math.max(0, 30_000 - (performance.now() - began)));
   await subject.untilCalm();
   let copied = 0;
+  const before = await subject.moved();
   const back = performance.now();
   try {
     process.kill(frozen.pid, 'SIGCONT');
   } catch {
     // Its agent has replaced it meanwhile.
   }
-  const before = await subject.moved();
   await until('the replica to be back', 120_000, async () => {
     const rows = await subject.replicas();
     copied = Math.max(copied, ...rows.map((row) => row.rebuild?.bytesCopied ?? 0));
