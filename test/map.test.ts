@@ -3,16 +3,7 @@
  * process itself are killed. Takes root, FUSE and loop devices.
  */
 import { execFileSync, spawn } from 'node:child_process';
-import {
-  accessSync,
-  constants,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
@@ -21,20 +12,10 @@ import { z } from 'zod';
 
 import { listMounts } from '../engine/os/mounts.js';
 import { Cluster, cliCommand } from './lib/cluster.js';
+import { whyNoLocalDevices } from './lib/local-devices.js';
 import { attempt, run, until } from './lib/process.js';
 
-function missing(): string | null {
-  if (process.getuid?.() !== 0) return 'local devices take root';
-  for (const path of ['/dev/fuse', '/dev/loop-control']) {
-    try {
-      accessSync(path, constants.R_OK | constants.W_OK);
-    } catch {
-      return `there is no ${path} here`;
-    }
-  }
-  return null;
-}
-const lacking = missing();
+const lacking = whyNoLocalDevices();
 if (lacking !== null) console.warn(`map.test: skipped: ${lacking}`);
 
 const mapping = z.object({ volume: z.string(), node: z.string(), via: z.literal('fuse'), device: z.string() });

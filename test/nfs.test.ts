@@ -4,7 +4,7 @@
  */
 import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
-import { accessSync, constants, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { randomBytes } from 'node:crypto';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -15,20 +15,10 @@ import { z } from 'zod';
 import { isAlive, startTimeOf } from '../engine/os/proc.js';
 import { listMounts } from '../engine/os/mounts.js';
 import { Cluster } from './lib/cluster.js';
+import { whyNoLocalDevices } from './lib/local-devices.js';
 import { attempt, run, until } from './lib/process.js';
 
-function missing(): string | null {
-  if (process.getuid?.() !== 0) return 'local devices take root';
-  for (const path of ['/dev/fuse', '/dev/loop-control', '/usr/bin/ganesha.nfsd', '/usr/bin/nfs-cp']) {
-    try {
-      accessSync(path, constants.R_OK);
-    } catch {
-      return `there is no ${path} here`;
-    }
-  }
-  return null;
-}
-const lacking = missing();
+const lacking = whyNoLocalDevices('/usr/bin/ganesha.nfsd', '/usr/bin/nfs-cp');
 if (lacking !== null) console.warn(`nfs.test: skipped: ${lacking}`);
 
 const minute = 60_000;

@@ -2,16 +2,7 @@
  * Files in snapshots: browse and copy, from volumes that are in use and from detached ones, by the real kernel's file systems.
  * Takes root, FUSE and loop devices.
  */
-import {
-  accessSync,
-  constants,
-  lstatSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
+import { lstatSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
@@ -20,20 +11,10 @@ import { z } from 'zod';
 
 import { listMounts } from '../engine/os/mounts.js';
 import { Cluster, cliCommand } from './lib/cluster.js';
+import { whyNoLocalDevices } from './lib/local-devices.js';
 import { attempt, run, until } from './lib/process.js';
 
-function missing(): string | null {
-  if (process.getuid?.() !== 0) return 'local devices take root';
-  for (const path of ['/dev/fuse', '/dev/loop-control']) {
-    try {
-      accessSync(path, constants.R_OK | constants.W_OK);
-    } catch {
-      return `there is no ${path} here`;
-    }
-  }
-  return null;
-}
-const lacking = missing();
+const lacking = whyNoLocalDevices();
 if (lacking !== null) console.warn(`snapshot-files.test: skipped: ${lacking}`);
 const minute = 60_000;
 
