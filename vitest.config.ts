@@ -29,7 +29,8 @@ export default defineConfig({
         },
       },
       {
-        // These make network namespaces, whose names and addresses are the machine's: one file at a time.
+        // These make network namespaces, whose names and addresses are the machine's: one file at a time, in a process
+        // of their own beside the others (scripts/test.mjs).
         extends: true,
         test: {
           name: 'e2e-hosts',

@@ -13,7 +13,8 @@ import { buildSimulation } from './sim.mjs';
 
 const usage = `Usage: npm run soak [-- --seeds N] [--cycles N]
   --seeds N   seeds of the cluster simulation (20000)
-  --cycles N  kills of real processes (200)`;
+  --cycles N  kills of real processes (200)
+  --fuzz N    seconds for each fuzz target (300)`;
 
 function options() {
   try {
@@ -21,6 +22,7 @@ function options() {
       options: {
         seeds: { type: 'string', default: '20000' },
         cycles: { type: 'string', default: '200' },
+        fuzz: { type: 'string', default: '300' },
         help: { type: 'boolean' },
       },
     });
@@ -29,7 +31,7 @@ function options() {
       process.exit(0);
     }
     return Object.fromEntries(
-      ['seeds', 'cycles'].map((name) => {
+      ['seeds', 'cycles', 'fuzz'].map((name) => {
         const value = Number(values[name]);
         if (!Number.isSafeInteger(value) || value <= 0) throw new Error(`--${name} takes a positive number`);
         return [name, value];
@@ -41,7 +43,7 @@ function options() {
   }
 }
 
-const { seeds, cycles } = options();
+const { seeds, cycles, fuzz } = options();
 const minutes = Math.floor(Date.now() / 60_000);
 const first = minutes * 100_000; // seeds of other runs lie elsewhere
 
@@ -53,6 +55,14 @@ const steps = [
   {
     name: 'planted bugs',
     run: () => spawnSync(buildSimulation({ plants: true }), ['--plants'], { stdio: 'inherit' }),
+  },
+  {
+    name: `every fuzz target for ${fuzz} s, from seed ${minutes} on`,
+    run: () =>
+      spawnSync(process.execPath, [join(root, 'scripts/test.mjs'), '--only', 'asan,fuzz'], {
+        stdio: 'inherit',
+        env: { ...process.env, HOLDFAST_FUZZ_SECONDS: `${fuzz}`, HOLDFAST_FUZZ_SEED: `${minutes}` },
+      }),
   },
   {
     name: `${cycles} kills of real processes`,

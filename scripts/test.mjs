@@ -11,7 +11,8 @@ import { setupNpm, setupSystem } from './setup.mjs';
 
 const logs = join(root, 'build/test-logs');
 const minutes = 60_000;
-const fuzzSeconds = 5;
+const fuzzSeconds = Number(process.env.HOLDFAST_FUZZ_SECONDS ?? 5);
+const fuzzSeed = Number(process.env.HOLDFAST_FUZZ_SEED ?? 1);
 const simSeeds = 400;
 const asanSimSeeds = 40;
 
@@ -43,8 +44,8 @@ function program(name, command, args, { show = false, timeoutMs = 10 * minutes, 
       stdio: ['ignore', show ? 'inherit' : 'pipe', show ? 'inherit' : 'pipe'],
     });
     const file = join(logs, `${name}.log`);
-    if (!show) {
-      const log = createWriteStream(file);
+    const log = show ? null : createWriteStream(file);
+    if (log !== null) {
       child.stdout.pipe(log, { end: false });
       child.stderr.pipe(log, { end: false });
     }
@@ -55,7 +56,9 @@ function program(name, command, args, { show = false, timeoutMs = 10 * minutes, 
     }, timeoutMs);
     const end = (problem) => {
       clearTimeout(timer);
-      resolve({ ok: problem === null, problem, log: show ? null : file });
+      const result = { ok: problem === null, problem, log: show ? null : file };
+      if (log === null) resolve(result);
+      else log.end(() => resolve(result)); // who reads the file finds all of it
     };
     child.on('error', (error) => end(error.message));
     child.on('close', (code, signal) => {
@@ -208,26 +211,32 @@ async function fuzz() {
     const findings = join(logs, `${target.program}-findings`);
     const fresh = join(logs, `${target.program}-corpus`);
     mkdirSync(findings, { recursive: true });
+    rmSync(fresh, { recursive: true, force: true });
     mkdirSync(fresh, { recursive: true });
     const corpora = [fresh, ...(existsSync(target.corpus) ? [target.corpus] : [])];
-    const limits = [`-max_total_time=${fuzzSeconds}`, '-timeout=10', '-rss_limit_mb=2048'];
+    // One seed and an empty corpus of its own: every run tries the same inputs. Long runs with seeds of their own: soak.
+    const limits = [`-seed=${fuzzSeed}`, `-max_total_time=${fuzzSeconds}`, '-timeout=10', '-rss_limit_mb=2048'];
     const args = [...limits, `-artifact_prefix=${findings}/`, ...corpora];
-    return await check(target.program, join(root, 'build/address', target.program), args);
+    const timeoutMs = fuzzSeconds * 1000 + 10 * minutes;
+    return await check(target.program, join(root, 'build/address', target.program), args, { timeoutMs });
   });
   return sum(await concurrently(jobs, runs));
 }
 
 // ---- TypeScript ----
 
-async function vitest(name, projects) {
-  const report = join(logs, `${name}.json`);
+async function vitest(project, show = true) {
+  const report = join(logs, `${project}.json`);
   rmSync(report, { force: true });
-  const args = ['run', ...projects, '--reporter=default', '--reporter=json', `--outputFile.json=${report}`];
+  const name = `${project}-vitest`;
+  const args = ['run', '--project', project];
+  args.push('--reporter=default', '--reporter=json', `--outputFile.json=${report}`);
   const { problem } = await program(name, process.execPath, [join(root, 'node_modules/vitest/vitest.mjs'), ...args], {
-    show: true,
+    show,
     timeoutMs: 40 * minutes,
   });
-  if (!existsSync(report)) return outcome(0, 1, 0, [`${name}: ${problem ?? 'gave no report'}`]);
+  if (!show) console.log(readFileSync(join(logs, `${name}.log`), 'utf8').trimEnd());
+  if (!existsSync(report)) return outcome(0, 1, 0, [`${project}: ${problem ?? 'gave no report'}`]);
   const result = JSON.parse(readFileSync(report, 'utf8'));
   const tests = result.testResults.flatMap((file) => file.assertionResults);
   const failed = tests.filter((test) => test.status === 'failed');
@@ -245,10 +254,13 @@ async function vitest(name, projects) {
       ...failed.map((test) => `vitest: ${test.fullName} failed`),
       ...broken.map((file) => `vitest: ${file.name.slice(root.length + 1)} failed: ${file.message.split('\n')[0]}`),
       ...skipped.map((test) => `vitest: ${test.fullName} skipped: ${test.meta?.note ?? 'marked so in the test'}`),
-      ...(unexplained ? [`${name}: ${problem}`] : []),
+      ...(unexplained ? [`${project}: ${problem}`] : []),
     ],
   );
 }
+
+/** Those with network namespaces run one by one, beside the others; what they print comes when they are through. */
+const endToEnd = async () => sum(await Promise.all([vitest('e2e'), vitest('e2e-hosts', false)]));
 
 const eslint = join(root, 'node_modules/eslint/bin/eslint.js');
 const prettier = join(root, 'node_modules/prettier/bin/prettier.cjs');
@@ -286,7 +298,7 @@ const stages = [
   {
     name: 'unit',
     what: 'TypeScript unit tests, rules of the source tree',
-    run: () => vitest('unit', ['--project', 'unit']),
+    run: () => vitest('unit'),
   },
   { name: 'native', what: 'C++ unit tests', needs: 'native-build', run: () => googleTests('build/native') },
   {
@@ -311,7 +323,7 @@ const stages = [
     name: 'e2e',
     what: 'end to end: processes, clusters, real initiators',
     needs: 'build',
-    run: () => vitest('e2e', ['--project', 'e2e', '--project', 'e2e-hosts']),
+    run: endToEnd,
   },
 ];
 

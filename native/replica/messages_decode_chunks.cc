@@ -28,6 +28,8 @@ store::ChunkVersion chunk_version(pbf_reader reader) {
         reader.skip();
     }
   }
+  if (chunk.layer == 0)
+    chunk.layer = store::kFirstLayer;  // of a replica that knows no layers, whether it says so or not
   return chunk;
 }
 

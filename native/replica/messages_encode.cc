@@ -41,6 +41,16 @@ void put_bytes(Writer& writer, Tag tag, const void* data, std::size_t size) {
   if (size != 0) writer.add_bytes(tag, static_cast<const char*>(data), size);
 }
 
+// A nested message, written by `fill(pbf_writer&)`. A writer that is given no field takes the whole message back when
+// it ends, though one whose fields all hold their defaults is there and counts.
+template <typename Fill>
+void put_message(protozero::pbf_writer& writer, Tag tag, Fill fill) {
+  std::string bytes;  // small
+  protozero::pbf_writer item(bytes);
+  fill(item);
+  writer.add_message(tag, bytes);
+}
+
 // The tag and length of a field whose content follows by other means.
 void put_length_prefix(FixedBuffer& buffer, Tag tag, std::size_t length) {
   protozero::add_varint_to_buffer(&buffer, (std::uint64_t{tag} << 3) | 2);
@@ -78,9 +88,10 @@ constexpr std::size_t kHelloMax = kLengthMax + 2 * kNumberMax;
 
 void add_history(protozero::pbf_writer& writer, Tag tag, const std::vector<store::EpochStart>& history) {
   for (const store::EpochStart& start : history) {
-    protozero::pbf_writer item(writer, tag);
-    put(item, kEpochStart_epoch, start.epoch.value());
-    put(item, kEpochStart_first_seq, start.first.value());
+    put_message(writer, tag, [&](protozero::pbf_writer& item) {
+      put(item, kEpochStart_epoch, start.epoch.value());
+      put(item, kEpochStart_first_seq, start.first.value());
+    });
   }
 }
 
@@ -164,8 +175,7 @@ std::string state_message(const ReplicaState& state) {
   put(writer, kReplicaState_base_seq, info.base.value());
   put(writer, kReplicaState_used_bytes, info.used_bytes);
   if (state.rebuild) {
-    protozero::pbf_writer progress(writer, kReplicaState_rebuild);
-    put_progress(progress, *state.rebuild);
+    put_message(writer, kReplicaState_rebuild, [&](auto& progress) { put_progress(progress, *state.rebuild); });
   }
   return bytes;
 }
@@ -378,12 +388,13 @@ Slice encode(BufferPool& pool, const std::vector<store::ChunkVersion>& chunks) {
   std::string bytes;
   protozero::pbf_writer writer(bytes);
   for (const store::ChunkVersion& chunk : chunks) {
-    protozero::pbf_writer item(writer, kChunkVersions_chunks);
-    put(item, kChunkVersion_chunk, chunk.chunk.value());
-    put(item, kChunkVersion_epoch, chunk.version.epoch.value());
-    put(item, kChunkVersion_seq, chunk.version.seq.value());
-    put(item, kChunkVersion_digest, chunk.digest);
-    put(item, kChunkVersion_layer, chunk.layer);
+    put_message(writer, kChunkVersions_chunks, [&](protozero::pbf_writer& item) {
+      put(item, kChunkVersion_chunk, chunk.chunk.value());
+      put(item, kChunkVersion_epoch, chunk.version.epoch.value());
+      put(item, kChunkVersion_seq, chunk.version.seq.value());
+      put(item, kChunkVersion_digest, chunk.digest);
+      put(item, kChunkVersion_layer, chunk.layer);
+    });
   }
   return to_slice(pool, bytes);
 }
@@ -401,14 +412,15 @@ Slice encode(BufferPool& pool, const SnapshotPage& page) {
   std::string bytes;
   protozero::pbf_writer writer(bytes);
   for (const Snapshot& snapshot : page.snapshots) {
-    protozero::pbf_writer item(writer, kSnapshotPage_snapshots);
-    put(item, kSnapshot_id, snapshot.info.id.value());
-    put(item, kSnapshot_parent_id, snapshot.info.parent.value());
-    put(item, kSnapshot_epoch, snapshot.info.position.epoch.value());
-    put(item, kSnapshot_seq, snapshot.info.position.seq.value());
-    put(item, kSnapshot_size_blocks, snapshot.info.size_blocks);
-    put(item, kSnapshot_used_bytes, snapshot.info.used_bytes);
-    put(item, kSnapshot_layer, snapshot.layer);
+    put_message(writer, kSnapshotPage_snapshots, [&](protozero::pbf_writer& item) {
+      put(item, kSnapshot_id, snapshot.info.id.value());
+      put(item, kSnapshot_parent_id, snapshot.info.parent.value());
+      put(item, kSnapshot_epoch, snapshot.info.position.epoch.value());
+      put(item, kSnapshot_seq, snapshot.info.position.seq.value());
+      put(item, kSnapshot_size_blocks, snapshot.info.size_blocks);
+      put(item, kSnapshot_used_bytes, snapshot.info.used_bytes);
+      put(item, kSnapshot_layer, snapshot.layer);
+    });
   }
   put(writer, kSnapshotPage_revision_epoch, page.revision.epoch.value());
   put(writer, kSnapshotPage_revision_seq, page.revision.seq.value());
@@ -435,10 +447,11 @@ Slice encode(BufferPool& pool, const ScrubProgress& progress) {
   put(writer, kScrubProgress_blocks_checked, progress.blocks_checked);
   put(writer, kScrubProgress_bytes_per_second, progress.bytes_per_second);
   for (const DamagedChunk& damaged : progress.damaged) {
-    protozero::pbf_writer item(writer, kScrubProgress_damaged);
-    put(item, kDamagedChunk_chunk, damaged.chunk.value());
-    put_fixed(item, kDamagedChunk_blocks, damaged.blocks);
-    if (!damaged.message.empty()) item.add_string(kDamagedChunk_message, damaged.message);
+    put_message(writer, kScrubProgress_damaged, [&](protozero::pbf_writer& item) {
+      put(item, kDamagedChunk_chunk, damaged.chunk.value());
+      put_fixed(item, kDamagedChunk_blocks, damaged.blocks);
+      if (!damaged.message.empty()) item.add_string(kDamagedChunk_message, damaged.message);
+    });
   }
   put(writer, kScrubProgress_finished, progress.finished ? 1 : 0);
   return to_slice(pool, bytes);

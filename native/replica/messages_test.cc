@@ -458,7 +458,43 @@ TEST(Messages, RestOfTheRequests) {
   EXPECT_EQ(chunks_out[1].chunk, ChunkIndex(9));
 }
 
+// A nested message without a field is there all the same: protozero takes one back that it was given nothing for.
+TEST(Messages, NestedMessagesWhoseFieldsAreAllDefaultsArrive) {
+  BufferPool pool;
+  ReplicaState state, state_out;
+  state.rebuild.emplace();
+  state.info.history.push_back({});
+  ASSERT_TRUE(decode(encode(pool, state), state_out).ok());
+  EXPECT_TRUE(state_out.rebuild) << "a rebuild that has only begun is one";
+  EXPECT_EQ(state_out.info.history.size(), 1u);
+
+  std::vector<store::ChunkVersion> chunks(2), chunks_out;
+  ASSERT_TRUE(decode(encode(pool, chunks), chunks_out).ok());
+  EXPECT_EQ(chunks_out.size(), 2u);
+
+  SnapshotPage page, page_out;
+  page.snapshots.resize(1);
+  ASSERT_TRUE(decode(encode(pool, page), page_out).ok());
+  EXPECT_EQ(page_out.snapshots.size(), 1u);
+
+  ScrubProgress scrub, scrub_out;
+  scrub.damaged.resize(1);
+  ASSERT_TRUE(decode(encode(pool, scrub), scrub_out).ok());
+  EXPECT_EQ(scrub_out.damaged.size(), 1u);
+}
+
 // ---- what other implementations may send ----
+
+TEST(Messages, AChunkOfAReplicaThatKnowsNoLayersIsInTheFirst) {
+  BufferPool pool;
+  std::vector<store::ChunkVersion> silent, spoken;
+  ASSERT_TRUE(decode(pool.copy_of(as_bytes(std::string("\x0A\x02\x10\x05", 4))), silent).ok());
+  ASSERT_TRUE(decode(pool.copy_of(as_bytes(std::string("\x0A\x04\x10\x05\x28\x00", 6))), spoken).ok());
+  ASSERT_EQ(silent.size(), 1u);
+  ASSERT_EQ(spoken.size(), 1u);
+  EXPECT_EQ(silent[0].layer, store::kFirstLayer);
+  EXPECT_EQ(spoken[0].layer, store::kFirstLayer);
+}
 
 TEST(Messages, DataThatIsNotLastIsCopiedToAlignedMemory) {
   BufferPool pool;

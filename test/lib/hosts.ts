@@ -33,8 +33,9 @@ function canMakeNamespaces(): boolean {
 
 // FUSE connections of file systems that are mounted where these processes are and not here.
 function connectionsOf(pids: readonly number[]): ReadonlySet<string> {
-  const here = connectionsIn('self');
-  return new Set(pids.flatMap((pid) => [...connectionsIn(pid)]).filter((connection) => !here.has(connection)));
+  const theirs = pids.flatMap((pid) => [...connectionsIn(pid)]);
+  const here = connectionsIn('self'); // read last: what is mounted here meanwhile shows there too
+  return new Set(theirs.filter((connection) => !here.has(connection)));
 }
 
 function connectionsIn(process: number | 'self'): ReadonlySet<string> {
