@@ -37,14 +37,23 @@ function destinationArgs(destination: FioDestination): string[] {
 
 /** Writes the whole area once, so that every later read finds data and every later write an allocated block. */
 export async function fill(destination: FioDestination, sizeBytes: number): Promise<void> {
+  await pass('write', destination, sizeBytes);
+}
+
+/** Reads the whole area once. */
+export async function drain(destination: FioDestination, sizeBytes: number): Promise<void> {
+  await pass('read', destination, sizeBytes);
+}
+
+async function pass(rw: 'read' | 'write', destination: FioDestination, sizeBytes: number): Promise<void> {
   await run('fio', [
-    '--name=fill',
+    `--name=${rw}`,
     ...destinationArgs(destination),
-    '--rw=write',
+    `--rw=${rw}`,
     '--bs=1m',
     '--iodepth=8',
     `--size=${String(sizeBytes)}`,
-    '--end_fsync=1',
+    ...(rw === 'write' ? ['--end_fsync=1'] : []),
     '--output-format=json',
   ]);
 }

@@ -1,6 +1,6 @@
 // What healing takes: a full rebuild on an idle machine beside the rate of its disk, what a rebuild takes from the host, what is copied
 // after an outage, and what snapshots cost.
-//   npx tsc -p bench && node build/bench/bench/healing.js [--folder DIR] [--data-mib 4096] [--snapshots 1000] [--only rebuild,outage,snapshots]
+//   npx tsc -p bench && node build/bench/bench/healing.js [--folder DIR] [--data-mib 4096] [--snapshots 1000] [--only rebuild,throttled,outage,snapshots]
 // Three nodes and three replicas on one disk: a rebuild reads from it and writes to it at the same time. Bytes are those that the
 // processes of replicas caused (/proc/PID/io), so what the copy itself needs is in them.
 import { spawn } from 'node:child_process';
@@ -16,18 +16,18 @@ import type { NbdExport } from '../test/lib/initiator.js';
 import { endProcess, run, until } from '../test/lib/process.js';
 import { benchCases } from './cases.js';
 import type { BenchCase } from './cases.js';
-import { fill, measure } from './fio.js';
+import { drain, fill, measure } from './fio.js';
 import type { FioDestination } from './fio.js';
 
 const usage = `Usage: node build/bench/bench/healing.js [--folder DIR] [--data-mib N] [--seconds N] [--snapshots N] [--only PART,PART]
-parts: rebuild, outage, snapshots`;
+parts: rebuild, throttled, outage, snapshots`;
 const { values } = parseArgs({
   options: {
     folder: { type: 'string', default: join(root, 'build/bench-healing') },
     'data-mib': { type: 'string', default: '4096' },
     seconds: { type: 'string', default: '5' },
     snapshots: { type: 'string', default: '1000' },
-    only: { type: 'string', default: 'rebuild,outage,snapshots' },
+    only: { type: 'string', default: 'rebuild,throttled,outage,snapshots' },
   },
 });
 const folder = resolve(values.folder);
@@ -123,29 +123,59 @@ class Subject {
   }
 }
 
-async function rawRates(): Promise<{ readonly read: number; readonly write: number }> {
-  const path = join(folder, 'raw.img');
-  const destination: FioDestination = { kind: 'file', path };
-  await run('fallocate', ['-l', String(dataBytes), path]);
-  await fill(destination, dataBytes);
-  const rate = async (id: string) => (await measure(caseOf(id), destination, dataBytes, seconds)).megabytesPerSecond;
-  const rates = { read: await rate('seq-read-d8'), write: await rate('seq-write-d8') };
-  rmSync(path);
+interface RawRates {
+  readonly read: number;
+  readonly write: number;
+  /** Of as much reading as writing at the same time, as a copy does: MB/s of the copy. */
+  readonly copy: number;
+}
+
+async function rawRates(): Promise<RawRates> {
+  const paths = [join(folder, 'raw-source.img'), join(folder, 'raw-copy.img')] as const;
+  for (const path of paths) {
+    await run('fallocate', ['-l', String(dataBytes), path]);
+    await fill({ kind: 'file', path }, dataBytes);
+  }
+  const [source, copy] = [
+    { kind: 'file', path: paths[0] },
+    { kind: 'file', path: paths[1] },
+  ] as const;
+  const rate = async (id: string, path: FioDestination) =>
+    (await measure(caseOf(id), path, dataBytes, seconds)).megabytesPerSecond;
+  const rates = {
+    read: await rate('seq-read-d8', source),
+    write: await rate('seq-write-d8', source),
+    copy: await copyRate(source, copy),
+  };
+  for (const path of paths) rmSync(path);
   return rates;
+}
+
+/** Reads one file and writes the other, the same number of bytes, both at once. */
+async function copyRate(source: FioDestination, copy: FioDestination): Promise<number> {
+  const began = performance.now();
+  await Promise.all([drain(source, dataBytes), fill(copy, dataBytes)]);
+  return dataBytes / 1e6 / ((performance.now() - began) / 1000);
 }
 
 async function rebuild(subject: Subject): Promise<void> {
   const raw = await rawRates();
-  tell(`raw disk: sequential read ${raw.read.toFixed(0)} MB/s, write ${raw.write.toFixed(0)} MB/s`);
+  tell(
+    `raw disk: sequential read ${raw.read.toFixed(0)} MB/s, write ${raw.write.toFixed(0)} MB/s, both at once ${raw.copy.toFixed(0)} MB/s each`,
+  );
   await subject.dropOne();
   const began = performance.now();
   await subject.cluster.cli('volume', 'set', 'bench', '--replicas', '3');
   await subject.untilInSync();
   const rate = dataBytes / 1e6 / ((performance.now() - began) / 1000);
   tell(
-    `full rebuild of ${dataMib} MiB, idle: ${rate.toFixed(0)} MB/s, ${ratio(rate, raw.read)} of the disk's sequential read, ${ratio(rate, raw.write)} of its write`,
+    `full rebuild of ${dataMib} MiB, idle: ${rate.toFixed(0)} MB/s, ${ratio(rate, raw.read)} of the disk's sequential read, ` +
+      `${ratio(rate, raw.write)} of its write, ${ratio(rate, raw.copy)} of both at once`,
   );
+}
 
+/** What a rebuild takes from random writes of the host. */
+async function throttled(subject: Subject): Promise<void> {
   // In turn, as the machine changes: without and with a rebuild under way.
   const [quiet, busy]: [number[], number[]] = [[], []];
   for (let round = 0; round < 3; round++) {
@@ -240,6 +270,7 @@ const subject = await Subject.start();
 try {
   await fill(subject.destination, dataBytes);
   if (parts.has('rebuild')) await rebuild(subject);
+  if (parts.has('throttled')) await throttled(subject);
   if (parts.has('outage')) await outage(subject);
   if (parts.has('snapshots')) await snapshots(subject);
 } finally {

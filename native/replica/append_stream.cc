@@ -62,8 +62,7 @@ void AppendStream::joined(Status status, Join join) {
   if (ended()) return;
   if (!status.ok()) return end(std::move(status));
   if (peer_finished_) return end(Status());
-  rebuild_ = make_ref<Rebuild>(core().env, core().source_options, replica_ref(), std::move(join),
-                               static_cast<RebuildEvents&>(*this));
+  rebuild_ = make_ref<Rebuild>(core_ref(), replica_ref(), std::move(join), static_cast<RebuildEvents&>(*this));
   rebuild_->start();
 }
 

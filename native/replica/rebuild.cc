@@ -7,10 +7,9 @@
 
 namespace holdfast::replica {
 
-Rebuild::Rebuild(Env& env, const rpc::ChannelOptions& source_options, Ref<ServedReplica> replica, Join join,
-                 RebuildEvents& events)
-    : env_(env),
-      source_options_(source_options),
+Rebuild::Rebuild(Ref<Core> core, Ref<ServedReplica> replica, Join join, RebuildEvents& events)
+    : core_(std::move(core)),
+      env_(core_->env),
       replica_(std::move(replica)),
       join_(std::move(join)),
       events_(events),
@@ -19,9 +18,9 @@ Rebuild::Rebuild(Env& env, const rpc::ChannelOptions& source_options, Ref<Served
       chunks_handler_(*this, &Rebuild::on_chunk, &Rebuild::on_chunks_ended),
       chunks_total_(chunks_of(join_.request.size_blocks)),
       source_last_(join_.request.first.value() - 1),
-      bucket_(join_.bytes_per_second, kChunkSize, env.now()),
-      throttle_(env),
-      ticker_(env) {
+      bucket_(join_.bytes_per_second, kChunkSize, env_.now()),
+      throttle_(env_),
+      ticker_(env_) {
   progress_.chunks_total = chunks_total_;
 }
 
@@ -33,7 +32,7 @@ void Rebuild::start() {
   replica_->progress = progress_;
   Result<Address> address = Address::parse(join_.source_address);
   if (!address.ok()) return fail(std::move(address).error());
-  channel_ = rpc::Channel::create(env_, *address, source_options_);
+  channel_ = rpc::Channel::create(env_, *address, core_->source_options);
   ticked_ = source_heard_ = env_.now();
   ticker_.arm_after(kProgressInterval, [this] { tick(); });
   list_layers();
@@ -42,6 +41,7 @@ void Rebuild::start() {
 void Rebuild::stop() {
   if (std::exchange(stopped_, true)) return;
   replica_->rebuilding = false;
+  core_->rebuild_chunks -= in_flight_;
   throttle_.cancel();
   ticker_.cancel();
   list_call_.reset();
@@ -168,9 +168,14 @@ void Rebuild::on_unknown(Result<std::vector<store::ChunkLayer>> unknown) {
 
 // ---- content ----
 
+bool Rebuild::may_request() const {
+  if (in_flight_ < kWindowMin) return true;
+  return in_flight_ < kWindowMax && core_->rebuild_chunks < kSharedWindow;
+}
+
 void Rebuild::fetch() {
   Ref<Rebuild> keep(this);
-  while (!stopped_ && in_flight_ < kWindow && next_wanted_ < wanted_.size()) {
+  while (!stopped_ && next_wanted_ < wanted_.size() && may_request()) {
     if (throttle_.armed()) return;
     Nanos wait = bucket_.take(kChunkSize, env_.now());
     if (wait > Nanos(0)) {
@@ -186,6 +191,7 @@ void Rebuild::request(std::size_t index) {
   if (unanswered_++ == 0) source_heard_ = env_.now();
   wanted_[index].state = ChunkState::kRequested;
   ++in_flight_;
+  ++core_->rebuild_chunks;
   encode(env_.buffers(),
          ReadChunkRequest{join_.source_replica, first_id_ + index, wanted_[index].place.chunk,
                           Seq(join_.request.first.value() - 1), wanted_[index].place.layer, layers_.revision.seq},
@@ -246,6 +252,7 @@ void Rebuild::on_chunks_ended(Status status) {
 void Rebuild::on_filled(Status status) {
   if (!status.ok()) return fail(std::move(status).error());
   --in_flight_;
+  --core_->rebuild_chunks;
   ++stored_;
   // A chunk may have several layers; the range counts in full when the last is there.
   progress_.chunks_examined = range_first_ + (range_end_ - range_first_) * stored_ / wanted_.size();

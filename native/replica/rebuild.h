@@ -1,12 +1,14 @@
 // Rebuild: the receiving side of a rebuild (docs/consistency.md, "Rebuild", steps 3 and 4), from a joined replica to a
 // complete one. It first gets the source's snapshots and layers (ListSnapshots); then live entries may come. It walks
 // the volume in ranges of chunks: gets the versions from the source (ListChunks), asks the store which chunks are
-// unknown, fetches those (ReadChunks, kWindow at a time, throttled), checks and stores them; at the end it makes the
-// replica complete.
+// unknown, fetches those (ReadChunks, up to kWindowMax at a time, throttled), checks and stores them; at the end it
+// makes the replica complete. The store takes what has arrived in rounds: one half of a full window is written while
+// the other is read from the source.
 //
 // Ends once: on_rebuilt() or on_rebuild_failed(); neither comes after stop(). A source that is lost, wrong or silent
 // for kSourceSilenceMax ends it with an error; the engine then joins again, perhaps with another source. Bounds: one
-// range of versions (kRangeChunks) and kWindow chunks in memory. Thread: the reactor of the Env.
+// range of versions (kRangeChunks) and the window in memory; the windows of all rebuilds of a disk share kSharedWindow.
+// Thread: the reactor of the Env.
 #pragma once
 
 #include <memory>
@@ -34,13 +36,14 @@ class RebuildEvents {
 class Rebuild final : public RefCounted {
  public:
   static constexpr std::uint64_t kRangeChunks = 4'096;  // 1 GiB
-  static constexpr std::size_t kWindow = 32;
+  static constexpr std::size_t kWindowMin = 32;         // chunks; what every rebuild may have in flight
+  static constexpr std::size_t kWindowMax = 256;        // 64 MiB
+  static constexpr std::size_t kSharedWindow = 512;     // of all rebuilds of a disk, beyond their least
   static constexpr Nanos kProgressInterval = 1s;
   static constexpr Nanos kSourceSilenceMax = 30s;
 
   // The store of `replica` has joined as `join` says.
-  Rebuild(Env& env, const rpc::ChannelOptions& source_options, Ref<ServedReplica> replica, Join join,
-          RebuildEvents& events);
+  Rebuild(Ref<Core> core, Ref<ServedReplica> replica, Join join, RebuildEvents& events);
 
   void start();
   // Ends it silently; the store may still finish what it was given.
@@ -82,6 +85,7 @@ class Rebuild final : public RefCounted {
   void on_listed(Status status);
   void on_unknown(Result<std::vector<store::ChunkLayer>> unknown);
   void fetch();
+  bool may_request() const;
   void request(std::size_t index);
   void on_chunk(rpc::Message message);
   void on_chunks_ended(Status status);
@@ -94,8 +98,8 @@ class Rebuild final : public RefCounted {
   void fail(Error error);
   Error source_error(const Error& error) const;
 
+  Ref<Core> core_;
   Env& env_;
-  const rpc::ChannelOptions source_options_;
   Ref<ServedReplica> replica_;
   Join join_;
   RebuildEvents& events_;

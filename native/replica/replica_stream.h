@@ -48,6 +48,7 @@ class ReplicaStream : public RefCounted, public rpc::CallHandler {
   store::ReplicaStore& store() const { return replica_->store(); }
   const Ref<ServedReplica>& replica_ref() const { return replica_; }
   Core& core() const { return *core_; }
+  const Ref<Core>& core_ref() const { return core_; }
   BufferPool& pool() const { return core_->env.buffers(); }
   rpc::ServerCall& call() const { return *call_; }
 

@@ -101,6 +101,7 @@ class Core : public RefCounted {
   store::DiskStore& disk;
   const rpc::ChannelOptions source_options;
   std::list<ReplicaStream*> streams;  // every open one, bound to a replica or not
+  std::size_t rebuild_chunks = 0;     // that rebuilds into this disk have requested and not stored yet
 
  private:
   std::map<ReplicaId, Ref<ServedReplica>> replicas_;
