@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { isHoldfastError } from '../errors/holdfast-error.js';
 import { loadAddon } from './native.js';
 import type { ReplicaHandle, ReplicaOptions } from './native.js';
@@ -13,10 +13,10 @@ import { ReplicaProcess } from './replica-process.js';
 const journalBytes = 64n << 20n;
 let folder: string;
 
-beforeAll(() => {
+beforeEach(() => {
   folder = mkdtempSync(join(tmpdir(), 'holdfast-addon-'));
 });
-afterAll(() => {
+afterEach(() => {
   rmSync(folder, { recursive: true, force: true });
 });
 
@@ -172,7 +172,7 @@ describe('an environment that ends without close()', () => {
     ['process.exit()', 'process.exit(3)', 3],
     ['an uncaught error', 'setImmediate(() => { throw new Error("on purpose") })', 1],
   ])('%s ends the process cleanly', (_name, then, status) => {
-    const child = spawnSync(process.execPath, ['-e', openingCode(freshDirectory(), then)], { timeout: 20_000 });
+    const child = spawnSync(process.execPath, ['-e', openingCode(freshDirectory(), then)], { timeout: 60_000 });
     expect({ status: child.status, signal: child.signal }).toEqual({ status, signal: null });
   });
 

@@ -16,7 +16,7 @@ export type ChoreTimes = {
 export function startChores(
   context: ManagerContext,
   kick: () => void,
-  scrubber: { readonly startDue: () => Promise<void> },
+  scrubber: { readonly startDue: () => Promise<'waits' | 'done'> },
   files: { readonly endStale: () => Promise<void> },
   times: ChoreTimes,
 ): () => Promise<void> {
@@ -47,8 +47,7 @@ export function startChores(
       trashLookAt = now + Math.min(5_000, Math.max(times.everyMs, (dueAt ?? Infinity) - Date.now()));
     }
     if (now >= scrubLookAt) {
-      scrubLookAt = now + times.balanceEveryMs;
-      await scrubber.startDue();
+      scrubLookAt = now + ((await scrubber.startDue()) === 'waits' ? times.everyMs : times.balanceEveryMs);
       await files.endStale();
     }
     if (now >= balanceAt) {

@@ -304,8 +304,8 @@ describe('the trash', () => {
     await manager.api.changeSettings({ trashSeconds: 1 });
     await create();
     await manager.api.deleteVolume('db', false);
-    await expect.poll(async () => (await manager.api.listTrash()).length, { timeout: 20_000 }).toBe(1);
-    await expect.poll(replicasEverywhere, { timeout: 20_000 }).toBe(3);
+    await expect.poll(async () => (await manager.api.listTrash()).length).toBe(1);
+    await expect.poll(replicasEverywhere).toBe(3);
   });
 });
 

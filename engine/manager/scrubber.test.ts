@@ -101,7 +101,10 @@ describe('a scrub', () => {
     replica.scrubsToBreak = 3;
     await cluster.manager.api.scrubVolume('db', 0);
     await expect.poll(() => replica.scrubs.length, patience).toBeGreaterThan(0);
-    await cluster.restartManager();
+    await cluster.restartManager(async () => {
+      // It looks for what is to be done before it knows that any copy runs.
+      await expect.poll(() => cluster.reads('/scrubs/'), patience).toBeGreaterThan(2);
+    });
     replica.scrubsToBreak = 0;
     const state = async () => (await cluster.manager.api.getVolume('db')).scrub;
     await expect.poll(async () => (await state())?.verifiedAt ?? null, patience).not.toBeNull();

@@ -21,6 +21,8 @@ const chunkBytes = 262_144;
 const chunksPerComparison = 16_384;
 /** Of one call, when connections are lost. */
 const attemptsMax = 4;
+/** After a start of the manager, for the agents to say that the copies run, before a scrub that was under way begins again. */
+const returnPatienceMs = 60_000;
 
 export type ScrubProgressView = { readonly chunksTotal: number; readonly chunksChecked: number };
 
@@ -75,8 +77,8 @@ export class Scrubber {
     return { chunksTotal: running.chunksTotal, chunksChecked: checked };
   }
 
-  /** What was asked for and did not end, and, one at a time, what is due by schedule. */
-  async startDue(): Promise<void> {
+  /** What was asked for and did not end, and, one at a time, what is due by schedule. "waits": to be asked again soon. */
+  async startDue(): Promise<'waits' | 'done'> {
     const { repository, observed, now } = this.#context;
     const [volumes, scrubs, settings] = await Promise.all([
       repository.listVolumes(),
@@ -84,17 +86,26 @@ export class Scrubber {
       repository.settings(),
     ]);
     const records = new Map(scrubs.map((scrub) => [scrub.volume, scrub]));
-    for (const { id, phase } of volumes) {
-      if (phase === 'ready' && (records.get(id)?.requestedAt ?? null) !== null) this.#start(id);
+    // Until agents have reported, every copy looks as if it were gone.
+    const patient = observed.now() - observed.startedAt < returnPatienceMs;
+    let waits = false;
+    const allUp = (volume: VolumeRecord) => goodCopies(volume).every((copy) => isUp(observed.nodes, copy));
+    for (const volume of volumes) {
+      const requested = (records.get(volume.id)?.requestedAt ?? null) !== null;
+      if (volume.phase !== 'ready' || !requested) continue;
+      if (patient && !allUp(volume)) waits = true;
+      else this.#start(volume.id);
     }
-    if (settings.scrubIntervalSeconds === 0 || this.#running.size > 0) return;
+    if (waits) return 'waits';
+    if (settings.scrubIntervalSeconds === 0 || this.#running.size > 0) return 'done';
     const latest = now().getTime() - settings.scrubIntervalSeconds * 1_000;
     const due = volumes
-      .filter((volume) => volume.phase === 'ready' && goodCopies(volume).every((copy) => isUp(observed.nodes, copy)))
+      .filter((volume) => volume.phase === 'ready' && allUp(volume))
       .map((volume) => ({ volume, at: Date.parse(records.get(volume.id)?.verifiedAt ?? volume.createdAt) }))
       .filter(({ at }) => at < latest)
       .sort((a, b) => a.at - b.at)[0];
     if (due !== undefined) await this.request(due.volume.name, null);
+    return 'done';
   }
 
   async stop(): Promise<void> {

@@ -67,13 +67,11 @@ describe.skipIf(!hasEtcd)('on etcd', () => {
     await expect(store.transact([], [put('/a', '2')])).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' });
     cluster.startMember(1);
     await expect
-      .poll(
-        () =>
-          store.get('/a').then(
-            (entry) => entry?.value,
-            () => null,
-          ),
-        { timeout: 10_000 },
+      .poll(() =>
+        store.get('/a').then(
+          (entry) => entry?.value,
+          () => null,
+        ),
       )
       .not.toBeNull();
   });

@@ -2,8 +2,10 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { isHoldfastError } from '../../errors/holdfast-error.js';
 import { silentLogger } from '../../log/logger.js';
 import { openLmdbMetastore } from '../../metastore/lmdb-metastore.js';
+import type { Metastore } from '../../metastore/metastore.js';
 import { createGrpcDataPlane } from '../grpc-data-plane.js';
 import { idToBigint } from '../ids.js';
 import { changeInSyncSet } from '../membership.js';
@@ -18,27 +20,37 @@ export class FakeCluster {
   readonly nodes: readonly FakeNode[];
   manager: Manager;
   readonly #folder: string;
+  readonly #reads: Map<string, number>;
 
-  private constructor(folder: string, nodes: readonly FakeNode[], manager: Manager) {
+  private constructor(folder: string, nodes: readonly FakeNode[], manager: Manager, reads: Map<string, number>) {
     this.#folder = folder;
     this.nodes = nodes;
     this.manager = manager;
+    this.#reads = reads;
   }
 
   static async start(count = 3): Promise<FakeCluster> {
     const folder = mkdtempSync(join(tmpdir(), 'holdfast-manager-'));
     const nodes = Array.from({ length: count }, (_, index) => new FakeNode(index + 1));
     await Promise.all(nodes.map((node) => node.start()));
-    const manager = await startManagerIn(folder, '127.0.0.1:0');
+    const reads = new Map<string, number>();
+    const manager = await startManagerIn(folder, '127.0.0.1:0', reads);
     await Promise.all(nodes.map((node) => node.connect(manager.address)));
-    return new FakeCluster(folder, nodes, manager);
+    return new FakeCluster(folder, nodes, manager, reads);
   }
 
-  /** Another manager takes over: what only the former one knew is gone. */
-  async restartManager(): Promise<void> {
+  /** How often this manager has read all records below `prefix`. */
+  reads(prefix: string): number {
+    return this.#reads.get(prefix) ?? 0;
+  }
+
+  /** Another manager takes over: what only the former one knew is gone. `alone`: before any agent has found it. */
+  async restartManager(alone: () => Promise<void> = () => Promise.resolve()): Promise<void> {
     const { address } = this.manager;
     await this.manager.close();
-    this.manager = await startManagerIn(this.#folder, address);
+    this.#reads.clear();
+    this.manager = await startManagerIn(this.#folder, address, this.#reads);
+    await alone();
     await Promise.all(this.nodes.map((node) => node.connect(this.manager.address)));
     await this.manager.settle();
   }
@@ -65,14 +77,19 @@ export class FakeCluster {
 
   /** As the engine of the volume asks for it. */
   async setInSync(name: string, inSync: readonly string[]): Promise<void> {
-    const { id, epoch } = await this.record(name);
-    await changeInSyncSet(new Repository(this.manager.store), {
-      volumeId: id,
-      epoch,
-      inSync,
-      reason: 'test',
-      sequence: 0,
-    });
+    const repository = new Repository(this.manager.store);
+    for (let changed = false; !changed;) {
+      const { id, epoch } = await this.record(name);
+      const change = { volumeId: id, epoch, inSync, reason: 'test', sequence: 0 };
+      // The volume may just be given to another engine.
+      changed = await changeInSyncSet(repository, change).then(
+        () => true,
+        (error: unknown) => {
+          if (isHoldfastError(error, 'EPOCH_SUPERSEDED')) return false;
+          throw error;
+        },
+      );
+    }
     this.manager.kick();
     await this.manager.settle();
   }
@@ -101,9 +118,14 @@ export function replicaOn({ replicas }: VolumeView, node: string): string {
   return found.id;
 }
 
-async function startManagerIn(folder: string, listen: string): Promise<Manager> {
+async function startManagerIn(folder: string, listen: string, reads: Map<string, number>): Promise<Manager> {
+  const store = await openLmdbMetastore(join(folder, 'metastore'));
+  const range: Metastore['range'] = (prefix) => {
+    reads.set(prefix, (reads.get(prefix) ?? 0) + 1);
+    return store.range(prefix);
+  };
   return await startManager({
-    store: await openLmdbMetastore(join(folder, 'metastore')),
+    store: { ...store, range },
     dataPlane: createGrpcDataPlane(),
     logger: silentLogger,
     listen,
