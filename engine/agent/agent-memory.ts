@@ -43,6 +43,12 @@ export class AgentMemory {
     this.#store({ ...this.#memory, diskIds: { ...this.#memory.diskIds, [disk]: id } });
   }
 
+  /** What comes to its place later is another disk. */
+  forgetDisk(disk: string): void {
+    const { [disk]: _, ...diskIds } = this.#memory.diskIds;
+    this.#store({ ...this.#memory, diskIds });
+  }
+
   get orderedDisks(): readonly DiskConfig[] {
     return this.#memory.orderedDisks;
   }

@@ -125,6 +125,7 @@ export async function runAgent(options: AgentOptions, signal: AbortSignal): Prom
     await supervised.running;
     const process = options.host.find(disk.runDir);
     if (process !== null) await options.host.stop(process);
+    memory.forgetDisk(disk.name);
     logger.info('a disk was taken out', { disk: disk.name });
   };
   // What the manager wants, all of it; what it says nothing of stays.

@@ -1,10 +1,11 @@
 // Takes in what agents report: nodes and disks become records (so that they are known while their agent is away), the rest is
 // observed state.
 import { errorFields } from '../log/logger.js';
-import type { Logger } from '../log/logger.js';
 import type { DiskOrder } from '../generated/holdfast/v1/manager.js';
 import type { AgentSink } from './grpc-services.js';
-import type { AgentReport, Observed, ObservedProcess } from './observed.js';
+import type { ManagerContext } from './context.js';
+import { disksLock, withhold } from './disk-moves.js';
+import type { AgentReport, ObservedProcess } from './observed.js';
 import { recordVersion } from './records.js';
 import type { DiskRecord, NodeRecord } from './records.js';
 import type { Repository } from './repository.js';
@@ -44,18 +45,12 @@ async function ordersFor(repository: Repository, node: string): Promise<readonly
 }
 
 export function createAgentSink(
-  repository: Repository,
-  observed: Observed,
+  { repository, observed, logger, locks }: Pick<ManagerContext, 'repository' | 'observed' | 'logger' | 'locks'>,
   diskChanges: DiskChanges,
-  logger: Logger,
 ): AgentSink {
   return {
     report: async (connection, report, orderShares) => {
-      const processes = await Promise.all(
-        report.processes.map(async (process) =>
-          process.role === 'replica' ? await recordDisk(repository, report.node, process) : process,
-        ),
-      );
+      const processes = await locks.run(disksLock, () => recordDisks(repository, report));
       await forgetRemoved(repository, report);
       await recordNode(repository, report).catch((error: unknown) => {
         logger.error('cannot record a node', { node: report.node, ...errorFields(error) });
@@ -109,11 +104,31 @@ async function recordNode(repository: Repository, report: AgentReport): Promise<
   });
 }
 
-// Another disk at the place of a known one must not be used: its replicas are not those of the records.
-async function recordDisk(repository: Repository, node: string, process: ObservedProcess): Promise<ObservedProcess> {
+async function recordDisks(
+  repository: Repository,
+  { node, processes }: AgentReport,
+): Promise<readonly ObservedProcess[]> {
+  const recorded: ObservedProcess[] = [];
+  for (const process of processes) {
+    // Read again: of two disks with one identity in one report, the second is withheld.
+    const disks = process.role === 'replica' ? await repository.listDisks() : [];
+    recorded.push(process.role === 'replica' ? await recordDisk(repository, disks, node, process) : process);
+  }
+  return recorded;
+}
+
+// Another disk at the place of a known one must not be used: its replicas are not those of the records. Nor must one that counts
+// as being in another place.
+async function recordDisk(
+  repository: Repository,
+  disks: readonly DiskRecord[],
+  node: string,
+  process: ObservedProcess,
+): Promise<ObservedProcess> {
   const name = process.disk ?? '';
-  const former = (await repository.listDisks()).find((disk) => disk.node === node && disk.name === name);
+  const former = disks.find((disk) => disk.node === node && disk.name === name) ?? null;
   const known = former?.diskId ?? null;
+  const holder = known === null && process.diskId !== null ? holderOf(disks, process.diskId) : null;
   if (known !== null && process.diskId !== null && known !== process.diskId) {
     const message = `${process.directory ?? 'its folder'} holds disk ${process.diskId}, but ${name} of ${node} is disk ${known}: put the right disk in its place`;
     return { ...process, state: 'failed', failure: { code: 'WRONG_DISK', message } };
@@ -124,9 +139,9 @@ async function recordDisk(repository: Repository, node: string, process: Observe
       version: recordVersion,
       node,
       name,
-      diskId: process.diskId ?? known,
+      diskId: holder === null ? (process.diskId ?? known) : null,
       directory: process.directory ?? present?.directory ?? '',
-      address: process.address ?? present?.address ?? null,
+      address: (holder === null ? process.address : null) ?? present?.address ?? null,
       class: present?.class ?? process.diskClass,
     };
     const unchanged =
@@ -136,5 +151,9 @@ async function recordDisk(repository: Repository, node: string, process: Observe
       present.address === record.address;
     return unchanged ? null : record;
   });
-  return process;
+  return holder === null ? process : withhold(process, former, holder);
+}
+
+function holderOf(disks: readonly DiskRecord[], diskId: string): DiskRecord | null {
+  return disks.find((disk) => disk.diskId === diskId) ?? null;
 }

@@ -26,6 +26,8 @@ export type ManagerContext = {
   readonly restarting: () => boolean;
   /** Resolves once the agents had their chance to report after a start of the manager. */
   readonly ready: Promise<void>;
+  /** Records of disks have changed: agents have to hear of it. */
+  readonly disksChanged: () => void;
   /** Desired state has changed: let the reconciler look. */
   readonly kick: () => void;
   /** How long an operation waits for a process that is being started, ms. */

@@ -82,6 +82,7 @@ function describeAction(action: Action): { readonly object: string; readonly mes
     case 'configure':
     case 'set-redirects':
     case 'order-shares':
+    case 'move-disk': // disk-moves.ts says what came of it
       return null;
   }
 }
@@ -100,5 +101,6 @@ export function failingActions(
 function whatOf(action: Action): string {
   if ('volumeId' in action) return `${action.kind} volume ${action.volumeId}`;
   if (action.kind === 'delete-replica') return `delete-replica ${action.replica.id} of ${action.replica.volume}`;
+  if (action.kind === 'move-disk') return `move-disk to ${action.to.disk} of ${action.to.node}`;
   return `${action.kind} of ${action.node}`;
 }

@@ -96,6 +96,7 @@ export async function startManager(options: ManagerOptions): Promise<Manager> {
   const events = new EventLog(() => new Date());
   const eventKeeper = await keepEvents(events, repository, logger);
   const startedMs = performance.now();
+  const diskChanges = new DiskChanges();
   const context: ManagerContext = {
     cluster,
     repository,
@@ -112,9 +113,11 @@ export async function startManager(options: ManagerOptions): Promise<Manager> {
     kick: () => {
       runner.kick();
     },
+    disksChanged: () => {
+      diskChanges.announce();
+    },
     ready: agentsReported(repository, observed, options.settleMs ?? 3_000),
   };
-  const diskChanges = new DiskChanges();
   const statistics = new Statistics();
   const runner: Runner = new Runner({
     plan: async () =>
@@ -158,7 +161,7 @@ export async function startManager(options: ManagerOptions): Promise<Manager> {
   const { listen } = options;
   const door = typeof listen === 'string' ? await openFrontDoor(listen, options.identity ?? null, logger) : listen;
   const grpc = new Server(serverOptions);
-  const agents = createAgentSink(repository, observed, diskChanges, logger);
+  const agents = createAgentSink(context, diskChanges);
   const entrance: Entrance = { access, audit, connection: (peer) => door.connection(peer) };
   addServices(grpc, api, context, agents, kick, entrance, logger);
   door.receive({

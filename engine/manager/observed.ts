@@ -27,6 +27,8 @@ export type ObservedProcess = {
   readonly diskClass: DiskClass | null;
   /** What the drive says; absent or null: nothing is known. */
   readonly smart?: SmartHealth | null;
+  /** What was reported, and is not to be used: the disk counts as being elsewhere (disk-moves.ts). */
+  readonly withheld?: ObservedProcess;
 };
 
 export type AgentReport = {
@@ -158,6 +160,22 @@ export class Observed {
     const instance = runningTarget(next)?.instanceId ?? null;
     const sameInstance = instance !== null && instance === next.servedBy;
     this.#set(sameInstance ? next : { ...next, served: null, servedBy: null, redirectsKey: null });
+  }
+
+  /** What was withheld of this disk may be used. */
+  reinstate(node: string, disk: string, diskId: string): void {
+    const { withheld } = replicaProcess(this.#nodes.get(node), disk) ?? {};
+    if (withheld?.diskId === diskId) this.replaceProcess(node, withheld);
+  }
+
+  /** That of the same role and disk. */
+  replaceProcess(node: string, process: ObservedProcess): void {
+    this.#edit(node, (former) => {
+      const processes = former.processes.map((each) =>
+        each.role === process.role && each.disk === process.disk ? process : each,
+      );
+      return { ...former, processes, disksAwaySince: awaySince(former, processes, this.now()) };
+    });
   }
 
   disconnected(connection: symbol, node: string): void {

@@ -27,14 +27,18 @@ export function outlooks(
   for (const [name, node] of nodes) {
     if (node.agentAwaySince !== null || node.disksAwaySince.size > 0) suspects.add(name);
   }
+  const ofPlace = (volume: VolumeRecord, { id, node, disk }: ReplicaRecord): Outlook => {
+    if (!suspects.has(node)) return 'good';
+    if (draining.has(node) || leavingDisks.has(`${node}/${disk}`)) return 'leaving';
+    if (longAway(nodes.get(node)?.disksAwaySince.get(disk), replaceAfterMs)) return 'lost';
+    // An agent that is away says nothing of what it supervised; an engine that dropped the replica does.
+    const dropped = volume.attachment === null || !volume.inSync.includes(id);
+    return dropped && agentAway(node, replaceAfterMs) ? 'lost' : 'good';
+  };
   return {
-    ofReplica: (volume, { id, node, disk }) => {
-      if (!suspects.has(node)) return 'good';
-      if (draining.has(node) || leavingDisks.has(`${node}/${disk}`)) return 'leaving';
-      if (longAway(nodes.get(node)?.disksAwaySince.get(disk), replaceAfterMs)) return 'lost';
-      // An agent that is away says nothing of what it supervised; an engine that dropped the replica does.
-      const dropped = volume.attachment === null || !volume.inSync.includes(id);
-      return dropped && agentAway(node, replaceAfterMs) ? 'lost' : 'good';
+    ofReplica: (volume, replica) => {
+      const outlook = ofPlace(volume, replica);
+      return outlook === 'good' && isSecondOfNode(volume, replica, ofPlace) ? 'leaving' : outlook;
     },
     ofAttachment: (node) => {
       if (!suspects.has(node)) return 'good';
@@ -43,6 +47,24 @@ export function outlooks(
       return failoverSeconds > 0 && agentAway(node, failoverSeconds * 1_000) ? 'lost' : 'good';
     },
   };
+}
+
+// After a disk was put into another node it may have two replicas of a volume. The better one stays, else the first.
+function isSecondOfNode(
+  volume: VolumeRecord,
+  replica: ReplicaRecord,
+  ofPlace: (volume: VolumeRecord, replica: ReplicaRecord) => Outlook,
+): boolean {
+  const { replicas, inSync, retiring, setAside } = volume;
+  const place = replicas.indexOf(replica);
+  for (let index = 0; index < replicas.length; index++) {
+    const other = replicas[index];
+    if (other === undefined || index === place || other.node !== replica.node) continue;
+    if (retiring.includes(other.id) || setAside.includes(other.id) || ofPlace(volume, other) !== 'good') continue;
+    const better = Number(inSync.includes(other.id)) - Number(inSync.includes(replica.id));
+    if (better > 0 || (better === 0 && index < place)) return true;
+  }
+  return false;
 }
 
 export type AttachmentMove = {

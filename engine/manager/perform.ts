@@ -4,6 +4,7 @@ import type { ManagerContext } from './context.js';
 import { configurationKey } from './data-plane.js';
 import { beginMaintenance, endMaintenance, ensureAttached, stopEngine } from './attachment.js';
 import { restartCopy } from './clone-operations.js';
+import { moveDisk } from './disk-moves.js';
 import { engineNode } from './maintenance.js';
 import { runningTarget } from './observed.js';
 import type { Action, Desired } from './reconcile.js';
@@ -85,6 +86,9 @@ export async function perform(context: ManagerContext, action: Action): Promise<
     case 'restart-copy':
       await context.ready;
       await restartCopy(context, action.volumeId);
+      return;
+    case 'move-disk':
+      await moveDisk(context, action);
       return;
     case 'begin-maintenance':
       await context.ready;

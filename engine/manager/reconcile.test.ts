@@ -241,6 +241,7 @@ describe('convergence', () => {
         edit(action.node, () => ({ redirectsKey: action.key }));
         return;
       case 'restart-copy':
+      case 'move-disk':
       case 'order-shares':
       case 'delete-replica':
       case 'add-replica':

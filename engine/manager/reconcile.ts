@@ -3,6 +3,8 @@
 import { iqnPrefix } from '../config/volume-input.js';
 import { configurationKey, redirectsKey } from './data-plane.js';
 import type { EngineSettings, Endpoint, Redirect } from './data-plane.js';
+import { planDiskMoves } from './disk-moves.js';
+import type { DiskMove } from './disk-moves.js';
 import type { ShareOrder } from '../nfs/share-types.js';
 import { activeReplicas, engineNode, planMaintenance, rebuildsOnHold } from './maintenance.js';
 import type { MaintenanceAction } from './maintenance.js';
@@ -77,6 +79,8 @@ export type Action =
   | { readonly kind: 'abandon-creation'; readonly volumeId: string }
   /** Begin a full clone again that a crash interrupted. */
   | { readonly kind: 'restart-copy'; readonly volumeId: string }
+  /** Take a disk into use where it has shown up. */
+  | DiskMove
   | MaintenanceAction;
 
 export type Nodes = ReadonlyMap<string, ObservedNode>;
@@ -99,6 +103,7 @@ export function reconcile(desired: Desired, nodes: Nodes, moment: Moment): reado
       if (move !== null) actions.push(move);
     }
   }
+  actions.push(...planDiskMoves(desired.disks, nodes));
   actions.push(...planMaintenance(desired.volumes, nodes));
   const onHold = rebuildsOnHold(desired.volumes, desired.settings.rebuildsPerDisk);
   const around: Around = { nodes, addresses, onHold, settings: desired.settings };
@@ -129,6 +134,8 @@ export function actionKey(action: Action): string {
       return `${action.kind} ${action.volumeId} ${action.node} ${action.instanceId}`;
     case 'remove-replica':
       return `${action.kind} ${action.volumeId} ${action.replicaId}`;
+    case 'move-disk':
+      return `${action.kind} ${action.diskId} ${action.to.node} ${action.to.disk}`;
     case 'order-shares':
       return `${action.kind} ${action.node} ${action.agentPid}`;
     case 'delete-replica':

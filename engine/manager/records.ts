@@ -80,6 +80,10 @@ export const diskSchema = z.object({
   evicting: z.boolean(),
   /** How its agent is to run it, for a disk that was added at run time; null: the agent's own configuration says. */
   order: diskOrderSchema.nullable(),
+  /** It was put here, and what the records have of its replicas still names that place. Absent: nothing is left of a move. */
+  movedFrom: z.object({ node: z.string(), disk: z.string() }).optional(),
+  /** The disk of this id showed up here while it was served elsewhere: a copy, never to be used. */
+  copyOf: id128.optional(),
 });
 export type DiskRecord = z.infer<typeof diskSchema>;
 

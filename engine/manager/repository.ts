@@ -1,5 +1,7 @@
 // Typed access to the records of the metadata store: reading with validation, and changing by compare-and-swap.
+import { isDeepStrictEqual } from 'node:util';
 import { HoldfastError } from '../errors/holdfast-error.js';
+import type { Place } from '../placement/place-replicas.js';
 import type { Change, Compare, Metastore } from '../metastore/metastore.js';
 import {
   clusterSchema,
@@ -48,6 +50,9 @@ export const putRecord = (key: string, record: unknown): Change => ({
 });
 export const deleteKey = (key: string): Change => ({ kind: 'delete', key });
 const absent = (key: string): Compare => ({ key, modRevision: 0 });
+
+const diskConflict = ({ node, name }: DiskRecord) =>
+  new HoldfastError('CONFLICT', `${name} of ${node} was changed by someone else meanwhile: try again`);
 
 export class Repository {
   readonly #store: Metastore;
@@ -100,6 +105,62 @@ export class Repository {
 
   async removeDisk(node: string, name: string): Promise<void> {
     await this.#store.transact([], [deleteKey(keys.disk(node, name))]);
+  }
+
+  /**
+   * From now on the disk is at `target`, and not where `holder` had it; `movedFrom` stays until nothing names that place. CONFLICT when
+   * either record has changed since it was read.
+   */
+  async claimDisk(
+    target: DiskRecord,
+    holder: DiskRecord | null,
+    diskId: string,
+    { address, diskClass }: { readonly address: string | null; readonly diskClass: DiskRecord['class'] },
+  ): Promise<void> {
+    const compares: Compare[] = [];
+    const changes: Change[] = [];
+    const { copyOf: _, ...rest } = target;
+    const change = async (before: DiskRecord, after: DiskRecord) => {
+      const key = keys.disk(before.node, before.name);
+      const found = await this.#get(key, diskSchema);
+      if (found === null || !isDeepStrictEqual(found.record, before)) throw diskConflict(before);
+      compares.push({ key, modRevision: found.modRevision });
+      changes.push(putRecord(key, after));
+    };
+    if (holder === null) {
+      await change(target, { ...rest, diskId, address });
+    } else {
+      const { tags, cordoned, evicting } = holder;
+      const movedFrom = { node: holder.node, disk: holder.name };
+      const diskClassNow = diskClass ?? holder.class;
+      await change(target, { ...rest, tags, cordoned, evicting, class: diskClassNow, diskId, address, movedFrom });
+      const order = holder.order === null ? null : { ...holder.order, removed: true };
+      await change(holder, { ...holder, diskId: null, address: null, cordoned: true, order });
+    }
+    if (!(await this.#store.transact(compares, changes)).succeeded) throw diskConflict(target);
+  }
+
+  /** Nothing names the former place any more. Its record goes, unless its agent has to be told first. */
+  async finishDiskMove(from: Place, to: Place): Promise<void> {
+    const former = await this.#get(keys.disk(from.node, from.disk), diskSchema);
+    if (former !== null && former.record.order === null && former.record.diskId === null) {
+      await this.removeDisk(from.node, from.disk);
+    }
+    await this.updateDisk(to.node, to.disk, (latest) => {
+      if (latest === null) return null;
+      const { movedFrom: _, ...rest } = latest;
+      return rest;
+    });
+  }
+
+  async updateTrashed(id: string, edit: (former: TrashRecord) => TrashRecord): Promise<void> {
+    await this.#update(keys.trashed(id), trashSchema, (former) => (former === null ? null : edit(former)));
+  }
+
+  async updateDoomedReplica(id: string, edit: (former: DoomedReplicaRecord) => DoomedReplicaRecord): Promise<void> {
+    await this.#update(keys.doomedReplica(id), doomedReplicaSchema, (former) =>
+      former === null ? null : edit(former),
+    );
   }
 
   listPolicies(): Promise<PolicyRecord[]> {

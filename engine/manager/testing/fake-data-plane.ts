@@ -5,7 +5,13 @@ import type { ClientDuplexStream, handleUnaryCall } from '@grpc/grpc-js';
 import { toGrpcStatus } from '../../errors/grpc-errors.js';
 import { HoldfastError } from '../../errors/holdfast-error.js';
 import { AgentRegistryClient } from '../../generated/holdfast/v1/manager.js';
-import type { AgentReport, ManagerOrder, ProcessReport, SmartHealth } from '../../generated/holdfast/v1/manager.js';
+import type {
+  AgentReport,
+  DiskOrder,
+  ManagerOrder,
+  ProcessReport,
+  SmartHealth,
+} from '../../generated/holdfast/v1/manager.js';
 import { Disk, ReplicaService, Snapshot } from '../../generated/holdfast/v1/replica.js';
 import type {
   ChunkVersion,
@@ -16,6 +22,7 @@ import type {
 import { AttachedVolume, TargetService } from '../../generated/holdfast/v1/target.js';
 import type {
   AttachVolumeRequest,
+  ConfigureVolumeRequest,
   ReadSnapshotFilesRequest,
   RepairBlocksRequest,
   Redirect,
@@ -45,6 +52,7 @@ export class FakeTarget {
   readonly attached = new Map<bigint, AttachVolumeRequest>();
   readonly sizes = new Map<bigint, bigint>();
   readonly devices = new Map<bigint, string>();
+  readonly configured: ConfigureVolumeRequest[] = [];
   readonly states = new Map<bigint, string>();
   readonly lostData = new Set<bigint>();
   readonly writesPaused = new Set<bigint>();
@@ -99,7 +107,10 @@ export class FakeTarget {
         if (epoch === 0n || (this.attached.get(volumeId)?.epoch ?? 0n) <= epoch) this.attached.delete(volumeId);
         return {};
       }),
-      configure: unary(() => ({})),
+      configure: unary((request) => {
+        this.configured.push(request);
+        return {};
+      }),
       resize: unary(({ volumeId, sizeBytes }) => {
         this.sizes.set(volumeId, sizeBytes);
         return {};
@@ -269,14 +280,22 @@ export class FakeReplicaProcess {
   }
 }
 
+export type FakeDisk = { readonly replica: FakeReplicaProcess; runs: boolean; failure: string };
+
 export class FakeNode {
   readonly name: string;
   readonly target = new FakeTarget();
   readonly replica: FakeReplicaProcess;
   readonly portal: string;
   replicaRuns = true;
+  /** Why it does not run; empty: it is being started. */
+  replicaFailure = '';
   targetRuns = true;
   smart: SmartHealth | undefined;
+  /** Disks besides disk1. */
+  readonly extra = new Map<string, FakeDisk>();
+  /** What the manager last said of disks that are to be run. */
+  orders: readonly DiskOrder[] = [];
   #client: AgentRegistryClient | null = null;
   #stream: ClientDuplexStream<AgentReport, ManagerOrder> | null = null;
 
@@ -296,6 +315,9 @@ export class FakeNode {
     this.#client = new AgentRegistryClient(manager, credentials.createInsecure());
     this.#stream = this.#client.connect();
     this.#stream.on('error', () => undefined);
+    this.#stream.on('data', ({ disks }: ManagerOrder) => {
+      if (disks !== undefined) this.orders = disks.disks;
+    });
     await this.report();
   }
 
@@ -310,15 +332,17 @@ export class FakeNode {
     if (stream === null) return;
     const taken = new Promise((resolve, reject) => {
       // Orders are no answer.
-      const answered = ({ accepted }: ManagerOrder) => {
-        if (accepted === 0n) return;
+      const answered = ({ accepted, disks }: ManagerOrder) => {
+        if (accepted === 0n || disks !== undefined) return;
         stream.off('data', answered);
         resolve(undefined);
       };
       stream.on('data', answered);
       stream.once('error', reject);
     });
-    stream.write({ node: this.name, pid: 1, processes: [this.#targetReport(), this.#replicaReport()], shares: [] });
+    const disks = [...this.extra].map(([name, disk]) => this.#diskReport(name, disk));
+    const processes = [this.#targetReport(), this.#replicaReport(), ...disks];
+    stream.write({ node: this.name, pid: 1, processes, shares: [] });
     await taken;
   }
 
@@ -326,6 +350,7 @@ export class FakeNode {
     this.disconnect();
     this.target.kill();
     this.replica.kill();
+    for (const { replica } of this.extra.values()) replica.kill();
   }
 
   #targetReport(): ProcessReport {
@@ -341,16 +366,22 @@ export class FakeNode {
   }
 
   #replicaReport(): ProcessReport {
+    const disk = { replica: this.replica, runs: this.replicaRuns, failure: this.replicaFailure };
+    return { ...this.#diskReport('disk1', disk), directory: `/disks/${this.name}`, smart: this.smart };
+  }
+
+  #diskReport(name: string, { replica, runs, failure }: FakeDisk): ProcessReport {
     return {
       ...emptyReport,
       role: 'replica',
-      disk: 'disk1',
-      state: this.replicaRuns ? 'running' : 'starting',
-      pid: this.replicaRuns ? 12 : 0,
-      address: this.replicaRuns ? `127.0.0.1:${this.replica.port}` : '',
-      diskId: this.replica.diskId,
-      directory: `/disks/${this.name}`,
-      smart: this.smart,
+      disk: name,
+      state: runs ? 'running' : failure === '' ? 'starting' : 'failed',
+      failureCode: failure === '' ? '' : 'WRONG_DISK',
+      failureMessage: failure,
+      pid: runs ? 12 : 0,
+      address: runs ? `127.0.0.1:${replica.port}` : '',
+      diskId: replica.diskId,
+      directory: `/disks/${this.name}/${name}`,
     };
   }
 }
