@@ -40,6 +40,8 @@ enum class Plant : unsigned char {
   kSkipTails,
   kPromoteEarly,
   kRebuildFromWrongBase,
+  kAckPendingResize,
+  kJoinKeepsSize,
 };
 
 struct PlantName {
@@ -72,6 +74,8 @@ inline constexpr std::array kPlantNames = {
     PlantName{Plant::kSkipTails, "skip-tails", 71},
     PlantName{Plant::kPromoteEarly, "promote-early", 37},
     PlantName{Plant::kRebuildFromWrongBase, "rebuild-from-wrong-base", 87},
+    PlantName{Plant::kAckPendingResize, "ack-pending-resize", 18},
+    PlantName{Plant::kJoinKeepsSize, "join-keeps-size", 3},
 };
 
 // Set once, before anything runs.

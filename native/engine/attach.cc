@@ -315,7 +315,7 @@ void VolumeEngine::begin_serving(const store::ReplicaInfo& authority) {
   history_ = authority.history;
   committed_ = authority.last.seq;
   next_seq_ = committed_.next();
-  size_blocks_ = size_blocks_numbered_ = authority.size_blocks;
+  size_blocks_ = size_blocks_asked_ = size_blocks_numbered_ = authority.size_blocks;
   state_ = State::kServing;
   for (const std::unique_ptr<Member>& member : members_) {
     member->opened.reset();

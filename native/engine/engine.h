@@ -126,7 +126,8 @@ class Engine : public BlockDevice {
   // another copy has over them: an ordinary WRITE under the range lock. `differs`: without looking at `bad`, because it
   // is known to differ from the others. CORRUPT: no good copy is left. NO_IN_SYNC_REPLICA: there is no other copy.
   virtual void repair(BlockRange blocks, ReplicaId bad, bool differs, Callback<void(Result<RepairOutcome>)> done) = 0;
-  // Appends RESIZE; only growth. on_resized subscribers are told.
+  // Appends RESIZE; only growth. ok: every in-sync replica has it, safe from power loss, and hosts see the new size;
+  // on_resized subscribers are told.
   virtual void resize(std::uint64_t size_bytes, StatusCallback done) = 0;
 
   // Snapshots, by ids that are never used again. ok: the entry is in the journal of every in-sync replica, and a flush

@@ -145,6 +145,37 @@ TEST(EngineTest, GrowsAndTellsItsFrontEnd) {
   EXPECT_EQ(*cluster.read(size - 4096, 4096), pattern(4096, 'e'));
 }
 
+// The one asked for first may yet come to nothing, so the second is no news either.
+TEST(EngineTest, AResizeUnderWayIsNoAnswerToAnother) {
+  EngineCluster cluster(7, kBlocks);
+  cluster.attach();
+  std::uint64_t size = 2 * kBlocks * kBlockSize;
+  for (TestReplica& replica : cluster.replicas) cluster.world.freeze(replica.process);
+  unsigned answered = 0;
+  for (int i = 0; i < 2; ++i) {
+    cluster.engine().resize(size, [&answered](Status status) { answered += status.ok() ? 1 : 0; });
+  }
+  cluster.world.run_for(1s);
+  EXPECT_EQ(answered, 0u);
+  EXPECT_EQ(cluster.engine().size_bytes(), kBlocks * kBlockSize);
+  for (TestReplica& replica : cluster.replicas) cluster.world.thaw(replica.process);
+  EXPECT_TRUE(cluster.run_until([&answered] { return answered == 2; }));
+  EXPECT_EQ(cluster.engine().size_bytes(), size);
+}
+
+TEST(EngineTest, AResizeSurvivesThePowerLossOfAllReplicas) {
+  EngineCluster cluster(8, kBlocks);
+  cluster.attach();
+  std::uint64_t size = 2 * kBlocks * kBlockSize;
+  Status status = cluster.wait<Status>([&](StatusCallback done) { cluster.engine().resize(size, std::move(done)); });
+  EXPECT_TRUE(status.ok());
+  cluster.kill(cluster.hosts.back());
+  for (TestReplica& replica : cluster.replicas) cluster.power_off(replica);
+  for (TestReplica& replica : cluster.replicas) cluster.start(replica);
+  cluster.attach();
+  EXPECT_EQ(cluster.engine().size_bytes(), size);
+}
+
 TEST(EngineTest, CloseFlushesAndLetsGo) {
   EngineCluster cluster(6, kBlocks);
   cluster.attach();

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "base/log.h"
+#include "base/plant.h"
 #include "engine/volume_engine.h"
 
 namespace holdfast::engine {
@@ -207,10 +208,14 @@ void VolumeEngine::set_qos(const QosLimits& limits) {
 
 void VolumeEngine::resize(std::uint64_t size_bytes, StatusCallback done) {
   std::optional<Error> why = refusal();
-  if (!why && (size_bytes % kBlockSize != 0 || size_bytes < size_blocks_numbered_ * kBlockSize)) {
+  std::uint64_t size_blocks = size_bytes / kBlockSize;
+  if (!why && (size_bytes % kBlockSize != 0 || size_blocks < size_blocks_asked_)) {
     why = Error(ErrorCode::kInvalidArgument, "volume " + config_.name + " can only grow, to a multiple of 4096 bytes");
   }
-  if (why || size_bytes == size_blocks_numbered_ * kBlockSize) {
+  // One of the same size that is under way is no answer: it may yet come to nothing.
+  bool nothing_to_do =
+      size_blocks == size_blocks_ || (HOLDFAST_PLANT(kAckPendingResize) && size_blocks == size_blocks_asked_);
+  if (why || nothing_to_do) {
     struct Held {
       StatusCallback done;
       Status status;
@@ -219,11 +224,28 @@ void VolumeEngine::resize(std::uint64_t size_bytes, StatusCallback done) {
     env_.post([held = std::move(held)] { held->done(std::move(held->status)); });
     return;
   }
-  size_blocks_numbered_ = size_bytes / kBlockSize;
+  size_blocks_asked_ = size_blocks;
   PendingEntry* entry = new_entry(nullptr, store::Op::kResize);
-  entry->entry.size_blocks = size_blocks_numbered_;
+  entry->entry.size_blocks = size_blocks;
   entry->done = std::move(done);
   submit(entry);
+}
+
+// Hosts see the new size when no power loss can take it back any more.
+void VolumeEngine::finish_resize(std::uint64_t size_blocks, StatusCallback done) {
+  struct Waiting {
+    std::uint64_t size_blocks;
+    StatusCallback done;
+  };
+  auto waiting = std::make_unique<Waiting>(Waiting{size_blocks, std::move(done)});
+  flush_after_commit({nullptr, [this, waiting = std::move(waiting)](Status status) mutable {
+                        if (status.ok()) size_blocks_ = std::max(size_blocks_, waiting->size_blocks);
+                        if (waiting->done) waiting->done(status);
+                        if (state_ == State::kStopped) return;
+                        // It waited for too long, and whoever asked was told so; the entry is in the log nevertheless.
+                        if (!status.ok()) return finish_resize(waiting->size_blocks, nullptr);
+                        if (resized_) resized_();
+                      }});
 }
 
 // ---- status ----

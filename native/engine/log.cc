@@ -55,6 +55,7 @@ void VolumeEngine::admit() {
 
 void VolumeEngine::number_and_send(PendingEntry* entry) {
   entry->entry.position = {config_.epoch, next_seq_};
+  if (entry->entry.op == store::Op::kResize) size_blocks_numbered_ = entry->entry.size_blocks;
   if (history_.empty() || history_.back().epoch != config_.epoch) history_.push_back({config_.epoch, next_seq_});
   for (const std::unique_ptr<Member>& member : members_) {
     if (!work_outstanding(*member)) member->append_progress = env_.now();
@@ -158,9 +159,11 @@ void VolumeEngine::complete(PendingEntry* entry) {
   entry->entry = store::Entry();
   entry_pool_.give_back(entry);
   if (op) return piece_done(op, Status());
-  size_blocks_ = std::max(size_blocks_, size_blocks);
-  if (done) done(Status());
-  if (resize && resized_) resized_();
+  if (resize) {
+    finish_resize(size_blocks, std::move(done));
+  } else if (done) {
+    done(Status());
+  }
   if (state_ == State::kClosing) close_when_idle();
 }
 

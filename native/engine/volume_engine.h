@@ -208,6 +208,7 @@ class VolumeEngine final : public Engine, private LinkEvents {
   void complete(PendingEntry* entry);
   void announce_commit_later();
   void announce_commit();
+  void finish_resize(std::uint64_t size_blocks, StatusCallback done);  // lifecycle.cc
   void flush_after_commit(FlushWaiter waiter);
   void issue_flush();
   void advance_flush();
@@ -316,8 +317,9 @@ class VolumeEngine final : public Engine, private LinkEvents {
   Seq next_seq_;
   Seq committed_;
   Seq committed_sent_;
-  std::uint64_t size_blocks_ = 0;           // committed
+  std::uint64_t size_blocks_ = 0;           // committed and flushed: what hosts see
   std::uint64_t size_blocks_numbered_ = 0;  // with every RESIZE in flight
+  std::uint64_t size_blocks_asked_ = 0;     // with those that wait to be numbered
   LogWindow window_;
   std::deque<PendingEntry*> waiting_for_room_;
   Timer announce_timer_;

@@ -78,6 +78,7 @@ Process* World::start_process(const std::string& node, const std::string& name) 
 void World::kill(Process* process) {
   if (!process->alive) return;
   trace("kill " + process->name);
+  ++crashes_.kills;
   process->alive = false;
   process->frozen = false;
   disk(process->node).process_died(process->id);
@@ -90,6 +91,7 @@ void World::kill(Process* process) {
 
 void World::power_off(const std::string& node) {
   trace("power off " + node);
+  ++crashes_.power_losses;
   for (auto& process : processes_) {
     if (process->node != node || !process->alive) continue;
     process->alive = false;

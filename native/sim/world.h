@@ -62,6 +62,12 @@ struct Delays {
   Nanos net_min = 10us, net_max = 500us;
 };
 
+// What was done to processes and nodes so far.
+struct CrashCounts {
+  std::uint64_t kills = 0;         // processes, by SIGKILL
+  std::uint64_t power_losses = 0;  // nodes
+};
+
 // How the clocks of one node differ from virtual time.
 struct NodeClock {
   Nanos offset{0};             // of the monotonic clock, as if the node had started at another time
@@ -129,6 +135,7 @@ class World {
   void run_for(Nanos duration);
 
   std::uint64_t events() const { return events_; }
+  const CrashCounts& crashes() const { return crashes_; }
   // Hash over all events so far: equal runs have equal hashes.
   std::uint64_t hash() const { return hash_; }
   void trace(const std::string& line);
@@ -174,6 +181,7 @@ class World {
   std::uint64_t next_port_ = 20'000;
   std::uint64_t next_process_id_ = 1;
   std::uint64_t events_ = 0;
+  CrashCounts crashes_;
   std::uint64_t hash_ = 0x9E3779B97F4A7C15ull;
   bool trace_;
 };

@@ -16,8 +16,10 @@ Client::Client(Setup setup, engine::Engine& engine)
       engine_(engine),
       random_(setup_.world->random().next()),
       unit_(engine.logical_block_size()),
-      units_(engine.size_bytes() / unit_) {
-  if (setup_.seen->values.size() < units_) setup_.seen->values.resize(units_, 0);
+      units_(engine.size_bytes() / unit_),
+      blocks_asked_(engine.size_bytes() / kBlockSize) {
+  setup_.seen->values.resize(setup_.scenario->size_blocks_max * kBlockSize / unit_, 0);
+  engine_.on_resized([this] { units_ = engine_.size_bytes() / unit_; });
 }
 
 void Client::start() {
@@ -40,6 +42,7 @@ void Client::tick() {
 
 void Client::issue() {
   if (setup_.seen->snapshots_change && random_.chance(1, 150)) return change_snapshots();
+  if (setup_.seen->size_changes && random_.chance(1, 200)) return grow();
   std::uint64_t dice = random_.below(100);
   std::uint64_t first = 0;
   std::uint64_t count = 0;
@@ -246,6 +249,22 @@ void Client::flush() {
     if (!end(op, status)) return;
     setup_.oracle->history().flush_acknowledged(op->begun);
     setup_.oracle->flushed(op->acknowledged);
+  });
+}
+
+// A little; now and then to a size that is asked for already, as after an answer that got lost.
+void Client::grow() {
+  std::uint64_t left = setup_.scenario->size_blocks_max - blocks_asked_;
+  if (left > 0 && random_.chance(2, 3)) blocks_asked_ += 1 + random_.below(std::min<std::uint64_t>(left, 200));
+  Op* op = begin("resize", 0, 0);
+  op->value = blocks_asked_;
+  setup_.oracle->size_asked(blocks_asked_);
+  engine_.resize(blocks_asked_ * kBlockSize, [this, op](Status status) {
+    std::unique_ptr<Op> owned(op);
+    if (!end(op, status)) return;
+    if (engine_.size_bytes() < op->value * kBlockSize) setup_.oracle->violated("a resize has changed nothing");
+    setup_.oracle->acknowledged(setup_.epoch, engine_.status().committed);
+    setup_.oracle->size_acknowledged(op->value);
   });
 }
 

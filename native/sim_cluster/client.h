@@ -22,6 +22,7 @@ struct LastSeen {
   std::vector<Value> values;
   std::vector<SnapshotId> snapshots;  // taken, and not asked to go
   bool snapshots_change = false;      // each change makes rebuilds begin again, so this ends with the faults
+  bool size_changes = false;
 };
 
 // What clients did, for the summary of a run.
@@ -87,6 +88,7 @@ class Client {
   void zero();
   void read(std::uint64_t first, std::uint64_t count);
   void compare_and_write();
+  void grow();
   void change_snapshots();
   void take_snapshot();
   void drop_snapshot();
@@ -104,6 +106,7 @@ class Client {
   Random random_;
   std::uint64_t unit_;
   std::uint64_t units_;
+  std::uint64_t blocks_asked_;  // the size it is growing to
   bool running_ = false;
   bool fenced_ = false;
   bool flush_failed_ = false;

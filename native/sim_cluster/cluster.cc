@@ -22,10 +22,13 @@ Cluster::Cluster(std::uint64_t seed, Scenario the_scenario, bool trace)
     : world(seed, trace), scenario(the_scenario), oracle(world), store(world, first_ids(scenario.replicas)) {
   if (scenario.clocks_differ) set_clocks();
   seen.snapshots_change = scenario.snapshots;
+  seen.size_changes = scenario.resizes();
+  oracle.size_asked(scenario.size_blocks);
+  oracle.size_acknowledged(scenario.size_blocks);
   store::StoreOptions options;
   options.directory = "/disk";
   options.journal_bytes = scenario.journal_bytes;
-  options.capacity_bytes = scenario.size_blocks * kBlockSize * (scenario.snapshots ? 8 : 2) + (8u << 20);
+  options.capacity_bytes = scenario.size_blocks_max * kBlockSize * (scenario.snapshots ? 8 : 2) + (8u << 20);
   options.reserve_bytes = 1u << 20;
   options.cache_bytes = scenario.cache_bytes;
   for (unsigned i = 0; i < scenario.replicas; ++i) {
@@ -181,7 +184,8 @@ void Cluster::on_opened(Attachment& attachment) {
     world.trace("epoch " + epoch + " cannot serve: " + attachment.failure()->to_string());
     return;
   }
-  Oracle::Recovery recovery{attachment.epoch(), attachment.engine()->status().last, true, {}};
+  Oracle::Recovery recovery{
+      attachment.epoch(), attachment.engine()->status().last, attachment.engine()->size_bytes() / kBlockSize, true, {}};
   for (ReplicaId id : attachment.granted_set()) {
     // One that was left out because it did not answer saves nothing (docs/consistency.md, "Power loss").
     if (!store.in_sync(id)) continue;
@@ -192,6 +196,7 @@ void Cluster::on_opened(Attachment& attachment) {
   }
   world.trace("epoch " + epoch + " serves after entry " + std::to_string(recovery.last.value()));
   oracle.serving(recovery);
+  served_ = true;
   Client::Setup setup{&world,
                       attachment.host().process()->env.get(),
                       &oracle,
@@ -270,6 +275,13 @@ void Cluster::power_off(const std::string& node, Nanos back_after) {
   }
 }
 
+void Cluster::power_off_all(Nanos back_after_max) {
+  if (std::exchange(served_, false)) ++power_cycles;
+  for (const std::string& node : node_names()) {
+    power_off(node, Nanos(world.random().below(static_cast<std::uint64_t>(back_after_max.count()))));
+  }
+}
+
 std::vector<std::string> Cluster::node_names() const {
   std::vector<std::string> names;
   for (const Member& member : members) names.push_back(member.node->node());
@@ -281,7 +293,7 @@ std::vector<std::string> Cluster::node_names() const {
 
 void Cluster::calm() {
   world.trace("calm");
-  seen.snapshots_change = false;
+  seen.snapshots_change = seen.size_changes = false;
   world.heal_network();
   store.all_reachable();
   store.set_delay(Nanos(0));

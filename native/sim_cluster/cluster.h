@@ -40,6 +40,8 @@ class Cluster {
   void kill(Member& member, Nanos restart_after);
   void kill(EngineHost& host);
   void power_off(const std::string& node, Nanos back_after);
+  // Every node at once; each comes back after a random while of at most this.
+  void power_off_all(Nanos back_after_max);
   std::vector<std::string> node_names() const;
 
   // Faults stop: everything that is down comes back, links are mended, nothing is broken any more.
@@ -71,6 +73,8 @@ class Cluster {
   std::deque<EngineHost> hosts;
   LastSeen seen;
   ClientCounts counts;
+  // How often the whole cluster lost its power after it had served since the last time.
+  std::uint64_t power_cycles = 0;
 
  private:
   void set_clocks();
@@ -89,6 +93,7 @@ class Cluster {
   Nanos attach_again_at_{0};
   std::uint64_t next_replica_id_ = 101;
   bool clients_stopped_ = false;
+  bool served_ = false;  // since the whole cluster lost its power
   bool replicas_changed_ = false;
 };
 

@@ -74,8 +74,7 @@ void FaultInjector::inject(Fault fault) {
     case Fault::kPowerOffNode:
       return cluster_.power_off(any_node(), moment(6s));
     case Fault::kPowerOffAll:
-      for (const std::string& node : cluster_.node_names()) cluster_.power_off(node, moment(6s));
-      return;
+      return cluster_.power_off_all(6s);
     case Fault::kPartition:
       return partition();
     case Fault::kResetConnection:

@@ -42,6 +42,12 @@ void Oracle::serving(const Recovery& recovery) {
     snapshots_.lost_after(recovered);
     ++losses_;
   }
+  std::string blocks = std::to_string(recovery.size_blocks) + " blocks, acknowledged were " +
+                       std::to_string(size_acknowledged_) + ", asked for " + std::to_string(size_asked_);
+  if (recovery.size_blocks < size_acknowledged_ && !recovery.all_damaged)
+    violated("the volume has shrunk to " + blocks);
+  if (recovery.size_blocks > size_asked_) violated("the volume has grown to " + blocks);
+  size_acknowledged_ = std::min(size_acknowledged_, recovery.size_blocks);
   snapshots_.taken_over(world_.now());
   std::erase_if(samples_, [recovered](const Sample& sample) { return sample.last > recovered; });
   acknowledged_ = std::min(acknowledged_, recovered);

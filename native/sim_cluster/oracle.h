@@ -31,7 +31,8 @@ class Oracle {
   // ---- engines ----
   struct Recovery {
     Epoch epoch;
-    Seq last;                       // where the recovered log ends
+    Seq last;  // where the recovered log ends
+    std::uint64_t size_blocks = 0;
     bool all_damaged = false;       // faults may have destroyed what any of the copies held
     std::vector<Nanos> power_lost;  // when each of the undamaged copies last lost its power
   };
@@ -51,6 +52,12 @@ class Oracle {
   // A flush that began when `acknowledged_then` was acknowledged has succeeded.
   void flushed(Seq acknowledged_then) { flushed_ = std::max(flushed_, acknowledged_then); }
 
+  // ---- size ----
+  void size_asked(std::uint64_t blocks) { size_asked_ = std::max(size_asked_, blocks); }
+  // No power loss takes it back.
+  void size_acknowledged(std::uint64_t blocks) { size_acknowledged_ = std::max(size_acknowledged_, blocks); }
+  std::uint64_t size_acknowledged() const { return size_acknowledged_; }
+
   Value new_value() { return next_value_++; }
 
  private:
@@ -69,6 +76,8 @@ class Oracle {
   Seq flushed_;
   std::vector<Sample> samples_;
   Value next_value_ = 1;
+  std::uint64_t size_asked_ = 0;
+  std::uint64_t size_acknowledged_ = 0;
   unsigned losses_ = 0;
 };
 

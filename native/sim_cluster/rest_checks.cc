@@ -53,7 +53,7 @@ CopyContent read_copy(Cluster& cluster, const ReplicaNode& node) {
     return copy;
   }
   for (const store::ChunkVersion& version : **versions) copy.versions[{version.chunk.value(), version.layer}] = version;
-  std::uint64_t chunks = (cluster.scenario.size_blocks + kBlocksPerChunk - 1) / kBlocksPerChunk;
+  std::uint64_t chunks = (node.store()->info().size_blocks + kBlocksPerChunk - 1) / kBlocksPerChunk;
   for (std::uint64_t chunk = 0; chunk < chunks && cluster.oracle.violation().empty(); ++chunk) {
     read_chunk(cluster, node, ChunkIndex(chunk), copy);
   }
@@ -146,6 +146,15 @@ bool come_to_rest(Cluster& cluster) {
   return false;
 }
 
+void check_size(Cluster& cluster, const ReplicaNode& node) {
+  std::uint64_t size = node.store()->info().size_blocks;
+  std::uint64_t served = cluster.current()->engine()->size_bytes() / kBlockSize;
+  if (size == served && size >= cluster.oracle.size_acknowledged()) return;
+  cluster.oracle.violated(name_of(node) + " has " + std::to_string(size) + " blocks at rest, served are " +
+                          std::to_string(served) + ", acknowledged were " +
+                          std::to_string(cluster.oracle.size_acknowledged()));
+}
+
 }  // namespace
 
 void check_at_rest(Cluster& cluster) {
@@ -165,6 +174,7 @@ void check_at_rest(Cluster& cluster) {
     if (!cluster.oracle.violation().empty()) return;
     if (!member.node->store()->info().complete) cluster.oracle.violated(name_of(*member.node) + " is not complete");
     copies.push_back(read_copy(cluster, *member.node));
+    check_size(cluster, *member.node);
     check_space(cluster, *member.node);
   }
   for (std::size_t i = 1; i < copies.size() && cluster.oracle.violation().empty(); ++i) {

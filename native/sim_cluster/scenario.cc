@@ -45,6 +45,7 @@ Scenario Scenario::from(std::uint64_t seed) {
   if (theme < 2 && scenario.replicas > 1) scenario.spare_one(random);
   if (theme == 2) scenario.split_often();
   if (theme == 3) scenario.wear_disks_out();
+  scenario.size_blocks_max = scenario.size_blocks + (random.chance(1, 3) ? random.between(1, scenario.size_blocks) : 0);
   if (scenario.weight(Fault::kTakeOver) > 0 && scenario.hosts == 1) {
     scenario.hosts = 2;
     if (scenario.replicas == 1) scenario.colocated = false;
@@ -69,6 +70,18 @@ void Scenario::wear_disks_out() {
   weigh(Fault::kTakeOver, 4);
   weigh(Fault::kKillEngine, 2);
   last_long();
+}
+
+void Scenario::lose_power_often() {
+  weights = {};
+  weigh(Fault::kPowerOffAll, 8);
+  weigh(Fault::kPowerOffNode, 2);
+  weigh(Fault::kKillReplica, 1);
+  weigh(Fault::kKillEngine, 1);
+  victims = 0;
+  faults_for = 30s;
+  fault_gap_max = 8s;
+  power_cycles = true;
 }
 
 // Fewer operations in more time, and many faults.
@@ -108,6 +121,7 @@ std::string Scenario::describe() const {
     if (weights[i] > 0) text += " " + std::string(kNames[i]) + "*" + std::to_string(weights[i]);
   }
   if (snapshots) text += ", with snapshots";
+  if (resizes()) text += ", growing up to " + std::to_string(size_blocks_max) + " blocks";
   if (victims > 0) text += ", on " + std::to_string(victims) + " of the replicas only";
   return text;
 }

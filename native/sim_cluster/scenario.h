@@ -37,6 +37,8 @@ std::string_view fault_name(Fault fault);
 
 struct Scenario {
   static Scenario from(std::uint64_t seed);
+  // Instead of its own faults: processes and nodes die, and most of all the whole cluster at once.
+  void lose_power_often();
   bool any_fault() const;
   std::uint64_t weight(Fault fault) const { return weights[static_cast<std::size_t>(fault)]; }
   std::string describe() const;
@@ -61,7 +63,10 @@ struct Scenario {
   // fail, and none may take long.
   unsigned victims = 0;
   bool clocks_differ = false;
+  bool power_cycles = false;  // by lose_power_often()
   bool snapshots = false;
+  std::uint64_t size_blocks_max = 0;  // clients make the volume grow, up to this
+  bool resizes() const { return size_blocks_max > size_blocks; }
 
  private:
   void spare_one(Random& random);

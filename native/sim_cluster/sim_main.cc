@@ -4,6 +4,8 @@
 //   sim --plant NAME [the same]   with a planted bug (builds with -DHOLDFAST_PLANTS=ON)
 //   sim --plants [--plant NAME] [--seeds N]   each planted bug (or one) until a seed fails; 1 when one is not found. It
 //                                             begins with the seed that found it before.
+//   sim --cycles N [--seed S]     seeds in which the whole cluster loses its power again and again, until it did N
+//   times
 //
 // --seed S alone runs that seed; with --seeds N it runs S, S+1, ... Each failing seed prints one line and how to
 // replay it. Exit code 1 when any failed. Seeds run in child processes: killed simulated processes leave their memory
@@ -41,10 +43,12 @@ struct Options {
   bool trace = false;
   std::string plant;
   bool all_plants = false;
+  std::uint64_t cycles = 0;
 };
 
 struct Totals {
   std::uint64_t passed = 0, failed = 0, lost = 0, events = 0, operations = 0, failed_operations = 0, blackouts = 0;
+  std::uint64_t kills = 0, power_losses = 0, power_cycles = 0;
   double virtual_seconds = 0, recovery_max = 0, slowest = 0;
 };
 
@@ -59,20 +63,22 @@ void write_all(int fd, const std::string& text) {
 }
 
 std::string encode(std::uint64_t seed, const Outcome& outcome) {
-  char numbers[256];
-  std::snprintf(numbers, sizeof numbers, "end %llu %d %llu %llu %llu %u %.3f %.3f %.3f ",
+  char numbers[320];
+  std::snprintf(numbers, sizeof numbers, "end %llu %d %llu %llu %llu %u %llu %llu %llu %.3f %.3f %.3f ",
                 static_cast<unsigned long long>(seed), outcome.lost ? 1 : 0,
                 static_cast<unsigned long long>(outcome.events), static_cast<unsigned long long>(outcome.operations),
-                static_cast<unsigned long long>(outcome.failed_operations), outcome.blackouts, outcome.virtual_seconds,
+                static_cast<unsigned long long>(outcome.failed_operations), outcome.blackouts,
+                static_cast<unsigned long long>(outcome.kills), static_cast<unsigned long long>(outcome.power_losses),
+                static_cast<unsigned long long>(outcome.power_cycles), outcome.virtual_seconds,
                 outcome.recovery_seconds, outcome.slowest_seconds);
   return numbers + first_line(outcome.violation) + "\n";
 }
 
-[[noreturn]] void run_batch(int to_parent, int errors, std::uint64_t first, std::uint64_t end, std::uint64_t step) {
+[[noreturn]] void run_batch(int to_parent, int errors, std::uint64_t first, std::uint64_t end, bool power_cycles) {
   dup2(errors, STDERR_FILENO);
-  for (std::uint64_t seed = first; seed < end; seed += step) {
+  for (std::uint64_t seed = first; seed < end; ++seed) {
     write_all(to_parent, "begin " + std::to_string(seed) + "\n");
-    write_all(to_parent, encode(seed, holdfast::sim::simulate(seed, false)));
+    write_all(to_parent, encode(seed, holdfast::sim::simulate(seed, false, power_cycles)));
   }
   _exit(0);
 }
@@ -111,6 +117,11 @@ class Runner {
         ull(totals_.passed), ull(totals_.failed), seconds, ull(totals_.events), totals_.virtual_seconds,
         ull(totals_.operations), ull(totals_.failed_operations), ull(totals_.blackouts), ull(totals_.lost),
         totals_.recovery_max, totals_.slowest);
+    std::printf(
+        "%llu processes killed, %llu nodes and %llu times whole clusters lost their power: %llu runs in which "
+        "acknowledged "
+        "data was lost, copies differed or another promise was broken\n",
+        ull(totals_.kills), ull(totals_.power_losses), ull(totals_.power_cycles), ull(totals_.failed));
     return totals_.failed == 0 ? 0 : 1;
   }
 
@@ -125,6 +136,7 @@ class Runner {
   void run_seeds(std::uint64_t batch, bool until_failure) {
     while (next_ < end() || !children_.empty()) {
       if (until_failure && first_failure_) next_ = end();
+      if (options_.cycles > 0 && totals_.power_cycles >= options_.cycles) next_ = end();
       while (next_ < end() && children_.size() < options_.jobs) {
         std::uint64_t batch_end = std::min(next_ + batch, end());
         start(next_, batch_end);
@@ -160,7 +172,7 @@ class Runner {
     }
     if (pid == 0) {
       close(ends[0]);
-      run_batch(ends[1], fileno(errors), first, end, 1);
+      run_batch(ends[1], fileno(errors), first, end, options_.cycles > 0);
     }
     close(ends[1]);
     children_[pid] = Child{ends[0], errors, {}, first, end};
@@ -208,19 +220,24 @@ class Runner {
     unsigned long long seed = 0, events = 0, operations = 0, failed = 0;
     int lost = 0, length = 0;
     unsigned blackouts = 0;
+    unsigned long long kills = 0, power_losses = 0, power_cycles = 0;
     double seconds = 0, recovery = 0, slowest = 0;
     if (std::sscanf(line.c_str(), "begin %llu", &seed) == 1) {
       child.current = seed;
       return;
     }
-    if (std::sscanf(line.c_str(), "end %llu %d %llu %llu %llu %u %lf %lf %lf %n", &seed, &lost, &events, &operations,
-                    &failed, &blackouts, &seconds, &recovery, &slowest, &length) < 9) {
+    if (std::sscanf(line.c_str(), "end %llu %d %llu %llu %llu %u %llu %llu %llu %lf %lf %lf %n", &seed, &lost, &events,
+                    &operations, &failed, &blackouts, &kills, &power_losses, &power_cycles, &seconds, &recovery,
+                    &slowest, &length) < 12) {
       return;
     }
     totals_.events += events;
     totals_.operations += operations;
     totals_.failed_operations += failed;
     totals_.blackouts += blackouts;
+    totals_.kills += kills;
+    totals_.power_losses += power_losses;
+    totals_.power_cycles += power_cycles;
     totals_.lost += static_cast<std::uint64_t>(lost);
     totals_.virtual_seconds += seconds;
     totals_.recovery_max = std::max(totals_.recovery_max, recovery);
@@ -238,6 +255,7 @@ class Runner {
     if (!first_failure_ || seed < first_failure_->seed) first_failure_ = Failure{seed, why};
     if (quiet_) return;
     std::string plant = options_.plant.empty() ? "" : "--plant " + options_.plant + " ";
+    if (options_.cycles > 0) plant += "--cycles 1 ";
     std::printf("seed %llu: %s\n    replay: npm run sim -- %s--seed %llu --trace\n", ull(seed), why.c_str(),
                 plant.c_str(), ull(seed));
     std::fflush(stdout);
@@ -301,8 +319,8 @@ int run_plants(const Options&) { return choose_plant("") ? 0 : 2; }
 
 #endif
 
-int run_one(std::uint64_t seed, bool trace) {
-  Outcome outcome = holdfast::sim::simulate(seed, trace);
+int run_one(std::uint64_t seed, bool trace, bool power_cycles) {
+  Outcome outcome = holdfast::sim::simulate(seed, trace, power_cycles);
   std::printf(
       "seed %llu: %s\n  %s\n  hash %016llx, %llu events, %llu operations (%llu failed), %llu epochs, %.1f simulated "
       "s\n",
@@ -342,6 +360,8 @@ bool parse(int argc, char** argv, Options& options) {
     } else if (name == "--seeds") {
       options.count = value;
       seeds_given = true;
+    } else if (name == "--cycles" && value > 0) {
+      options.cycles = value;
     } else if (name == "--jobs" && value > 0) {
       options.jobs = static_cast<unsigned>(value);
     } else {
@@ -350,6 +370,8 @@ bool parse(int argc, char** argv, Options& options) {
   }
   if (options.all_plants && !seeds_given) {
     options.count = kPlantSeeds;
+  } else if (options.cycles > 1 && !seeds_given) {
+    options.count = options.cycles;  // each seed has some
   } else if (seed_given && !seeds_given) {
     options.count = 1;
   }
@@ -362,7 +384,8 @@ int main(int argc, char** argv) {
   Options options;
   options.jobs = static_cast<unsigned>(std::max(1L, sysconf(_SC_NPROCESSORS_ONLN)));
   if (!parse(argc, argv, options)) {
-    std::fprintf(stderr, "usage: sim [--seeds N] [--seed S] [--jobs J] [--trace] [--plants | --plant NAME]\n");
+    std::fprintf(stderr,
+                 "usage: sim [--seeds N] [--seed S] [--jobs J] [--trace] [--plants | --plant NAME | --cycles N]\n");
     return 2;
   }
   // Memory is not given back to the kernel between uses: page faults would take a third of the time.
@@ -371,6 +394,6 @@ int main(int argc, char** argv) {
   holdfast::set_log_level(options.trace ? holdfast::LogLevel::kInfo : holdfast::LogLevel::kError);
   if (!options.plant.empty() && !choose_plant(options.plant)) return 2;
   if (options.all_plants) return run_plants(options);
-  if (options.count == 1) run_one(options.first, options.trace);
+  if (options.count == 1) run_one(options.first, options.trace, options.cycles > 0);
   return Runner(options).run();
 }

@@ -112,8 +112,8 @@ class Run {
 
   // What was flushed must be there when every host has lost its power.
   void survive_power_loss() {
-    if (!cluster_.world.random().chance(1, 2)) return;
-    for (const std::string& node : cluster_.node_names()) cluster_.power_off(node, Nanos(0));
+    if (!cluster_.scenario.power_cycles && !cluster_.world.random().chance(1, 2)) return;
+    cluster_.power_off_all(Nanos(0));
     if (recover()) check_at_rest(cluster_);
   }
 
@@ -155,9 +155,11 @@ static void trace_log_line(LogLevel, std::string_view component, std::string_vie
   if (traced_world) traced_world->trace(std::string(component) + ": " + std::string(message));
 }
 
-Outcome simulate(std::uint64_t seed, bool trace) {
+Outcome simulate(std::uint64_t seed, bool trace, bool power_cycles) {
+  Scenario scenario = Scenario::from(seed);
+  if (power_cycles) scenario.lose_power_often();
   // Never destroyed: killed processes may still refer to it.
-  auto* cluster = new Cluster(seed, Scenario::from(seed), trace);
+  auto* cluster = new Cluster(seed, scenario, trace);
   traced_world = trace ? &cluster->world : nullptr;
   set_log_sink(trace ? &trace_log_line : nullptr);
   cluster->world.trace(cluster->scenario.describe());
@@ -172,6 +174,9 @@ Outcome simulate(std::uint64_t seed, bool trace) {
   outcome.failed_operations = cluster->counts.failed;
   outcome.epochs = cluster->store.record().epoch.value();
   outcome.blackouts = cluster->oracle.losses();
+  outcome.kills = cluster->world.crashes().kills;
+  outcome.power_losses = cluster->world.crashes().power_losses;
+  outcome.power_cycles = cluster->power_cycles;
   outcome.recovery_seconds = static_cast<double>(run->recovery().count()) / 1e9;
   outcome.slowest_seconds = static_cast<double>(cluster->counts.slowest.count()) / 1e9;
   outcome.scenario = cluster->scenario.describe();

@@ -16,12 +16,16 @@ struct Outcome {
   std::uint64_t epochs = 0;
   unsigned blackouts = 0;  // unflushed writes that a power loss of all copies took
   std::string scenario;
+  std::uint64_t kills = 0;         // processes
+  std::uint64_t power_losses = 0;  // nodes
+  std::uint64_t power_cycles = 0;  // of the whole cluster, after it had served
   double virtual_seconds = 0;
   double recovery_seconds = 0;  // the longest from the end of all faults until everything was in order
   double slowest_seconds = 0;   // the longest operation
 };
 
 // Leaves the memory of killed processes behind: run many in child processes.
-Outcome simulate(std::uint64_t seed, bool trace);
+// `power_cycles`: with little but kills and power losses, most of them of the whole cluster.
+Outcome simulate(std::uint64_t seed, bool trace, bool power_cycles = false);
 
 }  // namespace holdfast::sim

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "base/crc32c.h"
+#include "base/plant.h"
 #include "store/disk.h"
 #include "store/replica.h"
 
@@ -247,11 +248,11 @@ Task<void> Replica::run_join(JoinRequest request, StatusCallback done) {
     ReplicaApplied applied;
     applied.applied = {epoch_of(before), before};
     applied.committed = before;
-    applied.size_blocks = request.size_blocks;
+    applied.size_blocks = HOLDFAST_PLANT(kJoinKeepsSize) ? size_blocks_ : request.size_blocks;
     applied.history = history_;
     last_ = applied.applied;
     committed_ = before;
-    size_blocks_ = request.size_blocks;
+    size_blocks_ = applied.size_blocks;
     applied_ = applied;
     KvBatch batch;
     batch.put(replica_key(kIdentityTable, id_), encode_identity(identity_));
