@@ -9,8 +9,11 @@ import type { Identity } from '../security/identity.js';
 import { connectPinned } from '../security/pinned-connection.js';
 import { fingerprintIn } from '../security/tokens.js';
 
-// A manager that was killed is back within a moment; a request that was never sent may be sent again.
-const connectPatienceMs = 1_500;
+// A manager that was killed is back within a moment; of several another one leads within five seconds.
+const restartPatienceMs = 1_500;
+const takeOverPatienceMs = 10_000;
+// They say what shall be, so that it does not matter how often.
+const repeatable: ReadonlySet<string> = new Set(['GET', 'PUT', 'PATCH']);
 const connectTimeoutMs = 10_000;
 const answerTimeoutMs = 100_000;
 
@@ -42,7 +45,10 @@ function refusal(server: string, status: number, body: string | Buffer): Holdfas
   return new HoldfastError(isErrorCode(code) ? code : 'INTERNAL', message);
 }
 
-/** As `request`, asking one manager after the other, and patient with one that is just being started again. */
+/**
+ * As `request`, asking one manager after the other, and patient with one that is just being started again or hands the lead over:
+ * what was never sent is sent again, and what may be repeated also when its answer got lost.
+ */
 export async function requestWithPatience<T>(
   servers: readonly string[],
   method: string,
@@ -51,18 +57,22 @@ export async function requestWithPatience<T>(
   token: string | null = null,
   timeoutMs = answerTimeoutMs,
 ): Promise<T> {
-  const deadline = performance.now() + connectPatienceMs * servers.length;
+  const deadline = performance.now() + (servers.length > 1 ? takeOverPatienceMs : restartPatienceMs);
   for (let attempt = 0; ; attempt++) {
     try {
       return await request<T>(servers[attempt % servers.length] ?? '', method, path, body, token, timeoutMs);
     } catch (error) {
-      // It was never sent.
-      const refused =
-        error instanceof HoldfastError && ['ECONNREFUSED', 'EHOSTUNREACH'].includes(systemErrorCode(error.cause) ?? '');
-      if (!refused || performance.now() >= deadline) throw error;
+      if (!passes(error, repeatable.has(method)) || performance.now() >= deadline) throw error;
       await sleep(100);
     }
   }
+}
+
+function passes(error: unknown, mayHaveArrived: boolean): boolean {
+  if (!(error instanceof HoldfastError)) return false;
+  const code = systemErrorCode(error.cause) ?? '';
+  if (['ECONNREFUSED', 'EHOSTUNREACH'].includes(code)) return true;
+  return mayHaveArrived && (['ECONNRESET', 'EPIPE'].includes(code) || error.code === 'STORE_UNAVAILABLE');
 }
 
 /** The lines of a stream that goes on until the server or the signal ends it, each a JSON value. */
