@@ -7,7 +7,7 @@ import { sleep } from '../async/wait.js';
 import type { PolicyView, SettingsView } from '../manager/admin-api.js';
 import type { EmptyingView } from '../manager/node-operations.js';
 import type { TrashView } from '../manager/trash-operations.js';
-import type { VolumeView } from '../manager/views.js';
+import type { DiskView, VolumeView } from '../manager/views.js';
 import { duration } from './status-commands.js';
 import { bar, fields, table, volumeDetails } from './output.js';
 import { checkUsage, openSession, printResult, UsageError, withCommonOptions } from './run.js';
@@ -15,6 +15,9 @@ import type { CommonOptions, Session, Streams } from './run.js';
 import { constraintsOf, qosOf, withPlacementOptions } from './volume-options.js';
 import type { PlacementOptions } from './volume-options.js';
 import { examples } from './volume-commands.js';
+
+/** Of a disk that fails, for the next try to succeed. */
+const addPatienceMs = 15_000;
 
 type Flags = Readonly<Record<string, unknown>> & CommonOptions;
 
@@ -88,8 +91,9 @@ function addDiskCommands(disk: Command, wiring: Wiring): void {
     .option('--journal-size <size>', 'default: 256Mi')
     .option('--cache-size <size>', 'default: 64Mi')
     .option('--capacity <size>', 'use at most this much (default: what the file system has)')
+    .option('--wait', 'until it is online; fails with the reason when it cannot be used')
     .description('give a node another disk, at run time')
-    .addHelpText('after', examples('holdfast disk add node2 disk2 /srv/holdfast/disk2'))
+    .addHelpText('after', examples('holdfast disk add node2 disk2 /srv/holdfast/disk2 --wait'))
     .action(async (node: string, name: string, path: string, flags: Flags, command: Command) => {
       const { session, json } = sessionOf(command);
       const size = (option: string) => {
@@ -105,12 +109,13 @@ function addDiskCommands(disk: Command, wiring: Wiring): void {
         capacityBytes: size('capacity'),
       };
       const added = await session.call<object>('POST', `${nodePath(node)}/disks`, body);
-      printResult(
-        wiring.streams,
-        json,
-        added,
-        () => `Node ${node} is starting disk ${name}: "holdfast disk ls" shows it.`,
-      );
+      if (flags['wait'] !== true) {
+        const text = () => `Node ${node} is starting disk ${name}: "holdfast disk ls" shows it.`;
+        printResult(wiring.streams, json, added, text);
+        return;
+      }
+      const online = await diskOnline(session, node, name);
+      printResult(wiring.streams, json, online, () => `Disk ${name} of ${node} is online.`);
     });
 
   withDisk('rm')
@@ -400,6 +405,27 @@ function groupOf(program: Command, name: string): Command {
   const group = program.commands.find((command) => command.name() === name);
   if (group === undefined) throw new Error(`there is no command group ${name}`);
   return group;
+}
+
+// A disk that was elsewhere is only taken over when nothing serves it there: until then it counts as failed, with that reason.
+async function diskOnline(session: Session, node: string, name: string): Promise<DiskView> {
+  let failedSince: number | null = null;
+  for (;;) {
+    const found = (await session.call<readonly DiskView[]>('GET', '/v1/disks')).find(
+      (disk) => disk.node === node && disk.name === name,
+    );
+    if (found === undefined) throw new HoldfastError('NOT_FOUND', `${name} of ${node} was taken out again`);
+    if (found.state === 'online') return found;
+    if (found.state !== 'failed') failedSince = null;
+    else failedSince ??= performance.now();
+    if (failedSince !== null && performance.now() - failedSince > addPatienceMs) {
+      throw new HoldfastError(
+        'FAILED_PRECONDITION',
+        `disk ${name} of ${node} cannot be used: ${found.reason ?? found.state}`,
+      );
+    }
+    await sleep(200);
+  }
 }
 
 function nodePath(node: string): string {
