@@ -37,7 +37,8 @@ void Record::wrong(const char* name, const char* wanted) {
 Napi::Value Record::field(const char* name) {
   if (!ok_) return env_.Null();
   Napi::Value value = object_.Get(name);
-  if (env_.IsExceptionPending()) ok_ = false;
+  // Empty: the environment is being ended in this very moment.
+  if (value.IsEmpty() || env_.IsExceptionPending()) ok_ = false;
   return ok_ ? value : env_.Null();
 }
 

@@ -172,8 +172,11 @@ class Process : public Closable, public std::enable_shared_from_this<Process<Hos
 template <typename Host>
 Napi::Value make_handle(Napi::Env env, std::shared_ptr<Process<Host>> process, const napi_type_tag& tag) {
   using Share = std::shared_ptr<Process<Host>>;
-  auto handle =
-      Napi::External<Share>::New(env, new Share(std::move(process)), [](Napi::Env, Share* share) { delete share; });
+  auto share = std::make_unique<Share>(std::move(process));
+  auto handle = Napi::External<Share>::New(env, share.get(), [](Napi::Env, Share* last) { delete last; });
+  // The environment is being ended in this very moment, and closes the process.
+  if (handle.IsEmpty()) return env.Undefined();
+  (void)share.release();
   handle.TypeTag(&tag);
   return handle;
 }
