@@ -1,8 +1,10 @@
 // Everything that CI runs: `npm test`. Set-up, build, format, lint, C++ tests (plain, under sanitizers), fuzz targets for
-// a short while, and vitest (unit, then end to end). A stage that fails does not stop those that do not need it.
+// a short while, and vitest (unit, then end to end). A stage that fails does not stop those that do not need it. The end to end
+// tests wait more than they work: what only computes runs beside them with the least priority, and takes what they leave.
 //   npm test -- --only lint,native      some stages
 //   npm test -- --skip asan,tsan,fuzz   all but some
 // The last line is `N passed, N failed, N skipped`; the exit code is 1 when anything failed. Logs: build/test-logs/.
+import { AsyncLocalStorage } from 'node:async_hooks';
 import { spawn } from 'node:child_process';
 import { createWriteStream, existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -35,10 +37,15 @@ function sum(outcomes) {
 
 // ---- running programs ----
 
+/** True for what runs beside the end to end tests. */
+const background = new AsyncLocalStorage();
+
 /** Runs a program with its output in build/test-logs/NAME.log, or shown where `show` is set. Resolves to its end. */
 function program(name, command, args, { show = false, timeoutMs = 10 * minutes, env = {} } = {}) {
   return new Promise((resolve) => {
-    const child = spawn(command, args, {
+    const nice = background.getStore() ? ['nice', '-n', '19'] : [];
+    const [first, ...rest] = [...nice, command, ...args];
+    const child = spawn(first, rest, {
       cwd: root,
       env: { ...process.env, ...env },
       stdio: ['ignore', show ? 'inherit' : 'pipe', show ? 'inherit' : 'pipe'],
@@ -307,18 +314,20 @@ const stages = [
     needs: 'native-build',
     run: () => simulation('build/native', ['--seeds', `${simSeeds}`]),
   },
-  { name: 'plants', what: 'the simulation finds every planted bug', run: plants },
+  { name: 'plants', what: 'the simulation finds every planted bug', beside: true, run: plants },
   {
     name: 'asan',
     what: `C++ unit tests and ${asanSimSeeds} seeds of the simulation under ASan and UBSan`,
+    beside: true,
     run: addressSanitized,
   },
   {
     name: 'tsan',
     what: 'C++ unit tests of native/io under TSan: the only module with threads',
+    beside: true,
     run: threadSanitized,
   },
-  { name: 'fuzz', what: `every fuzz target for ${fuzzSeconds} s`, needs: 'asan', run: fuzz },
+  { name: 'fuzz', what: `every fuzz target for ${fuzzSeconds} s`, needs: 'asan', beside: true, run: fuzz },
   {
     name: 'e2e',
     what: 'end to end: processes, clusters, real initiators',
@@ -361,8 +370,8 @@ async function main() {
   const results = [];
   const left = stages.filter((stage) => !chosen.includes(stage)).map((stage) => stage.name);
   const failedStages = new Set();
-  for (const [index, stage] of chosen.entries()) {
-    console.log(`[${index + 1}/${chosen.length}] ${stage.name}: ${stage.what}`);
+  const runStage = async (stage) => {
+    console.log(`[${chosen.indexOf(stage) + 1}/${chosen.length}] ${stage.name}: ${stage.what}`);
     const start = performance.now();
     const blocked = stage.needs !== undefined && failedStages.has(stage.needs);
     const result = blocked
@@ -371,10 +380,16 @@ async function main() {
     if (result.failed > 0) failedStages.add(stage.name);
     results.push(result);
     console.log(
-      `    ${result.failed > 0 ? 'FAILED' : 'ok'} in ${seconds(start)}: ` +
+      `    ${stage.name} ${result.failed > 0 ? 'FAILED' : 'ok'} in ${seconds(start)}: ` +
         `${result.passed} passed, ${result.failed} failed, ${result.skipped} skipped`,
     );
-  }
+  };
+  const runAll = async (some) => {
+    for (const stage of some) await runStage(stage);
+  };
+  const [last, beside] = [chosen.filter(({ name }) => name === 'e2e'), chosen.filter((stage) => stage.beside)];
+  await runAll(chosen.filter((stage) => !last.includes(stage) && !beside.includes(stage)));
+  await Promise.all([runAll(last), background.run(true, () => runAll(beside))]);
   const total = sum(results);
   console.log(`\nAll of it took ${seconds(began)}.`);
   for (const note of total.notes) console.log(`  ${note}`);
