@@ -100,7 +100,6 @@ class Loop final : private Completion {
   bool spin(Nanos budget);
   void sleep(Nanos wait_max);
   void refresh_now();
-  void watch_switches();
 
   BufferPool buffers_;  // first: slices everywhere below refer to it
   Inbox inbox_;
@@ -119,7 +118,6 @@ class Loop final : private Completion {
   bool closing_ = false;
   bool closed_ = false;
   Nanos now_{0};
-  Nanos switches_checked_at_{0};
 };
 
 }  // namespace holdfast::io

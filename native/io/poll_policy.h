@@ -5,14 +5,13 @@
 // soon are hits, the others misses; misses weigh more. A sleep counts as short up to four times the spin, because it
 // includes being woken, and because two reactors that talk to each other would otherwise never begin to spin.
 // When spins miss too often, the next attempt waits, twice as long after each failed attempt. Not spinning costs
-// nothing: only sleeps are watched. Involuntary context switches of this thread mean contended cores, and end
-// spinning for a while.
+// nothing: only sleeps are watched. A spin lets others have the CPU whenever they want it; where they take a good part
+// of it, a sleep is as soon over, and spinning ends for a while.
 // Pure: time and counters come in as arguments. Thread: one reactor.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
-#include <utility>
 
 #include "io/env.h"
 
@@ -45,24 +44,19 @@ class PollPolicy {
   // A sleep without a spin before it ended after `duration`.
   void slept(Nanos duration) { learn(duration <= spin_max_ * 4); }
 
-  // `count`: involuntary context switches of this thread so far. To be fed every few milliseconds while spinning.
-  void involuntary_switches(std::uint64_t count, Nanos now) {
-    // What happened while this thread did not spin says nothing about spinning.
-    bool gap = now - std::exchange(switches_fed_at_, now) > 4 * kSwitchInterval;
-    if (gap) switches_seen_at_ = now;
-    if (gap) switches_ = count;
-    std::uint64_t more = count - switches_;
-    Nanos elapsed = now - switches_seen_at_;
-    // Over a short time a single switch says nothing: gather until two of them, or long enough, have passed.
-    if (more < 2 && elapsed < 4 * kSwitchInterval) return;
-    if (Nanos(static_cast<std::int64_t>(more) * kSwitchInterval) > elapsed) {
-      blocked_until_ = now + contended_pause_;
+  // A spin took `duration`, of which other threads had the CPU for `lost`. Judged over a few milliseconds of spinning,
+  // since what this thread waits for may be done on its own CPU.
+  void shared(Nanos duration, Nanos lost, Nanos now) {
+    spun_ += duration;
+    lost_ += lost;
+    if (spun_ < kShareWindow && lost_ * kShareMax <= kShareWindow) return;
+    if (lost_ * kShareMax > spun_) {
+      blocked_until_ = std::max(blocked_until_, now + contended_pause_);
       contended_pause_ = std::min(contended_pause_ * 2, kContendedPauseMax);
     } else {
       contended_pause_ = kContendedPauseMin;
     }
-    switches_ = count;
-    switches_seen_at_ = now;
+    spun_ = lost_ = Nanos(0);
   }
 
   double hit_rate() const { return hit_rate_ / 1024.0; }
@@ -72,11 +66,10 @@ class PollPolicy {
   static constexpr std::int32_t kRetryRate = 256;
   static constexpr Nanos kPauseMin = 1ms;
   static constexpr Nanos kPauseMax = 256ms;
-  // A switch costs a few milliseconds, a hit saves tens of microseconds: thousands of hits a second outweigh dozens of
-  // switches, but not those of a core shared half and half.
-  static constexpr Nanos kSwitchInterval = 10ms;  // more often than this: contended
-  static constexpr Nanos kContendedPauseMin = 50ms;
-  static constexpr Nanos kContendedPauseMax = 500ms;
+  static constexpr Nanos kShareWindow = 4ms;
+  static constexpr int kShareMax = 4;  // a quarter of the time
+  static constexpr Nanos kContendedPauseMin = 20ms;
+  static constexpr Nanos kContendedPauseMax = 1s;
 
   void learn(bool hit) {
     if (hit) {
@@ -91,9 +84,8 @@ class PollPolicy {
   Nanos pause_ = kPauseMin;
   Nanos contended_pause_ = kContendedPauseMin;
   std::int32_t hit_rate_ = 0;  // of 1024
-  std::uint64_t switches_ = 0;
-  Nanos switches_seen_at_{0};
-  Nanos switches_fed_at_{0};
+  Nanos spun_{0};
+  Nanos lost_{0};
 };
 
 // CPUs this process may use: its affinity, and the quota of its control group (version 2) where there is one.

@@ -56,46 +56,46 @@ TEST(PollPolicy, AnIdleReactorStopsSpinning) {
   EXPECT_EQ(policy.spin_budget(10s), 0ns);
 }
 
-TEST(PollPolicy, ContendedCoresEndSpinningForAWhile) {
+TEST(PollPolicy, SharedCoresEndSpinningForAWhile) {
   PollPolicy policy(kSpin);
   warm_up(policy);
-  policy.involuntary_switches(10, 1s);
-  policy.involuntary_switches(11, 1s + 10ms);
-  EXPECT_GT(policy.spin_budget(1s + 10ms), 0ns);  // those before do not count, one may happen
-  for (int i = 0; i < 100; ++i) policy.involuntary_switches(11 + static_cast<unsigned>(i) / 5, 1s + i * 10ms);
-  EXPECT_GT(policy.spin_budget(2s), 0ns);  // one in 50 ms: nothing unusual
-  // One switch every 8 ms, as sharing a core with one busy thread gives; seen in steps too short to tell by themselves.
-  Nanos now = 2s;
-  for (std::uint64_t count = 31; policy.spin_budget(now) > 0ns; ++count) {
-    ASSERT_LT(count, 40u);
-    now += 8ms;
-    policy.involuntary_switches(count, now);
+  Nanos now = 1s;
+  // A tenth for others is what an initiator on the same CPU takes.
+  for (int i = 0; i < 1'000; ++i) policy.shared(40us, 4us, now += 100us);
+  EXPECT_GT(policy.spin_budget(now), 0ns);
+  // One long turn of somebody else ends it at once.
+  policy.shared(3ms, 3ms, now);
+  EXPECT_EQ(policy.spin_budget(now + 19ms), 0ns);
+  EXPECT_GT(policy.spin_budget(now + 20ms), 0ns);
+  // Many short ones do too, once they have added up.
+  now += 20ms;
+  int spins = 0;
+  while (policy.spin_budget(now) > 0ns) {
+    policy.shared(40us, 20us, now += 100us);
+    ++spins;
   }
-  EXPECT_EQ(policy.spin_budget(now + 49ms), 0ns);
-  EXPECT_GT(policy.spin_budget(now + 50ms), 0ns);
+  EXPECT_NEAR(spins, 50, 1);
 }
 
 TEST(PollPolicy, LastingContentionIsTriedLessAndLess) {
   PollPolicy policy(kSpin);
   warm_up(policy);
   Nanos now = 1s;
-  std::uint64_t count = 0;
-  policy.involuntary_switches(count, now);
   Nanos spinning{0};
   while (now < 21s) {
     if (policy.spin_budget(now) > 0ns) {
       spinning += 4ms;
-      policy.involuntary_switches(++count, now + 4ms);
+      policy.shared(4ms, 3ms, now + 4ms);
     }
     now += 4ms;
   }
-  EXPECT_LT(spinning, 1s);  // of twenty
+  EXPECT_LT(spinning, 200ms);  // of twenty seconds
   // And forgotten when the cores are free again: the next contention blocks for the shortest pause only.
   while (policy.spin_budget(now) == 0ns) now += 1ms;
-  for (int i = 0; i < 10; ++i) policy.involuntary_switches(count, now += 10ms);
-  policy.involuntary_switches(count + 9, now += 10ms);
+  policy.shared(4ms, 0ns, now);
+  policy.shared(4ms, 3ms, now);
   EXPECT_EQ(policy.spin_budget(now), 0ns);
-  EXPECT_GT(policy.spin_budget(now + 50ms), 0ns);
+  EXPECT_GT(policy.spin_budget(now + 20ms), 0ns);
 }
 
 TEST(PollPolicy, ZeroMeansNever) {

@@ -26,7 +26,7 @@ struct ReactorOptions {
   unsigned receive_buffers = 64;
   std::size_t receive_buffer_bytes = 64u << 10;
   // Longest spin for new events before the thread sleeps, while that pays. Zero: never.
-  Nanos spin_max = 100us;
+  Nanos spin_max = 250us;
   // Fewer usable CPUs (affinity, control group quota): never spin.
   unsigned spin_cpus_min = 2;
   unsigned blocking_threads_max = 4;
