@@ -41,6 +41,7 @@ await runProcess({
       );
     });
     volumes.serveWith(target);
+    await volumes.clearDeadDevices();
     const files = new SnapshotFiles(volumes, join(realpathSync(runDir), 'views'), log);
     await files.clear();
 

@@ -3,7 +3,7 @@
 //
 // Invariants: the epoch of a volume never falls here; a fenced volume is never served again under the same epoch; changes
 // of one in-sync set go to the manager one after the other, with a rising sequence.
-import { mkdirSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { KeyedMutex } from '../async/keyed-mutex.js';
 import type {
@@ -26,6 +26,7 @@ import { whileFrozen } from '../filesystem/freezer.js';
 import type { Frozen } from '../filesystem/freezer.js';
 import type { Logger } from '../log/logger.js';
 import { errorFields } from '../log/logger.js';
+import { isAlive } from '../os/proc.js';
 import type { Membership } from './membership-client.js';
 
 export type VolumeState = 'opening' | 'serving' | 'waiting' | 'fenced' | 'failed';
@@ -192,6 +193,20 @@ export class TargetVolumes {
     else await this.#order.run(key(volumeId), unmap);
   }
 
+  /** Before anything is served: ends devices whose keeper is gone, as after the death of all processes of this host. */
+  async clearDeadDevices(): Promise<void> {
+    for (const name of existsSync(this.#devicesDir) ? readdirSync(this.#devicesDir) : []) {
+      if (!/^[0-9a-f]{16}$/.test(name) || hasKeeper(join(this.#devicesDir, name))) continue;
+      try {
+        await this.unmap(BigInt(`0x${name}`), true);
+        rmSync(join(this.#devicesDir, name), { recursive: true, force: true });
+        this.#log.info('cleared a dead block device away', { volume: name });
+      } catch (error) {
+        this.#log.warn('a dead block device cannot be cleared away', { volume: name, ...errorFields(error) });
+      }
+    }
+  }
+
   async repair(request: RepairRequest): Promise<number> {
     return await this.#servingHost(request.volumeId).repairVolume(request);
   }
@@ -323,6 +338,16 @@ function reportOf(volume: Attached, engine: VolumeStatus | null): VolumeReport {
       const state = failure === '' ? 'serving' : engine?.stopped === true ? 'failed' : 'waiting';
       return { ...base, state, failure, engine };
     }
+  }
+}
+
+// The process that keeps a device while no target process serves it (native/fuse/mount.h): pid and start time.
+function hasKeeper(directory: string): boolean {
+  try {
+    const [pid = '', startTime = ''] = readFileSync(join(directory, 'keeper'), 'utf8').trim().split(' ');
+    return isAlive({ pid: Number(pid), startTime });
+  } catch {
+    return false;
   }
 }
 

@@ -1,8 +1,12 @@
 // Work that blocks, done on a helper thread while the coroutine that wants it waits. Thread: the reactor of the Env.
 #pragma once
 
+#include <linux/close_range.h>
+#include <unistd.h>
+
 #include <memory>
 #include <optional>
+#include <thread>
 #include <utility>
 
 #include "base/task.h"
@@ -24,6 +28,22 @@ Task<Result> blocking(Env* env, Work work) {
     env->run_blocking([shared] { shared->result.emplace(shared->work()); }, [resume] { (*resume)(0); });
   });
   co_return std::move(*state->result);
+}
+
+// The same for work on a device that this very process serves. Should the process be killed meanwhile, the work stays
+// in the kernel until somebody serves the device or its connection ends, and the connection must not wait for it: so
+// the work runs on a thread that has no descriptors besides those it opens.
+template <typename Result, typename Work>
+Task<Result> apart(Env* env, Work work) {
+  auto alone = [work = std::move(work)]() mutable {
+    std::optional<Result> result;
+    std::thread([&] {
+      (void)::close_range(3, ~0u, CLOSE_RANGE_UNSHARE);
+      result.emplace(work());
+    }).join();
+    return std::move(*result);
+  };
+  co_return co_await blocking<Result>(env, std::move(alone));
 }
 
 }  // namespace holdfast::fuse

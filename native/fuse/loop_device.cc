@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/fuse.h>
 #include <linux/loop.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -73,6 +74,23 @@ int open_to_remove(const std::string& path, bool force) {
   }
 }
 
+std::optional<loop_info64> information_of(const std::string& device) {
+  Descriptor opened(::open(device.c_str(), O_RDONLY | O_CLOEXEC));
+  loop_info64 info{};
+  if (opened.fd < 0 || ::ioctl(opened.fd, LOOP_GET_STATUS64, &info) != 0) return std::nullopt;
+  return info;
+}
+
+// What the kernel remembers of the name that a device was set up with.
+std::string kept_name(const std::string& file) { return file.substr(0, LO_NAME_SIZE - 1); }
+
+// Should somebody wait for what nobody answers, they get errors. Needs the kernel's control files for FUSE, where they
+// are mounted.
+void abort_connection(unsigned number) {
+  std::ofstream out("/sys/fs/fuse/connections/" + std::to_string(number) + "/abort");
+  out << "1\n";
+}
+
 // The node of device `number`, made where /dev is not kept by the kernel.
 Result<std::string> node_of(int number) {
   std::string path = "/dev/loop" + std::to_string(number);
@@ -112,7 +130,8 @@ Result<std::string> make_loop_device(const std::string& file, std::uint32_t bloc
     config.fd = static_cast<std::uint32_t>(backing.fd);
     config.block_size = block_size;
     config.info.lo_flags = LO_FLAGS_DIRECT_IO;
-    std::strncpy(reinterpret_cast<char*>(config.info.lo_file_name), file.c_str(), LO_NAME_SIZE - 1);
+    std::string name = kept_name(file);
+    std::memcpy(config.info.lo_file_name, name.data(), name.size());
     if (::ioctl(device.fd, LOOP_CONFIGURE, &config) == 0) return path;
     if (errno != EBUSY) return failure("cannot set " + path + " up", errno);  // busy: somebody was faster
     std::this_thread::sleep_for(kAttemptPause);
@@ -139,6 +158,33 @@ Status remove_loop_device(const std::string& path, const std::string& file, bool
   }
   if (!has_backing_file(path, file)) return {};
   return Error(ErrorCode::kInUse, path + " is still open somewhere, and ends when it is closed");
+}
+
+Status remember_loop_device(const std::string& device, const std::string& record) {
+  std::optional<loop_info64> info = information_of(device);
+  if (!info) return failure("cannot look at " + device, errno);
+  std::ofstream out(record, std::ios::trunc);
+  out << device << ' ' << info->lo_device << '\n';
+  out.close();
+  return out ? Status() : Error(ErrorCode::kDiskIo, "cannot write " + record);
+}
+
+void forget_loop_device(const std::string& file, const std::string& record) {
+  std::ifstream in(record);
+  std::string device;
+  std::uint64_t file_system = 0;
+  if (in >> device >> file_system) {
+    // Its number may be somebody else's by now. The number of a file system is given again too, the name of its file is
+    // that of one volume.
+    std::optional<loop_info64> info = information_of(device);
+    if (info && info->lo_device == file_system && info->lo_inode == FUSE_ROOT_ID &&
+        reinterpret_cast<const char*>(info->lo_file_name) == kept_name(file)) {
+      abort_connection(minor(info->lo_device));
+      Descriptor opened(::open(device.c_str(), O_RDONLY | O_CLOEXEC));
+      if (opened.fd >= 0) (void)::ioctl(opened.fd, LOOP_CLR_FD);
+    }
+  }
+  (void)::unlink(record.c_str());
 }
 
 Status refresh_loop_device(const std::string& path, const std::string& file) {

@@ -21,6 +21,12 @@ Result<std::string> make_loop_device(const std::string& file, std::uint32_t bloc
 // user lets go of it. A device that has another backing file, or none: ok.
 Status remove_loop_device(const std::string& device, const std::string& file, bool force);
 
+// Writes down in the file `record` which device it is, so that one that outlives its backing file can be found again.
+Status remember_loop_device(const std::string& device, const std::string& record);
+
+// Ends the device that `record` names, if it is still on that file, which nobody serves any more; removes the record.
+void forget_loop_device(const std::string& file, const std::string& record);
+
 // Takes over the size of the backing file.
 Status refresh_loop_device(const std::string& device, const std::string& file);
 

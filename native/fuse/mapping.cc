@@ -22,19 +22,31 @@ Task<Result<std::string>> Mapping::open(BlockDevice* device) {
   if (!resumed.ok()) co_return std::move(resumed).error();
   if (!device_.empty()) co_return device_;
 
-  auto find_or_make = [file = mount_->file(), block_size = device->logical_block_size()]() -> Result<std::string> {
-    if (std::optional<std::string> found = find_loop_device(file)) return *found;
-    return make_loop_device(file, block_size);
+  auto find_or_make = [file = mount_->file(), record = directory_ + "/loop",
+                       block_size = device->logical_block_size()]() -> Result<std::string> {
+    std::optional<std::string> found = find_loop_device(file);
+    Result<std::string> made = found ? Result<std::string>(*found) : make_loop_device(file, block_size);
+    if (made.ok()) TRY(remember_loop_device(*made, record));
+    return made;
   };
-  Result<std::string> made = co_await blocking<Result<std::string>>(&env_, std::move(find_or_make));
+  Result<std::string> made = co_await apart<Result<std::string>>(&env_, std::move(find_or_make));
+  if (made.ok()) {
+    device_ = *made;
+    Status anchored = co_await anchor();
+    if (!anchored.ok()) made = std::move(anchored).error();
+  }
   if (!made.ok()) {
     // Nothing uses the file: it goes again.
     Status ended = co_await close(false);
     if (!ended.ok()) log_warn("fuse", name_ + ": " + ended.error().message());
     co_return std::move(made).error();
   }
-  device_ = *made;
   co_return device_;
+}
+
+Task<Status> Mapping::anchor() {
+  auto ensure = [mount = &*mount_] { return mount->ensure_anchor(); };
+  co_return co_await blocking<Status>(&env_, std::move(ensure));
 }
 
 void Mapping::suspend() {
@@ -45,7 +57,7 @@ Task<Status> Mapping::refresh() {
   if (device_.empty()) co_return Status();
   session_->resized();
   auto refresh = [device = device_, file = mount_->file()] { return refresh_loop_device(device, file); };
-  co_return co_await blocking<Status>(&env_, std::move(refresh));
+  co_return co_await apart<Status>(&env_, std::move(refresh));
 }
 
 Task<Status> Mapping::close(bool force) {
@@ -57,15 +69,17 @@ Task<Status> Mapping::close(bool force) {
       if (!removed.ok()) return removed;
       return clear_mount(directory);
     };
-    co_return co_await blocking<Status>(&env_, std::move(clear));
+    co_return co_await apart<Status>(&env_, std::move(clear));
   }
   if (!device_.empty()) {
     auto remove = [device = device_, file = mount_->file(), force] { return remove_loop_device(device, file, force); };
-    Status removed = co_await blocking<Status>(&env_, std::move(remove));
+    Status removed = co_await apart<Status>(&env_, std::move(remove));
     if (!removed.ok()) co_return removed;
     device_.clear();
   }
-  auto unmount = [mount = &*mount_, force] { return mount->unmount(force); };
+  session_->release_locks();
+  // A kernel that cannot repeat requests does not tell us of an anchor that asked our predecessor: it ends last.
+  auto unmount = [mount = &*mount_, force] { return mount->unmount(force || !mount->can_resend()); };
   Status unmounted = co_await blocking<Status>(&env_, std::move(unmount));
   if (!unmounted.ok()) co_return unmounted;
   // The descriptor must not be closed while the session watches it.

@@ -38,10 +38,13 @@ class Mapping {
   Task<void> forget();
 
   bool suspended() const { return session_ == nullptr || session_->suspended(); }
+  // The anchor holds (fuse/mount.h).
+  bool anchored() const { return session_ != nullptr && session_->waiting_for_locks() > 0; }
   // Empty before open() and after close().
   const std::string& device() const { return device_; }
 
  private:
+  Task<Status> anchor();
   Task<void> end_session();
 
   Env& env_;

@@ -6,14 +6,19 @@
 #include <gtest/gtest.h>
 #include <linux/fs.h>
 #include <linux/loop.h>
+#include <signal.h>
 #include <sys/ioctl.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstring>
+#include <fstream>
 #include <future>
+#include <iterator>
 #include <thread>
 
+#include "fuse/helper_process.h"
 #include "fuse/loop_device.h"
 #include "iscsi/memory_device.h"
 #include "test/reactor_support.h"
@@ -131,6 +136,14 @@ struct Open {
   ~Open() { ::close(fd); }
   const int fd;
 };
+
+// As in /proc/PID/stat; 0 when there is no such process.
+char state_of(int pid) {
+  std::ifstream in("/proc/" + std::to_string(pid) + "/stat");
+  std::string text((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
+  std::size_t end_of_name = text.rfind(')');
+  return end_of_name == std::string::npos ? '\0' : text[end_of_name + 2];
+}
 
 TEST_F(MappingTest, LoopDeviceReadsWritesFlushesAndDiscards) {
   ASSERT_NO_FATAL_FAILURE(open(memory_.get()));
@@ -280,6 +293,50 @@ TEST_F(MappingTest, ForcedEndGivesErrorsAndLeavesNothing) {
   EXPECT_LT(written.get(), 0);
   EXPECT_NE(::access(file().c_str(), F_OK), 0);
   EXPECT_FALSE(find_loop_device(file()).has_value());
+}
+
+// The process that has the mount namespace of all others must not end before the connection has (fuse/mount.h).
+TEST_F(MappingTest, ItsAnchorEndsWithItAndNotBefore) {
+  ASSERT_NO_FATAL_FAILURE(open(memory_.get()));
+  int anchor = find_helper(folder_.file("map/anchor"));
+  ASSERT_NE(anchor, 0);
+  auto until_anchored = [this] {
+    bool anchored = false;
+    while (!anchored) call([&] { anchored = mapping_->anchored(); });
+  };
+  until_anchored();
+  ASSERT_EQ(::kill(anchor, SIGKILL), 0);
+  // Killed, it goes on waiting, where nothing can end it ("D").
+  while (state_of(anchor) != 'D') ASSERT_NE(state_of(anchor), 'Z');
+
+  // A successor finds it as it is.
+  call([this] { mapping_->suspend(); });
+  forget();
+  ASSERT_NO_FATAL_FAILURE(open(memory_.get()));
+  until_anchored();
+  EXPECT_EQ(find_helper(folder_.file("map/anchor")), anchor);
+  EXPECT_EQ(state_of(anchor), 'D');
+  EXPECT_TRUE(close(false).ok());
+  EXPECT_EQ(state_of(anchor), '\0');
+}
+
+// The kernel keeps a loop device whose file nobody serves any more.
+TEST_F(MappingTest, WhatDiedWithAllItsProcessesIsClearedAway) {
+  ASSERT_NO_FATAL_FAILURE(open(memory_.get()));
+  std::string loop = "/sys/block/" + device_.substr(5) + "/loop";
+  int keeper = find_helper(folder_.file("map/keeper"));
+  ASSERT_NE(keeper, 0);
+  end_helper(keeper);
+  forget();
+  end_helper(find_helper(folder_.file("map/anchor")));
+  EXPECT_EQ(::access(loop.c_str(), F_OK), 0);
+  // As where the namespace of its mount has gone as well.
+  ASSERT_EQ(::umount2(file().c_str(), MNT_DETACH), 0);
+
+  mapping_ = std::make_unique<Mapping>(reactor_->env(), folder_.file("map"), "v");
+  EXPECT_TRUE(close(false).ok());
+  EXPECT_NE(::access(loop.c_str(), F_OK), 0);
+  EXPECT_NE(::access(file().c_str(), F_OK), 0);
 }
 
 }  // namespace

@@ -1,27 +1,23 @@
 #include "fuse/mount.h"
 
-#include <dirent.h>
 #include <fcntl.h>
-#include <signal.h>
-#include <spawn.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/utsname.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
-#include <sstream>
 #include <thread>
 #include <utility>
 
 #include "base/log.h"
+#include "fuse/helper_process.h"
+#include "fuse/loop_device.h"
 #include "fuse/protocol.h"
 
 namespace holdfast::fuse {
@@ -30,7 +26,6 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr int kKeptDescriptor = 3;
 constexpr int kAttempts = 100;
 constexpr auto kAttemptPause = 20ms;
 
@@ -51,23 +46,6 @@ Error failure(const std::string& what, int error_number) {
   }
 }
 
-// Field 22 of /proc/PID/stat; empty when there is no such process, or it is a zombie.
-std::string start_time_of(int pid) {
-  std::ifstream in("/proc/" + std::to_string(pid) + "/stat");
-  std::stringstream all;
-  all << in.rdbuf();
-  std::string text = all.str();
-  std::size_t end_of_name = text.rfind(')');
-  if (end_of_name == std::string::npos) return "";
-  std::istringstream fields(text.substr(end_of_name + 1));
-  std::string field;
-  for (int number = 3; fields >> field; ++number) {
-    if (number == 3 && (field == "Z" || field == "X")) return "";
-    if (number == 22) return field;
-  }
-  return "";
-}
-
 // 7.41 came with Linux 6.9.
 bool kernel_can_resend() {
   utsname name{};
@@ -85,13 +63,11 @@ bool is_fuse_device(int fd) {
 
 // The descriptor that a live keeper of this folder holds; -1 when there is none.
 int take_from_keeper(const std::string& directory, int& keeper) {
-  std::ifstream in(directory + "/keeper");
-  int pid = 0;
-  std::string start_time;
-  if (!(in >> pid >> start_time) || pid <= 0 || start_time_of(pid) != start_time) return -1;
+  int pid = find_helper(directory + "/keeper");
+  if (pid == 0) return -1;
   int pidfd = static_cast<int>(::syscall(SYS_pidfd_open, pid, 0));
   if (pidfd < 0) return -1;
-  int fd = static_cast<int>(::syscall(SYS_pidfd_getfd, pidfd, kKeptDescriptor, 0));
+  int fd = static_cast<int>(::syscall(SYS_pidfd_getfd, pidfd, kHelperDescriptor, 0));
   int error_number = errno;
   ::close(pidfd);
   if (fd < 0) {
@@ -107,45 +83,7 @@ int take_from_keeper(const std::string& directory, int& keeper) {
 }
 
 Result<int> start_keeper(const std::string& directory, int fd) {
-  posix_spawn_file_actions_t actions;
-  posix_spawnattr_t attributes;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawnattr_init(&attributes);
-  for (int standard = 0; standard < kKeptDescriptor; ++standard) {
-    posix_spawn_file_actions_addopen(&actions, standard, "/dev/null", O_RDWR, 0);
-  }
-  // Without the close-on-exec of the original. Where the two numbers are the same, dup2 clears it as well.
-  posix_spawn_file_actions_adddup2(&actions, fd, kKeptDescriptor);
-  posix_spawn_file_actions_addchdir_np(&actions, "/");
-  sigset_t none;
-  sigset_t all;
-  sigemptyset(&none);
-  sigfillset(&all);
-  posix_spawnattr_setsigmask(&attributes, &none);
-  posix_spawnattr_setsigdefault(&attributes, &all);
-  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-  // What `ps` shows should say what it is; coreutils' sleep does not mind.
-  char name[] = "holdfast-device-keeper";
-  char forever[] = "infinity";
-  char* arguments[] = {name, forever, nullptr};
-  char* environment[] = {nullptr};
-  pid_t pid = 0;
-  int error_number = ::posix_spawn(&pid, "/bin/sleep", &actions, &attributes, arguments, environment);
-  posix_spawn_file_actions_destroy(&actions);
-  posix_spawnattr_destroy(&attributes);
-  if (error_number != 0) return failure("cannot start the keeper of " + directory, error_number);
-  std::ofstream out(directory + "/keeper", std::ios::trunc);
-  out << pid << ' ' << start_time_of(pid) << '\n';
-  out.close();
-  if (out) return pid;
-  ::kill(pid, SIGKILL);
-  ::waitpid(pid, nullptr, 0);
-  return Error(ErrorCode::kDiskIo, "cannot write " + directory + "/keeper");
-}
-
-void end_keeper(int pid) {
-  ::kill(pid, SIGKILL);
-  ::waitpid(pid, nullptr, 0);  // it may be somebody else's child: then this says so
+  return start_helper({"/bin/sleep", {"holdfast-device-keeper", "infinity"}, "/", fd}, directory + "/keeper");
 }
 
 Status make_folder(const std::string& directory) {
@@ -174,6 +112,7 @@ Mount::Mount(Mount&& other) noexcept { *this = std::move(other); }
 Mount& Mount::operator=(Mount&& other) noexcept {
   std::swap(fd_, other.fd_);
   std::swap(keeper_, other.keeper_);
+  std::swap(anchor_, other.anchor_);
   std::swap(found_, other.found_);
   std::swap(can_resend_, other.can_resend_);
   std::swap(directory_, other.directory_);
@@ -205,6 +144,16 @@ Result<Mount> Mount::find_or_make(const std::string& directory, const std::strin
   return mount;
 }
 
+Status Mount::ensure_anchor() {
+  std::string record = directory_ + "/anchor";
+  anchor_ = find_helper(record);
+  if (anchor_ != 0) return {};
+  // The path is not among its arguments: who ends all processes of a folder cannot end this one.
+  ASSIGN_OR_RETURN(anchor_,
+                   start_helper({"/usr/bin/flock", {"holdfast-device-anchor", "device", "true"}, directory_}, record));
+  return {};
+}
+
 Result<Mount> Mount::make_own(const std::string& directory, const std::string& name) {
   Mount mount;
   mount.directory_ = directory;
@@ -233,10 +182,10 @@ Status Mount::unmount(bool force) {
 }
 
 void Mount::end() {
-  if (keeper_ != 0) end_keeper(keeper_);
+  end_helper(keeper_);
   ::close(std::exchange(fd_, -1));
-  (void)::unlink((directory_ + "/keeper").c_str());
-  (void)::unlink(file_.c_str());
+  end_helper(anchor_);
+  for (const char* name : {"/keeper", "/anchor", "/loop", "/device"}) (void)::unlink((directory_ + name).c_str());
   (void)::rmdir(directory_.c_str());
 }
 
@@ -245,8 +194,9 @@ Status clear_mount(const std::string& directory) {
   int keeper = 0;
   int fd = take_from_keeper(directory, keeper);
   if (fd >= 0) ::close(fd);
-  if (keeper != 0) end_keeper(keeper);
-  (void)::unlink((directory + "/keeper").c_str());
+  end_helper(keeper);
+  forget_loop_device(file, directory + "/loop");
+  for (const char* name : {"/keeper", "/anchor"}) (void)::unlink((directory + name).c_str());
   // Several may lie over each other, from several deaths.
   while (::umount2(file.c_str(), MNT_DETACH) == 0) {
   }

@@ -20,6 +20,7 @@ constexpr std::size_t kLargeBytes = kMaxIoBytes;
 // Requests taken in one turn of the reactor, so that iSCSI and replication get theirs.
 constexpr int kRequestsPerTurn = 32;
 constexpr std::uint32_t kBlock = 4096;
+constexpr std::size_t kLocksMax = 16;
 constexpr std::uint64_t kAttributesValidSeconds = 1'000'000'000;
 
 int error_number_of(const Error& error) {
@@ -56,6 +57,7 @@ Session::~Session() {
 
 Status Session::resume(BlockDevice* device, bool resend) {
   CHECK(device != nullptr && !closed_);
+  locks_released_ = false;
   if (device_ == device) return {};
   device_ = device;
   ++generation_;
@@ -63,6 +65,7 @@ Status Session::resume(BlockDevice* device, bool resend) {
     fuse_out_header header{sizeof header, kNotifyResend, 0};
     iovec part{&header, sizeof header};
     send(&part, 1);
+    locks_.clear();  // they come again, with other numbers
   }
   ASSIGN_OR_RETURN(watch_, env_.watch_readable(fd_, [this] { receive(); }));
   return {};
@@ -149,6 +152,10 @@ void Session::dispatch(const fuse_in_header& in, std::span<const std::byte> argu
     }
     case FUSE_FSYNC:
       return flush(in.unique);
+    case FUSE_SETLKW:
+      return lock(in.unique);
+    case FUSE_SETLK:
+      return answer_error(in.unique, EWOULDBLOCK);
     case FUSE_INIT:
       return initialize(in.unique, argument);
     case FUSE_GETATTR:
@@ -190,7 +197,7 @@ void Session::initialize(std::uint64_t unique, std::span<const std::byte> argume
   fuse_init_out out{};
   out.major = FUSE_KERNEL_VERSION;
   out.minor = std::min<std::uint32_t>(in.minor, FUSE_KERNEL_MINOR_VERSION);
-  out.flags = in.flags & (FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_ASYNC_DIO | FUSE_MAX_PAGES);
+  out.flags = in.flags & (FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_ASYNC_DIO | FUSE_MAX_PAGES | FUSE_FLOCK_LOCKS);
   out.max_readahead = 0;
   out.max_background = kMaxBackground;
   out.congestion_threshold = kMaxBackground * 3 / 4;
@@ -244,6 +251,16 @@ void Session::flush(std::uint64_t unique) {
   ++stats_.flushes;
   ++in_flight_;
   device_->flush(completion(unique, 0));
+}
+
+void Session::lock(std::uint64_t unique) {
+  if (locks_released_ || locks_.size() == kLocksMax) return answer_error(unique, ENOLCK);
+  locks_.push_back(unique);
+}
+
+void Session::release_locks() {
+  locks_released_ = true;
+  for (std::uint64_t unique : std::exchange(locks_, {})) answer_error(unique, ENOLCK);
 }
 
 void Session::answer_attributes(std::uint64_t unique) {

@@ -8,6 +8,9 @@
 // not be answered, because the engine went away under it, or because the process that read it died, the kernel is asked
 // to send again (resume()). A request is therefore answered by an engine that owned the volume, or not at all.
 //
+// Whoever asks for a lock on the file waits until release_locks(), or for the end of the connection: nobody gets one.
+// That is what the anchor is made of (fuse/mount.h).
+//
 // Invariants: a request is answered at most once; memory for requests is bounded by kMaxBackground * kMaxIoBytes.
 // Thread: one reactor.
 #pragma once
@@ -17,6 +20,7 @@
 #include <array>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/block_device.h"
 #include "fuse/protocol.h"
@@ -47,6 +51,11 @@ class Session {
   // Suspends, and calls back once nothing is under way. The session serves no more.
   void close(Callback<void()> done);
 
+  // Those who wait for a lock get an error, now and from now on.
+  void release_locks();
+  // How many wait for one.
+  std::size_t waiting_for_locks() const { return locks_.size(); }
+
   // The kernel has to ask for the size again.
   void resized();
 
@@ -64,6 +73,7 @@ class Session {
   void write(std::uint64_t unique, const fuse_write_in& in, SliceList data);
   void allocate(std::uint64_t unique, const fuse_fallocate_in& in);
   void flush(std::uint64_t unique);
+  void lock(std::uint64_t unique);
   void answer_attributes(std::uint64_t unique);
   void answer_capacity(std::uint64_t unique);
 
@@ -89,6 +99,8 @@ class Session {
   bool receive_posted_ = false;
   bool ended_ = false;
   unsigned in_flight_ = 0;
+  std::vector<std::uint64_t> locks_;  // requests for a lock
+  bool locks_released_ = false;
   Callback<void()> closed_;
   // Where the next request is read into: its head, then small and large data. What a WRITE fills goes to the device as
   // it is, and is replaced.

@@ -20,7 +20,7 @@ Task<Result<std::string>> ViewFile::open() {
     auto make = [file = mount_->file(), block_size = device_.logical_block_size()] {
       return make_loop_device(file, block_size);
     };
-    made = co_await blocking<Result<std::string>>(&env_, std::move(make));
+    made = co_await apart<Result<std::string>>(&env_, std::move(make));
   } else {
     made = std::move(resumed).error();
   }
@@ -40,7 +40,7 @@ Task<void> ViewFile::close() {
     Status unmounted = mount->unmount(true);
     return removed.ok() ? unmounted : removed;
   };
-  Status ended = co_await blocking<Status>(&env_, std::move(end));
+  Status ended = co_await apart<Status>(&env_, std::move(end));
   if (!ended.ok()) log_warn("fuse", name_ + ": " + ended.error().message());
   // The descriptor must not be closed while the session watches it.
   co_await holdfast::suspend<int>([this](Callback<void(int)> done) {

@@ -47,6 +47,8 @@ const ready = z.object({ ready: z.literal(true), server: z.string() });
 export interface ClusterOptions {
   readonly folder: string;
   readonly upArgs?: readonly string[];
+  /** A command that becomes the one it is given: unshare, say. */
+  readonly within?: readonly string[];
 }
 
 export class Cluster {
@@ -65,7 +67,7 @@ export class Cluster {
     mkdirSync(options.folder, { recursive: true });
     const [api, iscsi] = [await freePort(2), await freePort(5)];
     const log = openSync(join(options.folder, 'up.log'), 'a');
-    const [program = '', ...prefix] = cliCommand;
+    const [program = '', ...prefix] = [...(options.within ?? []), ...cliCommand];
     const child = spawn(
       program,
       [
