@@ -112,7 +112,7 @@ const engineLayers: Readonly<Record<string, readonly string[]>> = {
   config: [],
   addon: [],
   process: ['security', 'async', 'log', 'os'],
-  replica: ['security', 'addon', 'process', 'log', 'os'],
+  replica: ['filesystem', 'security', 'addon', 'process', 'log', 'os'],
   target: ['filesystem', 'security', 'addon', 'process', 'async', 'log', 'os'],
   metastore: ['async', 'log', 'os'],
   security: ['os'],

@@ -1,6 +1,6 @@
 // The agent of a node: supervises its target process and one replica process per disk, and tells the manager about them.
-import { realpathSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { realpathSync, statSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { z } from 'zod';
 import { formatHostPort, parseHostPort } from '../os/addresses.js';
@@ -222,6 +222,7 @@ function diskOf(order: DiskOrder, { target }: AgentConfig): DiskConfig {
     name: order.name,
     runDir: join(dirname(target.runDir), order.name),
     directory: order.directory,
+    ...(order.format ? { format: true } : {}),
     journalPath: order.journalPath === '' ? null : order.journalPath,
     journalBytes: Number(order.journalBytes) || orderedDefaults.journalBytes,
     cacheBytes: Number(order.cacheBytes) || orderedDefaults.cacheBytes,
@@ -276,7 +277,7 @@ function replicaSupervision(
       role: 'replica',
       node: config.node,
       disk: disk.name,
-      directory: disk.directory,
+      ...placeOf(disk),
       journalPath: disk.journalPath,
       listen: [formatHostPort({ host: config.host, port: await memory.port(disk.name) })],
       expectedDiskId: memory.diskId(disk.name),
@@ -305,15 +306,22 @@ function replicaSupervision(
   };
 }
 
+// A block device is mounted in the run directory. Whatever is below /dev and no folder is one, even if it is not there at this moment.
+function placeOf({ directory, runDir, format = false }: DiskConfig) {
+  const isFolder = statSync(directory, { throwIfNoEntry: false })?.isDirectory() ?? false;
+  if (!directory.startsWith('/dev/') || directory.startsWith('/dev/shm/') || isFolder) return { directory };
+  return { directory: join(realpathSync(dirname(runDir)), basename(runDir), 'mnt'), device: directory, format };
+}
+
 // Left out where there is none, so that processes of an earlier version are adopted as they are.
 function identityFile({ certificate }: AgentOptions) {
   return certificate === null ? {} : { identityFile: certificate.path };
 }
 
-// The id of the disk becomes known while the process runs; that is no reason to start it again.
+// The id of the disk becomes known while the process runs, and nothing is formatted from then on; that is no reason to start it again.
 function sameConfig(present: unknown, wanted: Readonly<Record<string, unknown>>): boolean {
   const text = (value: unknown) =>
-    JSON.stringify(value, (key, field: unknown) => (key === 'expectedDiskId' ? undefined : field));
+    JSON.stringify(value, (key, field: unknown) => (key === 'expectedDiskId' || key === 'format' ? undefined : field));
   return text(present) === text(wanted);
 }
 

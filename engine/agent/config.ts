@@ -7,8 +7,10 @@ export const diskConfigSchema = z.strictObject({
   name: z.string(),
   /** Holds config, state and log of the replica process. */
   runDir: z.string(),
-  /** The disk itself. */
+  /** The disk itself: a folder, or a block device. */
   directory: z.string(),
+  /** What is on a block device that is to become a disk may go. */
+  format: z.boolean().optional(),
   journalPath: z.string().nullable(),
   journalBytes: bytes,
   cacheBytes: bytes,

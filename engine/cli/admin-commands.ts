@@ -91,6 +91,7 @@ function addDiskCommands(disk: Command, wiring: Wiring): void {
     .option('--journal-size <size>', 'default: 256Mi')
     .option('--cache-size <size>', 'default: 64Mi')
     .option('--capacity <size>', 'use at most this much (default: what the file system has)')
+    .option('--force', 'also when a block device holds something: all of it is lost')
     .option('--wait', 'until it is online; fails with the reason when it cannot be used')
     .description('give a node another disk, at run time')
     .addHelpText('after', examples('holdfast disk add node2 disk2 /srv/holdfast/disk2 --wait'))
@@ -107,6 +108,7 @@ function addDiskCommands(disk: Command, wiring: Wiring): void {
         journalBytes: size('journalSize'),
         cacheBytes: size('cacheSize'),
         capacityBytes: size('capacity'),
+        format: flags['force'] === true,
       };
       const added = await session.call<object>('POST', `${nodePath(node)}/disks`, body);
       if (flags['wait'] !== true) {

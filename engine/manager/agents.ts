@@ -39,6 +39,7 @@ async function ordersFor(repository: Repository, node: string): Promise<readonly
         cacheBytes: BigInt(order.cacheBytes),
         capacityBytes: BigInt(order.capacityBytes),
         removed: order.removed,
+        format: order.format ?? false,
       },
     ];
   });
@@ -143,15 +144,24 @@ async function recordDisk(
       directory: process.directory ?? present?.directory ?? '',
       address: (holder === null ? process.address : null) ?? present?.address ?? null,
       class: present?.class ?? process.diskClass,
+      order: orderOf(present?.order ?? null, process.diskId),
     };
     const unchanged =
       present?.diskId === record.diskId &&
+      (present.order?.format ?? false) === (record.order?.format ?? false) &&
       present.class === record.class &&
       present.directory === record.directory &&
       present.address === record.address;
     return unchanged ? null : record;
   });
   return holder === null ? process : withhold(process, former, holder);
+}
+
+// Once there is a disk, nothing is to be formatted at its place any more.
+function orderOf(order: DiskRecord['order'], diskId: string | null): DiskRecord['order'] {
+  if (order?.format === undefined || diskId === null) return order;
+  const { format: _, ...rest } = order;
+  return rest;
 }
 
 function holderOf(disks: readonly DiskRecord[], diskId: string): DiskRecord | null {

@@ -48,7 +48,10 @@ export async function changeDisk(
   return (await context.repository.updateDisk(node, name, edit)) ?? disk;
 }
 
-export type NewDisk = Pick<DiskOrder, 'directory' | 'journalPath' | 'journalBytes' | 'cacheBytes' | 'capacityBytes'> & {
+export type NewDisk = Pick<
+  DiskOrder,
+  'directory' | 'journalPath' | 'journalBytes' | 'cacheBytes' | 'capacityBytes' | 'format'
+> & {
   readonly node: string;
   readonly name: string;
 };

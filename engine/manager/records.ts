@@ -58,6 +58,8 @@ export const diskOrderSchema = z.object({
   cacheBytes: naturalNumber,
   /** 0: what the file system has */
   capacityBytes: naturalNumber,
+  /** What is on a block device that is to become a disk may go. */
+  format: z.boolean().optional(),
   /** Taken out of the cluster: the agent stops it, and the record goes. */
   removed: z.boolean(),
 });

@@ -9,6 +9,10 @@ export const replicaConfigSchema = z.strictObject({
   disk: z.string().min(1),
   /** of the disk; made into a disk when it is empty */
   directory: z.string().min(1),
+  /** Of a disk that is a block device: mounted at `directory` while the process runs. */
+  device: z.string().min(1).nullable().default(null),
+  /** What is on the device may go, as long as no disk is expected there. */
+  format: z.boolean().default(false),
   journalPath: z.string().min(1).nullable(),
   /** numeric HOST:PORT or unix:PATH */
   listen: z.array(z.string().min(1)).min(1),

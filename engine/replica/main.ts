@@ -4,6 +4,7 @@ import { ReplicaProcess } from '../addon/replica-process.js';
 import { errorFields } from '../log/logger.js';
 import { identityOf } from '../process/process-identity.js';
 import { runProcess } from '../process/process-main.js';
+import { mountDisk, unmountDisk } from './block-device.js';
 import { replicaConfigSchema } from './config.js';
 import { prepareDiskFolder } from './disk-folder.js';
 
@@ -13,16 +14,22 @@ await runProcess({
   logFields: ({ node, disk }) => ({ node, disk }),
   start: async (config, log) => {
     const identity = identityOf(config.identityFile, log);
-    prepareDiskFolder(config.directory, config.expectedDiskId);
-    const replica = await ReplicaProcess.open({
-      directory: config.directory,
+    const { device, directory, expectedDiskId, format } = config;
+    if (device !== null) await mountDisk({ device, directory, expectedDiskId, format });
+    prepareDiskFolder(directory, expectedDiskId);
+    const opening = ReplicaProcess.open({
+      directory,
       journalPath: config.journalPath,
       listen: config.listen,
-      expectedDiskId: config.expectedDiskId,
+      expectedDiskId,
       journalBytes: BigInt(config.journalBytes),
       cacheBytes: BigInt(config.cacheBytes),
       capacityBytes: BigInt(config.capacityBytes),
       credentials: identity?.current() ?? null,
+    });
+    const replica = await opening.catch(async (error: unknown) => {
+      if (device !== null) await unmountDisk(directory).catch(() => undefined);
+      throw error;
     });
     identity?.subscribe((next) => {
       replica.setCredentials(next).then(
@@ -36,7 +43,13 @@ await runProcess({
     });
     return {
       state: { listen: replica.listen, diskId: replica.diskId },
-      stop: () => replica.close(),
+      stop: async () => {
+        await replica.close();
+        if (device === null) return;
+        await unmountDisk(directory).catch((error: unknown) => {
+          log.warn('the device of the disk stays mounted', errorFields(error));
+        });
+      },
     };
   },
 });

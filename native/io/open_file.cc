@@ -112,9 +112,12 @@ Result<std::uint64_t> size_of(int fd, const struct stat& status, const std::stri
 
 }  // namespace
 
-Result<OpenedFile> open_blocking(const std::string& path, const FileOptions& options) {
+Result<OpenedFile> open_blocking(const std::string& path, const FileOptions& wanted) {
   struct stat before {};
   bool is_device = stat(path.c_str(), &before) == 0 && S_ISBLK(before.st_mode);
+  FileOptions options = wanted;
+  // A device is there or not; to create and to have it for oneself would mean to insist on a new file.
+  if (is_device) options.create = false;
   // On a block device O_EXCL keeps mounts, and other users of the kernel, away.
   ASSIGN_OR_RETURN(Opened opened, open_direct(path, options, is_device && options.exclusive ? O_EXCL : 0));
   Descriptor file(opened.fd);

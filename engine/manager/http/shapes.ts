@@ -52,6 +52,7 @@ export const addDisk = z.strictObject({
   journalBytes: z.int().nonnegative().default(0),
   cacheBytes: z.int().nonnegative().default(0),
   capacityBytes: z.int().nonnegative().default(0),
+  format: z.boolean().default(false),
 });
 export const changeSettings = z.strictObject({
   overProvisioning: z.number().min(1).max(100).optional(),
