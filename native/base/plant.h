@@ -42,6 +42,8 @@ enum class Plant : unsigned char {
   kRebuildFromWrongBase,
   kAckPendingResize,
   kJoinKeepsSize,
+  kForgetLoss,
+  kServeAfterLoss,
 };
 
 struct PlantName {
@@ -76,6 +78,8 @@ inline constexpr std::array kPlantNames = {
     PlantName{Plant::kRebuildFromWrongBase, "rebuild-from-wrong-base", 87},
     PlantName{Plant::kAckPendingResize, "ack-pending-resize", 18},
     PlantName{Plant::kJoinKeepsSize, "join-keeps-size", 3},
+    PlantName{Plant::kForgetLoss, "forget-loss", 81},
+    PlantName{Plant::kServeAfterLoss, "serve-after-loss", 81},
 };
 
 // Set once, before anything runs.

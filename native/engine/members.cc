@@ -310,6 +310,7 @@ void VolumeEngine::declare_data_lost() {
   std::string why = "DATA LOSS: every in-sync replica of volume " + config_.name +
                     " came back without acknowledged writes; what is left is served when the loss is accepted";
   log_error("engine", why);
+  if (HOLDFAST_PLANT(kForgetLoss)) return stop(Error(ErrorCode::kCorrupt, why));
   membership_.lost_data(config_.volume, config_.epoch, why, [this, alive = alive_, why](Status status) {
     if (!*alive) return;
     // In a later turn: the answer may come from inside the call.
@@ -325,7 +326,8 @@ void VolumeEngine::declare_data_lost() {
 void VolumeEngine::come_back(Member& member, const store::ReplicaInfo& info) {
   Seq last(next_seq_.value() - 1);
   bool prefix = common_seq(info.history, info.last.seq, history_, last) == info.last.seq;
-  member.lost_acknowledged = !info.complete || !prefix || info.last.seq < committed_;
+  member.lost_acknowledged =
+      !info.complete || !prefix || (info.last.seq < committed_ && !HOLDFAST_PLANT(kServeAfterLoss));
   if (member.lost_acknowledged) {
     give_up_attempt(member, "came back without acknowledged writes (its log ends at " +
                                 std::to_string(info.last.seq.value()) + ", acknowledged are " +

@@ -256,6 +256,8 @@ void Client::flush() {
 void Client::grow() {
   std::uint64_t left = setup_.scenario->size_blocks_max - blocks_asked_;
   if (left > 0 && random_.chance(2, 3)) blocks_asked_ += 1 + random_.below(std::min<std::uint64_t>(left, 200));
+  // What it has already is true whoever says so, also an engine that is over.
+  if (blocks_asked_ * kBlockSize == engine_.size_bytes()) return;
   Op* op = begin("resize", 0, 0);
   op->value = blocks_asked_;
   setup_.oracle->size_asked(blocks_asked_);

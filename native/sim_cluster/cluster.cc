@@ -92,12 +92,14 @@ void Cluster::look_after(Member& member) {
     member.restart_at = world.now() + Nanos(world.random().below(2'000'000'000));
     if (lost) member.retiring = true;
   }
+  if (member.gone && !member.retiring) member.retiring = true;
   if (member.retiring && !store.in_sync(node.id()) && store.record().in_sync.size() > 0) {
     node.kill();
     node.replace_disk(ReplicaId(next_replica_id_++));
-    member.retiring = false;
+    member.retiring = member.gone = false;
     replicas_changed_ = true;
   }
+  if (member.gone) return;
   if (node.state() != ReplicaNode::State::kDown || world.now() < member.restart_at) return;
   if (member.retiring && node.failure()) return;  // it cannot be opened; it goes when it has left the set
   node.start(kVolume, scenario.size_blocks, world.now() == Nanos(0));
@@ -124,9 +126,11 @@ void Cluster::look_after_engine() {
       }
     }
   }
-  if (world.now() < attach_again_at_) return;
+  ask_about_losses();
+  if (world.now() < attach_again_at_ || store.record().lost_data) return;
   bool gone = !current_ || current_->state() == Attachment::State::kFailed ||
-              current_->state() == Attachment::State::kClosed || current_->is_fenced();
+              current_->state() == Attachment::State::kClosed || current_->is_fenced() ||
+              current_->epoch() < store.record().epoch;
   if (!gone) {
     bool waits =
         current_->host().process()->frozen || (current_->engine() && !current_->engine()->status().failure.empty());
@@ -138,6 +142,55 @@ void Cluster::look_after_engine() {
   unhealthy_since_ = Nanos(-1);
   if (EngineHost* host = choose_host()) attach(*host);
   attach_again_at_ = world.now() + Nanos(world.random().below(1'000'000'000));
+}
+
+// Lost data is accepted by somebody who looks after it now and then, never by the control plane itself.
+void Cluster::ask_about_losses() {
+  if (current_ && current_->engine()) {
+    engine::EngineStatus status = current_->engine()->status();
+    if (status.lost_data && store.record().epoch == status.epoch && !store.record().lost_data) {
+      oracle.violated("an engine stopped because data was lost, and nobody knows of it");
+    }
+  }
+  bool older = all_in_sync_gone();
+  if (!older && !store.record().lost_data) {
+    accept_at_ = Nanos::max();
+    return;
+  }
+  if (accept_at_ == Nanos::max()) accept_at_ = world.now() + Nanos(world.random().below(12'000'000'000));
+  if (world.now() < accept_at_) return;
+  if (!older) {
+    store.accept_loss(store.record().in_sync);
+  } else if (const Member* best = best_older_copy()) {
+    store.accept_loss({best->node->id()});
+    older_accepted_ = true;
+  } else {
+    return;
+  }
+  world.trace("the loss of writes is accepted, the volume goes on with " +
+              std::to_string(store.record().in_sync.front().value()));
+  ++losses_accepted;
+  accept_at_ = Nanos::max();
+}
+
+bool Cluster::all_in_sync_gone() const {
+  const std::vector<ReplicaId>& set = store.record().in_sync;
+  return std::all_of(set.begin(), set.end(), [this](ReplicaId id) {
+    const Member* member = member_of(id);
+    return !member || member->gone;
+  });
+}
+
+// By what it has, not by time or size; those that are down might have more.
+const Cluster::Member* Cluster::best_older_copy() const {
+  const Member* best = nullptr;
+  for (const Member& member : members) {
+    if (member.gone || member.retiring) continue;
+    if (!member.node->store()) return nullptr;
+    store::ReplicaInfo info = member.node->store()->info();
+    if (info.complete && (!best || info.last > best->node->store()->info().last)) best = &member;
+  }
+  return best;
 }
 
 EngineHost* Cluster::choose_host() {
@@ -161,6 +214,7 @@ std::vector<engine::ReplicaConfig> Cluster::replica_configs(const std::string& l
 }
 
 void Cluster::attach(EngineHost& host) {
+  if (store.record().lost_data) return;
   // A target process has one engine per volume: an earlier one there goes first.
   for (const std::unique_ptr<Attachment>& earlier : host.attachments) earlier->destroy();
   host.ensure_process();
@@ -194,6 +248,7 @@ void Cluster::on_opened(Attachment& attachment) {
     recovery.all_damaged = recovery.all_damaged && damaged;
     if (!damaged) recovery.power_lost.push_back(member->node->power_lost_at());
   }
+  recovery.older_accepted = std::exchange(older_accepted_, false);
   world.trace("epoch " + epoch + " serves after entry " + std::to_string(recovery.last.value()));
   oracle.serving(recovery);
   served_ = true;
@@ -259,6 +314,13 @@ void Cluster::kill(Member& member, Nanos restart_after) {
 void Cluster::kill(EngineHost& host) {
   host.kill();
   attach_again_at_ = std::max(attach_again_at_, world.now() + Nanos(world.random().below(500'000'000)));
+}
+
+// What is on it is nowhere any more.
+void Cluster::lose_disk(Member& member) {
+  world.trace("the disk of " + member.node->node() + " is gone");
+  member.node->kill();
+  member.gone = true;
 }
 
 void Cluster::power_off(const std::string& node, Nanos back_after) {
@@ -360,7 +422,15 @@ bool Cluster::all_in_sync_damaged() const {
   });
 }
 
+// A rebuild makes an older copy incomplete: when its source goes then, nothing whole is left.
+bool Cluster::no_copy_left() const {
+  return all_in_sync_gone() && std::all_of(members.begin(), members.end(), [](const Member& member) {
+           return member.gone || (member.node->store() && !member.node->store()->info().complete);
+         });
+}
+
 bool Cluster::lost_for_good() const {
+  if (no_copy_left()) return true;
   const std::vector<ReplicaId>& set = store.record().in_sync;
   return std::all_of(set.begin(), set.end(), [this](ReplicaId id) {
     const Member* member = member_of(id);

@@ -25,6 +25,7 @@ class Cluster {
     Nanos restart_at{0};    // when it is down or broken
     bool retiring = false;  // leaves the volume; its disk is replaced then
     bool was_full = false;  // looks at its disk's size again when it starts
+    bool gone = false;      // its disk is; another one takes its place when nobody counts on it any more
   };
 
   Cluster(std::uint64_t seed, Scenario scenario, bool trace);
@@ -39,6 +40,7 @@ class Cluster {
   // ---- what faults do ----
   void kill(Member& member, Nanos restart_after);
   void kill(EngineHost& host);
+  void lose_disk(Member& member);
   void power_off(const std::string& node, Nanos back_after);
   // Every node at once; each comes back after a random while of at most this.
   void power_off_all(Nanos back_after_max);
@@ -57,7 +59,7 @@ class Cluster {
   unsigned in_flight() const;
   // Those of engines to come, too.
   void stop_clients();
-  // The only copies left were damaged by injected faults: errors are the right answer.
+  // The only copies left were damaged by injected faults, or are gone: errors are the right answer.
   bool lost_for_good() const;
   bool all_in_sync_damaged() const;
   const Member* member_of(ReplicaId id) const;
@@ -75,12 +77,19 @@ class Cluster {
   ClientCounts counts;
   // How often the whole cluster lost its power after it had served since the last time.
   std::uint64_t power_cycles = 0;
+  // How often the loss of acknowledged writes was accepted: all copies in-sync had come back without them, or an older
+  // copy was all that was left.
+  unsigned losses_accepted = 0;
 
  private:
   void set_clocks();
   void look_after(Member& member);
   void look_after_engine();
   void update_replicas();
+  void ask_about_losses();
+  const Member* best_older_copy() const;
+  bool all_in_sync_gone() const;
+  bool no_copy_left() const;
   void on_opened(Attachment& attachment);
   engine::VolumeConfig config_for(const EngineHost& host, Epoch epoch) const;
   std::vector<engine::ReplicaConfig> replica_configs(const std::string& local_node) const;
@@ -93,7 +102,9 @@ class Cluster {
   Nanos attach_again_at_{0};
   std::uint64_t next_replica_id_ = 101;
   bool clients_stopped_ = false;
-  bool served_ = false;  // since the whole cluster lost its power
+  Nanos accept_at_ = Nanos::max();  // when somebody looks after lost data
+  bool older_accepted_ = false;     // since the last engine began to serve
+  bool served_ = false;             // since the whole cluster lost its power
   bool replicas_changed_ = false;
 };
 

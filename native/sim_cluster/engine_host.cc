@@ -78,6 +78,10 @@ void Attachment::change(VolumeId volume, Epoch epoch, std::vector<ReplicaId> in_
   store_.change(process_, epoch, std::move(in_sync), std::move(done));
 }
 
+void Attachment::lost_data(VolumeId volume, Epoch epoch, std::string why, StatusCallback done) {
+  store_.lost_data(process_, epoch, std::move(done));
+}
+
 void Attachment::fenced(VolumeId volume, Epoch epoch) {
   fenced_ = true;
   if (client_) client_->fenced();

@@ -47,6 +47,7 @@ class Attachment final : public engine::Membership {
   // Membership
   void change(VolumeId volume, Epoch epoch, std::vector<ReplicaId> in_sync, std::string reason,
               StatusCallback done) override;
+  void lost_data(VolumeId volume, Epoch epoch, std::string why, StatusCallback done) override;
   void fenced(VolumeId volume, Epoch epoch) override;
 
  private:

@@ -75,6 +75,11 @@ void FaultInjector::inject(Fault fault) {
       return cluster_.power_off(any_node(), moment(6s));
     case Fault::kPowerOffAll:
       return cluster_.power_off_all(6s);
+    case Fault::kPowerOffReplicas:
+      for (Cluster::Member& member : cluster_.members) cluster_.power_off(member.node->node(), moment(6s));
+      return;
+    case Fault::kLoseDisk:
+      return lose_disk();
     case Fault::kPartition:
       return partition();
     case Fault::kResetConnection:
@@ -248,6 +253,17 @@ void FaultInjector::corrupt_reads() {
       world_.random().between(1'000, 200'000);
   node.set_damaged();
   later(6s, [&faults] { faults.corrupt_read_ppm = faults.misdirected_read_ppm = 0; });
+}
+
+// One that another complete copy can stand in for, be it an older one.
+void FaultInjector::lose_disk() {
+  Cluster::Member& member = any_member();
+  if (member.gone) return;
+  bool another = std::any_of(cluster_.members.begin(), cluster_.members.end(), [&member](const Cluster::Member& other) {
+    return &other != &member && !other.gone && !other.retiring && other.node->store() &&
+           other.node->store()->info().complete;
+  });
+  if (another) cluster_.lose_disk(member);
 }
 
 // The control plane takes a replica out of the volume; another one on an empty disk takes its place.

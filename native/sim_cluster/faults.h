@@ -36,6 +36,7 @@ class FaultInjector {
   void flip_bit();
   void corrupt_reads();
   void replace_replica();
+  void lose_disk();
 
   Cluster& cluster_;
   World& world_;

@@ -64,6 +64,12 @@ void History::blackout(Nanos now, bool destroyed) {
       if (one.write() && one.ended >= newest_flushed) next.insert(one.value);
     }
     if (newest_flushed < Nanos(0)) next.insert(block.initial.begin(), block.initial.end());
+    for (std::size_t i = 0; destroyed && i < block.past.size(); ++i) {
+      next.insert(block.past[i].first.begin(), block.past[i].first.end());
+      for (const Operation& one : block.past[i].second) {
+        if (one.write()) next.insert(one.value);
+      }
+    }
     block.handle_base += block.open.size();
     block.past.emplace_back(std::move(block.initial), std::move(block.open));
     block.initial = std::move(next);

@@ -40,7 +40,7 @@ class History {
   // Another engine serves from now on.
   void taken_over(Nanos now);
   // Another engine serves from now on, and every copy had lost its power before it could recover. `destroyed`: even
-  // flushed writes may be gone.
+  // flushed writes may be gone, back to any time.
   void blackout(Nanos now, bool destroyed = false);
 
   // What is wrong with the first block that cannot be explained, or nullopt.

@@ -15,6 +15,15 @@ bool MetadataStore::in_sync(ReplicaId id) const {
   return std::find(record_.in_sync.begin(), record_.in_sync.end(), id) != record_.in_sync.end();
 }
 
+Epoch MetadataStore::grant() {
+  CHECK(!record_.lost_data, "the control plane asks before it goes on with less than was acknowledged");
+  return record_.epoch = record_.epoch.next();
+}
+
+void MetadataStore::accept_loss(std::vector<ReplicaId> in_sync) {
+  record_ = {record_.epoch.next(), std::move(in_sync), false};
+}
+
 void MetadataStore::set_reachable(const std::string& node, bool reachable) {
   world_.trace("metadata store " + std::string(reachable ? "reachable" : "unreachable") + " from " + node);
   if (reachable) {
@@ -27,6 +36,10 @@ void MetadataStore::set_reachable(const std::string& node, bool reachable) {
 void MetadataStore::change(Process* process, Epoch epoch, std::vector<ReplicaId> in_sync, StatusCallback done) {
   CHECK(!in_sync.empty(), "the in-sync set is never empty");
   attempt(new Request{process, epoch, std::move(in_sync), std::move(done)}, Nanos(0));
+}
+
+void MetadataStore::lost_data(Process* process, Epoch epoch, StatusCallback done) {
+  attempt(new Request{process, epoch, {}, std::move(done)}, Nanos(0));
 }
 
 Nanos MetadataStore::travel_time() {
@@ -47,7 +60,10 @@ void MetadataStore::decide(Request* request) {
     return;
   }
   Status outcome;
-  if (request->epoch == record_.epoch) {
+  if (request->epoch == record_.epoch && request->in_sync.empty()) {
+    world_.trace("epoch " + std::to_string(record_.epoch.value()) + " has lost data");
+    record_.lost_data = true;
+  } else if (request->epoch == record_.epoch) {
     if (record_.in_sync != request->in_sync) ++changes_;
     record_.in_sync = request->in_sync;
     std::string set;

@@ -15,16 +15,20 @@ namespace holdfast::sim {
 struct VolumeRecord {
   Epoch epoch;
   std::vector<ReplicaId> in_sync;
+  bool lost_data = false;  // no engine gets the volume before somebody accepts that
 };
 
 class MetadataStore {
  public:
-  MetadataStore(World& world, std::vector<ReplicaId> in_sync) : world_(world), record_{Epoch(0), std::move(in_sync)} {}
+  MetadataStore(World& world, std::vector<ReplicaId> in_sync)
+      : world_(world), record_{Epoch(0), std::move(in_sync), false} {}
 
   const VolumeRecord& record() const { return record_; }
   bool in_sync(ReplicaId id) const;
   // What the manager does; it runs beside the store.
-  Epoch grant() { return record_.epoch = record_.epoch.next(); }
+  Epoch grant();
+  // The loss of acknowledged writes is accepted; the volume goes on with these replicas.
+  void accept_loss(std::vector<ReplicaId> in_sync);
 
   void set_reachable(const std::string& node, bool reachable);
   bool reachable(const std::string& node) const { return !unreachable_.contains(node); }
@@ -34,13 +38,15 @@ class MetadataStore {
 
   // Compare-and-swap asked by `process`, tried until an answer arrives.
   void change(Process* process, Epoch epoch, std::vector<ReplicaId> in_sync, StatusCallback done);
+  // Recorded for the epoch, tried in the same way.
+  void lost_data(Process* process, Epoch epoch, StatusCallback done);
   unsigned changes() const { return changes_; }
 
  private:
   struct Request {
     Process* process;
     Epoch epoch;
-    std::vector<ReplicaId> in_sync;
+    std::vector<ReplicaId> in_sync;  // empty: that data was lost
     StatusCallback done;
   };
   Nanos travel_time();

@@ -35,16 +35,17 @@ void Oracle::serving(const Recovery& recovery) {
                        std::to_string(acknowledged_.value()) + ", flushed " + std::to_string(flushed_.value());
     bool excused = std::all_of(recovery.power_lost.begin(), recovery.power_lost.end(),
                                [sent](Nanos when) { return when >= sent; });
-    if (recovered < flushed_ && !recovery.all_damaged) violated("flushed " + lost);
-    if (!excused) violated("without power loss of every in-sync copy, " + lost);
+    bool asked = recovery.older_accepted;
+    if (recovered < flushed_ && !recovery.all_damaged && !asked) violated("flushed " + lost);
+    if (!excused && !asked) violated("without power loss of every in-sync copy, " + lost);
     world_.trace("power loss of all copies: " + lost);
-    history_.blackout(world_.now(), recovery.all_damaged);
+    history_.blackout(world_.now(), recovery.all_damaged || asked);
     snapshots_.lost_after(recovered);
     ++losses_;
   }
   std::string blocks = std::to_string(recovery.size_blocks) + " blocks, acknowledged were " +
                        std::to_string(size_acknowledged_) + ", asked for " + std::to_string(size_asked_);
-  if (recovery.size_blocks < size_acknowledged_ && !recovery.all_damaged)
+  if (recovery.size_blocks < size_acknowledged_ && !recovery.all_damaged && !recovery.older_accepted)
     violated("the volume has shrunk to " + blocks);
   if (recovery.size_blocks > size_asked_) violated("the volume has grown to " + blocks);
   size_acknowledged_ = std::min(size_acknowledged_, recovery.size_blocks);

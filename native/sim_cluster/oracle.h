@@ -33,6 +33,7 @@ class Oracle {
     Epoch epoch;
     Seq last;  // where the recovered log ends
     std::uint64_t size_blocks = 0;
+    bool older_accepted = false;    // it was accepted that the volume goes on with an older copy
     bool all_damaged = false;       // faults may have destroyed what any of the copies held
     std::vector<Nanos> power_lost;  // when each of the undamaged copies last lost its power
   };

@@ -6,9 +6,11 @@ namespace holdfast::sim {
 
 namespace {
 constexpr std::array<std::string_view, kFaults> kNames = {
-    "kill-replica", "kill-engine", "restart-engine",  "take-over",  "power-off-node", "power-off-all", "partition",
-    "reset",        "slow-link",   "freeze",          "store-down", "slow-disk",      "disk-errors",   "corrupt-reads",
-    "flip-bits",    "disk-full",   "replace-replica", "store-slow", "clock-jump"};
+    "kill-replica",  "kill-engine",     "restart-engine", "take-over",     "power-off-node",
+    "power-off-all", "partition",       "reset",          "slow-link",     "freeze",
+    "store-down",    "slow-disk",       "disk-errors",    "corrupt-reads", "flip-bits",
+    "disk-full",     "replace-replica", "store-slow",     "clock-jump",    "power-off-replicas",
+    "lose-disk"};
 
 // What can be done to a replica without touching anything else.
 constexpr std::array kReplicaFaults = {Fault::kKillReplica,     Fault::kPowerOffNode, Fault::kPartition,
@@ -16,6 +18,9 @@ constexpr std::array kReplicaFaults = {Fault::kKillReplica,     Fault::kPowerOff
                                        Fault::kSlowDisk,        Fault::kDiskErrors,   Fault::kCorruptReads,
                                        Fault::kFlipBits,        Fault::kDiskFull};
 }  // namespace
+
+// What is drawn without a theme.
+constexpr std::size_t kFirstFaults = static_cast<std::size_t>(Fault::kPowerOffReplicas);
 
 std::string_view fault_name(Fault fault) { return kNames[static_cast<std::size_t>(fault)]; }
 
@@ -38,13 +43,14 @@ Scenario Scenario::from(std::uint64_t seed) {
   scenario.fault_gap_max = Nanos(random.between(200, 4'000) * 1'000'000);
   // Each run has few kinds of faults, so that some of them go on for long without the others.
   std::uint64_t kinds = random.below(8);
-  for (std::uint64_t i = 0; i < kinds; ++i) scenario.weights[random.below(kFaults)] = random.between(1, 4);
+  for (std::uint64_t i = 0; i < kinds; ++i) scenario.weights[random.below(kFirstFaults)] = random.between(1, 4);
   scenario.clocks_differ = random.chance(1, 2);
   scenario.snapshots = random.chance(1, 2);
   std::uint64_t theme = random.below(12);
   if (theme < 2 && scenario.replicas > 1) scenario.spare_one(random);
   if (theme == 2) scenario.split_often();
   if (theme == 3) scenario.wear_disks_out();
+  if (theme == 4) scenario.lose_copies();
   scenario.size_blocks_max = scenario.size_blocks + (random.chance(1, 3) ? random.between(1, scenario.size_blocks) : 0);
   if (scenario.weight(Fault::kTakeOver) > 0 && scenario.hosts == 1) {
     scenario.hosts = 2;
@@ -69,6 +75,19 @@ void Scenario::wear_disks_out() {
   weigh(Fault::kDiskErrors, 4);
   weigh(Fault::kTakeOver, 4);
   weigh(Fault::kKillEngine, 2);
+  last_long();
+}
+
+// The copies that count disappear, together or one after the other.
+void Scenario::lose_copies() {
+  weights = {};
+  weigh(Fault::kPowerOffReplicas, 4);
+  weigh(Fault::kLoseDisk, 2);
+  weigh(Fault::kPowerOffNode, 2);
+  weigh(Fault::kKillReplica, 2);
+  weigh(Fault::kKillEngine, 1);
+  weigh(Fault::kStoreUnavailable, 1);
+  colocated = false;
   last_long();
 }
 

@@ -30,8 +30,10 @@ enum class Fault : std::uint8_t {
   kReplaceReplica,
   kSlowStore,
   kClockJump,
+  kPowerOffReplicas,
+  kLoseDisk,
 };
-inline constexpr std::size_t kFaults = 19;
+inline constexpr std::size_t kFaults = 21;
 
 std::string_view fault_name(Fault fault);
 
@@ -72,6 +74,7 @@ struct Scenario {
   void spare_one(Random& random);
   void split_often();
   void wear_disks_out();
+  void lose_copies();
   void last_long();
   void weigh(Fault fault, std::uint64_t weight) { weights[static_cast<std::size_t>(fault)] = weight; }
 };

@@ -48,7 +48,7 @@ struct Options {
 
 struct Totals {
   std::uint64_t passed = 0, failed = 0, lost = 0, events = 0, operations = 0, failed_operations = 0, blackouts = 0;
-  std::uint64_t kills = 0, power_losses = 0, power_cycles = 0;
+  std::uint64_t losses_accepted = 0, kills = 0, power_losses = 0, power_cycles = 0;
   double virtual_seconds = 0, recovery_max = 0, slowest = 0;
 };
 
@@ -64,10 +64,10 @@ void write_all(int fd, const std::string& text) {
 
 std::string encode(std::uint64_t seed, const Outcome& outcome) {
   char numbers[320];
-  std::snprintf(numbers, sizeof numbers, "end %llu %d %llu %llu %llu %u %llu %llu %llu %.3f %.3f %.3f ",
+  std::snprintf(numbers, sizeof numbers, "end %llu %d %llu %llu %llu %u %u %llu %llu %llu %.3f %.3f %.3f ",
                 static_cast<unsigned long long>(seed), outcome.lost ? 1 : 0,
                 static_cast<unsigned long long>(outcome.events), static_cast<unsigned long long>(outcome.operations),
-                static_cast<unsigned long long>(outcome.failed_operations), outcome.blackouts,
+                static_cast<unsigned long long>(outcome.failed_operations), outcome.blackouts, outcome.losses_accepted,
                 static_cast<unsigned long long>(outcome.kills), static_cast<unsigned long long>(outcome.power_losses),
                 static_cast<unsigned long long>(outcome.power_cycles), outcome.virtual_seconds,
                 outcome.recovery_seconds, outcome.slowest_seconds);
@@ -112,11 +112,12 @@ class Runner {
     double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
     std::printf(
         "%llu seeds passed, %llu failed in %.1f s; %llu events, %.0f simulated seconds, %llu operations (%llu failed), "
-        "%llu losses of unflushed writes, %llu volumes lost to injected damage, longest recovery %.1f s, slowest "
+        "%llu losses of unflushed writes, %llu losses that somebody was asked about, %llu volumes lost to injected "
+        "damage, longest recovery %.1f s, slowest "
         "operation %.1f s\n",
         ull(totals_.passed), ull(totals_.failed), seconds, ull(totals_.events), totals_.virtual_seconds,
-        ull(totals_.operations), ull(totals_.failed_operations), ull(totals_.blackouts), ull(totals_.lost),
-        totals_.recovery_max, totals_.slowest);
+        ull(totals_.operations), ull(totals_.failed_operations), ull(totals_.blackouts), ull(totals_.losses_accepted),
+        ull(totals_.lost), totals_.recovery_max, totals_.slowest);
     std::printf(
         "%llu processes killed, %llu nodes and %llu times whole clusters lost their power: %llu runs in which "
         "acknowledged "
@@ -219,22 +220,23 @@ class Runner {
   void take_line(Child& child, const std::string& line) {
     unsigned long long seed = 0, events = 0, operations = 0, failed = 0;
     int lost = 0, length = 0;
-    unsigned blackouts = 0;
+    unsigned blackouts = 0, losses_accepted = 0;
     unsigned long long kills = 0, power_losses = 0, power_cycles = 0;
     double seconds = 0, recovery = 0, slowest = 0;
     if (std::sscanf(line.c_str(), "begin %llu", &seed) == 1) {
       child.current = seed;
       return;
     }
-    if (std::sscanf(line.c_str(), "end %llu %d %llu %llu %llu %u %llu %llu %llu %lf %lf %lf %n", &seed, &lost, &events,
-                    &operations, &failed, &blackouts, &kills, &power_losses, &power_cycles, &seconds, &recovery,
-                    &slowest, &length) < 12) {
+    if (std::sscanf(line.c_str(), "end %llu %d %llu %llu %llu %u %u %llu %llu %llu %lf %lf %lf %n", &seed, &lost,
+                    &events, &operations, &failed, &blackouts, &losses_accepted, &kills, &power_losses, &power_cycles,
+                    &seconds, &recovery, &slowest, &length) < 13) {
       return;
     }
     totals_.events += events;
     totals_.operations += operations;
     totals_.failed_operations += failed;
     totals_.blackouts += blackouts;
+    totals_.losses_accepted += losses_accepted;
     totals_.kills += kills;
     totals_.power_losses += power_losses;
     totals_.power_cycles += power_cycles;

@@ -67,7 +67,7 @@ class Run {
     bool healthy = cluster_.run_until([this] { return cluster_.healthy() || cluster_.lost_for_good(); }, kRecoveryMax);
     recovery_ = std::max(recovery_, cluster_.world.now() - began);
     if (bad()) return false;
-    if (!cluster_.healthy() && cluster_.all_in_sync_damaged()) {
+    if (!cluster_.healthy() && (cluster_.all_in_sync_damaged() || cluster_.lost_for_good())) {
       lost_ = true;
       if (std::optional<std::string> unexplained = cluster_.oracle.history().check()) {
         cluster_.oracle.violated(*unexplained);
@@ -174,6 +174,7 @@ Outcome simulate(std::uint64_t seed, bool trace, bool power_cycles) {
   outcome.failed_operations = cluster->counts.failed;
   outcome.epochs = cluster->store.record().epoch.value();
   outcome.blackouts = cluster->oracle.losses();
+  outcome.losses_accepted = cluster->losses_accepted;
   outcome.kills = cluster->world.crashes().kills;
   outcome.power_losses = cluster->world.crashes().power_losses;
   outcome.power_cycles = cluster->power_cycles;

@@ -14,7 +14,8 @@ struct Outcome {
   std::uint64_t operations = 0;
   std::uint64_t failed_operations = 0;
   std::uint64_t epochs = 0;
-  unsigned blackouts = 0;  // unflushed writes that a power loss of all copies took
+  unsigned losses_accepted = 0;  // somebody was asked, and accepted less than was acknowledged
+  unsigned blackouts = 0;        // unflushed writes that a power loss of all copies took
   std::string scenario;
   std::uint64_t kills = 0;         // processes
   std::uint64_t power_losses = 0;  // nodes
