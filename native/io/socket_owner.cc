@@ -1,6 +1,10 @@
 #include "io/socket_owner.h"
 
 #include <arpa/inet.h>
+#include <linux/inet_diag.h>
+#include <linux/netlink.h>
+#include <linux/sock_diag.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <charconv>
@@ -15,6 +19,7 @@ namespace holdfast::io {
 namespace {
 
 constexpr const char* kEstablished = "01";
+constexpr std::uint8_t kEstablishedState = 1;
 // The kernel gives the table out piece by piece: what goes on meanwhile may hide a line.
 constexpr int kLooks = 5;
 
@@ -56,6 +61,28 @@ std::optional<Texts> texts_of(const Address& address) {
   return Texts{"-", hex_words(six) + port};
 }
 
+struct DiagRequest {
+  nlmsghdr header;
+  inet_diag_req_v2 wanted;
+};
+
+// The socket whose own end is `own`. An IPv4 address may be that of an IPv6 socket, too: the kernel finds both.
+bool fill_ends(const Address& own, const Address& other, inet_diag_req_v2& wanted) {
+  auto plain = [](const Address& address) {
+    return address.host.rfind("::ffff:", 0) == 0 ? address.host.substr(7) : address.host;
+  };
+  std::string from = plain(own);
+  std::string to = plain(other);
+  wanted.id.idiag_sport = htons(own.port);
+  wanted.id.idiag_dport = htons(other.port);
+  for (int family : {AF_INET, AF_INET6}) {
+    if (inet_pton(family, from.c_str(), wanted.id.idiag_src) != 1) continue;
+    wanted.sdiag_family = static_cast<std::uint8_t>(family);
+    return inet_pton(family, to.c_str(), wanted.id.idiag_dst) == 1;
+  }
+  return false;
+}
+
 // The next word of a line; what is left follows it.
 std::string_view take_word(std::string_view& line) {
   std::size_t begin = std::min(line.find_first_not_of(' '), line.size());
@@ -84,7 +111,36 @@ std::optional<uid_t> owner_in(std::string_view table, std::string_view local, st
   return user;
 }
 
-std::optional<uid_t> socket_owner(const Address& local, const Address& peer) {
+std::optional<uid_t> asked_owner(const Address& local, const Address& peer) {
+  inet_diag_req_v2 wanted{};
+  if (!fill_ends(peer, local, wanted)) return std::nullopt;
+  wanted.sdiag_protocol = IPPROTO_TCP;
+  wanted.idiag_states = ~0u;
+  wanted.id.idiag_cookie[0] = wanted.id.idiag_cookie[1] = INET_DIAG_NOCOOKIE;
+  DiagRequest request{};
+  request.header.nlmsg_len = sizeof request;
+  request.header.nlmsg_type = SOCK_DIAG_BY_FAMILY;
+  request.header.nlmsg_flags = NLM_F_REQUEST;  // this one socket, no dump
+  request.wanted = wanted;
+  int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
+  if (fd < 0) return std::nullopt;
+  // The kernel answers within the call of send: what is not there now never comes.
+  alignas(nlmsghdr) char answer[4'096];
+  ssize_t got = send(fd, &request, sizeof request, 0) < 0 ? -1 : recv(fd, answer, sizeof answer, MSG_DONTWAIT);
+  close(fd);
+  const auto* header = reinterpret_cast<const nlmsghdr*>(answer);
+  if (got < 0 || !NLMSG_OK(header, static_cast<std::size_t>(got))) return std::nullopt;
+  if (header->nlmsg_type != SOCK_DIAG_BY_FAMILY || header->nlmsg_len < NLMSG_LENGTH(sizeof(inet_diag_msg))) {
+    return std::nullopt;
+  }
+  inet_diag_msg found{};
+  std::memcpy(&found, NLMSG_DATA(header), sizeof found);
+  // A socket that has ended belongs to user 0 here.
+  if (found.idiag_state != kEstablishedState) return std::nullopt;
+  return found.idiag_uid;
+}
+
+std::optional<uid_t> listed_owner(const Address& local, const Address& peer) {
   std::optional<Texts> ours = texts_of(local);
   std::optional<Texts> theirs = texts_of(peer);
   if (!ours || !theirs) return std::nullopt;
@@ -93,6 +149,12 @@ std::optional<uid_t> socket_owner(const Address& local, const Address& peer) {
     if (auto user = owner_in(text_of("/proc/net/tcp6"), theirs->tcp6, ours->tcp6)) return user;
   }
   return std::nullopt;
+}
+
+// "There is none" may also mean that the kernel has no sock_diag for TCP: the table knows.
+std::optional<uid_t> socket_owner(const Address& local, const Address& peer) {
+  std::optional<uid_t> asked = asked_owner(local, peer);
+  return asked ? asked : listed_owner(local, peer);
 }
 
 bool is_trusted_user(uid_t user) { return user == 0 || user == geteuid(); }

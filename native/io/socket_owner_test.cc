@@ -30,6 +30,52 @@ TEST(SocketOwnerTest, FindsTheUserOfAConnection) {
   close(listener);
 }
 
+struct Pair {
+  int listener = -1, client = -1, accepted = -1;
+  ~Pair() {
+    for (int fd : {listener, client, accepted}) {
+      if (fd >= 0) close(fd);
+    }
+  }
+};
+
+// A listener on [::] takes both kinds; a client of either kind.
+void connect_pair(int family, const char* host, Pair& pair) {
+  pair.listener = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  int off = 0;
+  setsockopt(pair.listener, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof off);
+  sockaddr_in6 any{};
+  any.sin6_family = AF_INET6;
+  ASSERT_EQ(bind(pair.listener, reinterpret_cast<sockaddr*>(&any), sizeof any), 0);
+  ASSERT_EQ(listen(pair.listener, 1), 0);
+  std::uint16_t port = local_address_of(pair.listener).port;
+  SocketAddress to = *to_socket_address({host, port, ""});
+  pair.client = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  ASSERT_EQ(connect(pair.client, to.get(), to.length), 0);
+  pair.accepted = accept4(pair.listener, nullptr, nullptr, SOCK_CLOEXEC);
+  ASSERT_GE(pair.accepted, 0);
+}
+
+TEST(SocketOwnerTest, BothWaysFindIPv4AndIPv6AndIPv4InIPv6) {
+  struct Case {
+    int family;
+    const char* host;
+  };
+  for (Case each : {Case{AF_INET, "127.0.0.1"}, Case{AF_INET6, "::1"}, Case{AF_INET6, "::ffff:127.0.0.1"}}) {
+    SCOPED_TRACE(each.host);
+    Pair pair;
+    connect_pair(each.family, each.host, pair);
+    Address ours = local_address_of(pair.accepted);
+    Address theirs = peer_address_of(pair.accepted);
+    EXPECT_EQ(listed_owner(ours, theirs), geteuid());
+    // Some kernels have no sock_diag for TCP; then the table has to do.
+    EXPECT_EQ(asked_owner(ours, theirs).value_or(geteuid()), geteuid());
+    EXPECT_EQ(asked_owner(ours, {theirs.host, 1, ""}), std::nullopt);
+    // A listener has this address, and is no connection.
+    EXPECT_EQ(asked_owner({theirs.host, 1, ""}, ours), std::nullopt);
+  }
+}
+
 TEST(SocketOwnerTest, ReadsTheTable) {
   const char* table =
       "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
