@@ -16,12 +16,23 @@ namespace {
 // How long an ending stream may make no progress before it is given up.
 constexpr Nanos kProgressInterval = 2s;
 
+// Of a unix socket, whose buffer does not grow by itself as TCP's does: the whole largest message, so that its sender
+// and its receiver need not wake each other several times for one.
+constexpr int kUnixSendBufferBytes = 2 << 20;
+
+void widen_send_buffer(int fd) {
+  // Beyond the system's limit only with the right to; else as far as that goes.
+  if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &kUnixSendBufferBytes, sizeof kUnixSendBufferBytes) == 0) return;
+  (void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &kUnixSendBufferBytes, sizeof kUnixSendBufferBytes);
+}
+
 }  // namespace
 
 StreamCore::StreamCore(Loop& loop, int fd)
     : loop_(loop), fd_(fd), local_(local_address_of(fd)), peer_(peer_address_of(fd)) {
   // Loopback has no congestion; algorithms that pace (bbr) add timers and 7 µs to every round trip of 4 KiB.
   if (peer_.is_loopback()) (void)setsockopt(fd_, IPPROTO_TCP, TCP_CONGESTION, "reno", 4);
+  if (peer_.host.empty()) widen_send_buffer(fd_);
 }
 
 StreamCore::~StreamCore() {
