@@ -2,6 +2,7 @@
  * A cluster of five hosts with addresses and disks of their own: hosts join, drain, reboot and are lost, disks are lost and evicted,
  * an etcd member and the leading manager die, all under a load that verifies what it reads. Nobody helps, and nothing is lost.
  */
+import { X509Certificate } from 'node:crypto';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -9,6 +10,9 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 
 import { etcdCommand } from '../engine/metastore/private-etcd.js';
+import { issueCertificate } from '../engine/security/certificates.js';
+import type { KeyPair } from '../engine/security/certificates.js';
+import { readIdentity, writeIdentity } from '../engine/security/identity.js';
 import { type ProcessRow, type ReplicaRow } from './lib/cluster.js';
 import { HostNet, cliOn, inHost, missingForHosts, startHost, startOn } from './lib/hosts.js';
 import { attempt, endProcess, until } from './lib/process.js';
@@ -91,7 +95,7 @@ async function fio(
   const common = ['--name=load', '--ioengine=nbd', `--uri=nbd+unix:///?socket=${socket}`, `--size=${fileMib}m`];
   const verify = ['--verify=crc32c', '--verify_fatal=1', '--verify_state_save=0', '--bs=4k'];
   const done = attempt('ip', inHost(client, 'fio', ...common, ...verify, ...args), {
-    timeoutMilliseconds: 110_000,
+    timeoutMilliseconds: 190_000,
   }).then(async ({ code, stdout, stderr }) => {
     await endProcess(nbd, 2_000);
     return code === 0 ? 'verified' : `fio ended with ${String(code)}: ${stderr}${stdout}`;
@@ -130,6 +134,34 @@ async function answerTo(address: string, bytes: string): Promise<string> {
   return stdout;
 }
 
+/** The serial number of the certificate that a port shows to a new connection. */
+async function serialAt(address: string): Promise<string> {
+  const [host, port] = address.split(':');
+  const script = `const options = { host: '${host ?? ''}', port: ${port ?? ''}, rejectUnauthorized: false, ALPNProtocols: ['h2'] };
+    const socket = require('node:tls').connect(options, () => {
+      process.stdout.write(socket.getPeerCertificate().serialNumber);
+      socket.destroy();
+    });
+    socket.on('error', () => undefined);
+    socket.setTimeout(60_000, () => process.exit(1));`;
+  const { stdout } = await attempt('ip', inHost(client, process.execPath, '-e', script), {
+    timeoutMilliseconds: 70_000,
+  });
+  return stdout;
+}
+
+/** As its agent does when the present one has lived two thirds of its time; this one lives for a day. */
+async function renewCertificate(number: number): Promise<string> {
+  const path = join(hostFolder(number), 'host', 'agent', 'identity.json');
+  const present = readIdentity(path);
+  if (present === null) throw new Error(`${path} does not exist`);
+  const authority = JSON.parse(readFileSync(join(hostFolder(1), 'host', 'authority.json'), 'utf8')) as KeyPair;
+  const leaf = { name: `node node${number}`, hosts: [HostNet.address(number)] };
+  const { certificate, key } = await issueCertificate(authority, leaf, new Date(), 1);
+  writeIdentity(path, { ...present, certificate: certificate + authority.certificate, key });
+  return new X509Certificate(certificate).serialNumber;
+}
+
 test.skipIf(missing.length > 0)('what speaks plain is refused on every port, and told why', async () => {
   const disks = await holdfast<readonly { readonly node: string; readonly address: string }[]>('disk', 'ls');
   const replica = disks.find(({ node }) => node === 'node3')?.address ?? '';
@@ -153,7 +185,7 @@ test.skipIf(missing.length > 0)('what speaks plain is refused on every port, and
 
 test.skipIf(missing.length > 0)(
   `five hosts lose what hosts can lose, and the volume loses nothing${missing.length > 0 ? ` (needs ${missing.join(', ')})` : ''}`,
-  { timeout: 150_000 },
+  { timeout: 200_000 },
   async () => {
     await holdfast('settings', 'set', '--replace-after', '3', '--failover', '4', '--balance', 'off');
     await holdfast('volume', 'create', 'db', '--size', '64Mi');
@@ -190,6 +222,17 @@ test.skipIf(missing.length > 0)(
       const disks = await holdfast<readonly { readonly name: string; readonly state: string }[]>('disk', 'ls');
       return disks.some(({ name, state }) => name === 'small' && state === 'online');
     });
+    stillRuns();
+
+    // A certificate is renewed: the processes that run show the new one, and what is open stays open.
+    const renewed = await other();
+    const { address } = (await volume()).replicas.find(({ node }) => node === `node${renewed}`) ?? { address: '' };
+    const former = await serialAt(address);
+    expect(former).toMatch(/^[0-9A-F]+$/);
+    const serial = await renewCertificate(renewed);
+    await until('the renewed certificate', 60_000, async () => (await serialAt(address)) === serial);
+    expect(serial).not.toBe(former);
+    expect((await volume()).health).toBe('healthy');
     stillRuns();
 
     // A host is drained.
