@@ -53,6 +53,10 @@ function program(name, command, args, { show = false, timeoutMs = 10 * minutes, 
     const file = join(logs, `${name}.log`);
     const log = show ? null : createWriteStream(file);
     if (log !== null) {
+      log.on('error', (error) => {
+        child.kill('SIGKILL');
+        resolve({ ok: false, problem: `its log cannot be written: ${error.message}`, log: null });
+      });
       child.stdout.pipe(log, { end: false });
       child.stderr.pipe(log, { end: false });
     }
