@@ -80,6 +80,7 @@ function program(name, command, args, { show = false, timeoutMs = 10 * minutes, 
 }
 
 function tail(file, lines = 60) {
+  if (file === null) return '';
   const text = readFileSync(file, 'utf8').trimEnd().split('\n');
   return text
     .slice(-lines)
@@ -91,7 +92,7 @@ function tail(file, lines = 60) {
 async function check(name, command, args, options) {
   const { ok, problem, log } = await program(name, command, args, options);
   if (ok) return outcome(1);
-  if (log !== null) console.log(tail(log));
+  console.log(tail(log));
   return outcome(0, 1, 0, [`${name}: ${problem}`]);
 }
 
@@ -144,7 +145,7 @@ async function googleTest(folder, name, { env, shard = 0, of = 1 }) {
   const failed = all.filter((test) => test.failures !== undefined);
   const skipped = all.filter((test) => test.failures === undefined && test.result === 'SKIPPED');
   const notes = [
-    ...failed.map((test) => `${folder} ${test.full} failed, see ${log.slice(root.length + 1)}`),
+    ...failed.map((test) => `${folder} ${test.full} failed, see ${log?.slice(root.length + 1) ?? 'above'}`),
     ...skipped.map((test) => `${folder} ${test.full} skipped: ${test.skipped?.[0]?.message?.split('\n').at(-1) ?? ''}`),
   ];
   const crashed = problem !== null && failed.length === 0 ? 1 : 0;

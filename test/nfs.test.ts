@@ -143,7 +143,7 @@ describe.skipIf(lacking !== null)('a shared volume', () => {
     // Ganesha tells the port mapper of its NFSv3.
     const portMapper = await startPortMapper();
     try {
-      const at = await share('old', '--nfs-v3', '--fs', 'xfs', '--size', '512Mi');
+      const at = await share('old', '--nfs-v3', '--fs', 'xfs', '--size', '320Mi');
       const bytes = randomBytes(3 << 20);
       // A server of version 3 begins with a grace period, and a file that was made in it is not made again.
       let attempts = 0;
@@ -157,11 +157,27 @@ describe.skipIf(lacking !== null)('a shared volume', () => {
         timeoutMilliseconds: 20_000,
       });
       await run('cmp', [join(folder, 'put'), join(folder, 'back-three')]);
+
+      // The size of the volume is the quota: its end is an error to the client, until there is more of it.
+      const big = join(folder, 'big');
+      await run('truncate', ['-s', '400M', big]);
+      const full = await attempt('nfs-cp', [big, url(at, 'big', 3)], { timeoutMilliseconds: minute });
+      expect(full).toMatchObject({ code: 10, stderr: expect.stringContaining('Failed to write') as string });
+      const mount = listMounts().find(({ directory, type }) => directory.startsWith(folder) && type === 'xfs');
+      const freeBytes = async () => {
+        const [free = '', unit = ''] = (await run('stat', ['-f', '-c', '%a %S', mount?.directory ?? ''])).split(' ');
+        return Number(free) * Number(unit);
+      };
+      expect(await freeBytes()).toBeLessThan(16 << 20);
+      await cluster.cli('volume', 'resize', 'old', '--size', '1Gi');
+      await until('the file system grows', minute, async () => (await freeBytes()) > 500 << 20);
+      await run('nfs-cp', [big, url(at, 'bigger', 3)], { timeoutMilliseconds: minute });
+      expect(await run('nfs-ls', [url(at)])).toMatch(/ 419430400 bigger/);
       await cluster.cli('volume', 'detach', 'old');
     } finally {
       portMapper?.kill();
     }
-  }, 90_000);
+  }, 180_000);
 
   test('lets in only those it is for', async () => {
     const at = await share('private', '--nfs-clients', '192.0.2.0/24');
