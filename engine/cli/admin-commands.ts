@@ -7,6 +7,7 @@ import { sleep } from '../async/wait.js';
 import type { PolicyView, SettingsView } from '../manager/admin-api.js';
 import type { EmptyingView } from '../manager/node-operations.js';
 import type { TrashView } from '../manager/trash-operations.js';
+import { diskClassSchema } from '../manager/records.js';
 import type { DiskView, VolumeView } from '../manager/views.js';
 import { duration } from './status-commands.js';
 import { bar, fields, table, volumeDetails } from './output.js';
@@ -170,7 +171,10 @@ function addDiskCommands(disk: Command, wiring: Wiring): void {
     .addHelpText('after', examples('holdfast disk tag node2 disk1 fast'))
     .action(async (node: string, name: string, tags: readonly string[], flags: Flags, command: Command) => {
       const { session, json } = sessionOf(command);
-      const body = flags['class'] === undefined ? { tags } : { tags, class: flags['class'] };
+      const diskClass = flags['class'];
+      if (diskClass !== undefined && !diskClassSchema.safeParse(diskClass).success)
+        throw usage('--class is hdd, ssd or nvme');
+      const body = diskClass === undefined ? { tags } : { tags, class: diskClass };
       const view = await session.call<EmptyingView>('PATCH', diskPath(node, name), body);
       printResult(
         wiring.streams,

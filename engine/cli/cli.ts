@@ -34,7 +34,8 @@ export async function runCli(args: readonly string[], streams: Streams, version:
   }
 }
 
-function buildProgram(streams: Streams, version: string): Command {
+/** All commands, with nothing run yet. */
+export function buildProgram(streams: Streams, version: string): Command {
   const program = new Command('holdfast')
     .description('Replicated block volumes, reached over iSCSI.')
     .version(version, '--version', 'print the version')

@@ -19,7 +19,7 @@ import { listMounts } from '../os/mounts.js';
 import { deviceHere, mapHere, unmapHere } from './local-devices.js';
 import type { LocalDevice, Via } from './local-devices.js';
 import { table } from './output.js';
-import { checkUsage, openSession, printResult, withCommonOptions, withProgress } from './run.js';
+import { checkUsage, openSession, printResult, UsageError, withCommonOptions, withProgress } from './run.js';
 import type { CommonOptions, Session, Streams } from './run.js';
 import { examples } from './volume-commands.js';
 
@@ -192,7 +192,9 @@ function mountedOn(volumes: readonly VolumeView[], directory: string): VolumeVie
 
 function requireFolder(path: string): string {
   const absolute = resolve(path);
+  const present = statSync(absolute, { throwIfNoEntry: false });
+  if (present !== undefined && !present.isDirectory())
+    throw new UsageError(new HoldfastError('INVALID_ARGUMENT', `${absolute} is not a folder`));
   mkdirSync(absolute, { recursive: true });
-  if (!statSync(absolute).isDirectory()) throw new HoldfastError('INVALID_ARGUMENT', `${absolute} is not a folder`);
   return realpathSync(absolute);
 }

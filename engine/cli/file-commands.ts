@@ -8,7 +8,7 @@ import type { FileView, FolderView } from '../manager/snapshot-files.js';
 import { extractFiles, streamFile } from './extract-files.js';
 import type { Tally } from './extract-files.js';
 import { table } from './output.js';
-import { checkUsage, openSession, printResult, withCommonOptions, withProgress } from './run.js';
+import { checkUsage, openSession, printResult, UsageError, withCommonOptions, withProgress } from './run.js';
 import type { CommonOptions, Session, Streams } from './run.js';
 import { examples } from './volume-commands.js';
 
@@ -61,7 +61,8 @@ export function addFileCommands(snapshot: Command, streams: Streams): void {
       const session = openSession(options, process.env);
       if (destination === '-') {
         if (options.recursive === true || options.json === true) {
-          throw new HoldfastError('INVALID_ARGUMENT', '"-" prints one file, without --recursive and --json');
+          const reason = '"-" prints one file, without --recursive and --json';
+          throw new UsageError(new HoldfastError('INVALID_ARGUMENT', reason));
         }
         await streamFile(framesOf(session, source, options), print);
         return;

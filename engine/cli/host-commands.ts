@@ -1,4 +1,5 @@
 // holdfast server, agent, stop; token create|ls|rm
+import { Option } from 'commander';
 import type { Command } from 'commander';
 import { parseCount, parseSizeText } from '../config/volume-input.js';
 import { createLogger } from '../log/logger.js';
@@ -143,7 +144,11 @@ async function run(options: HostCliOptions, server: boolean, streams: Streams): 
 function addTokenCommands(program: Command, streams: Streams): void {
   const token = program.command('token').description('who may use the API').helpCommand(false);
   withCommonOptions(token.command('create'))
-    .requiredOption('--role <role>', 'admin, operator, read-only, or agent (for new hosts)')
+    .addOption(
+      new Option('--role <role>', 'admin, operator, read-only, or agent (for new hosts)')
+        .choices(['admin', 'operator', 'read-only', 'agent'])
+        .makeOptionMandatory(),
+    )
     .option('--note <text>', 'what it is for')
     .option('--expires <days>', 'when it ends (default: never)')
     .description('make a token; it is printed once')

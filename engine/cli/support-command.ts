@@ -5,7 +5,7 @@ import { join, relative, resolve } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import type { Command } from 'commander';
 import { formatSize } from '../config/volume-input.js';
-import { toHoldfastError } from '../errors/holdfast-error.js';
+import { HoldfastError, toHoldfastError } from '../errors/holdfast-error.js';
 import { openSession, printResult, withCommonOptions } from './run.js';
 import type { CommonOptions, Session, Streams } from './run.js';
 import { tarArchive } from './tar.js';
@@ -37,7 +37,11 @@ export function addSupportCommand(program: Command, streams: Streams, version: s
         ...(options.data === undefined ? [] : filesOf(resolve(options.data))),
       ];
       const archive = gzipSync(tarArchive(files, now));
-      writeFileSync(file, archive, { mode: 0o600 });
+      try {
+        writeFileSync(file, archive, { mode: 0o600 });
+      } catch (error) {
+        throw new HoldfastError('INVALID_ARGUMENT', `${file} cannot be written: ${(error as Error).message}`);
+      }
       const result = { file, bytes: archive.length, files: files.map(({ name }) => name) };
       printResult(
         streams,
