@@ -57,9 +57,12 @@ TEST(Reactor, StopsFromACallback) {
 }
 
 // Two threads throw a ball through two reactors; each throw finds the other one asleep, or about to sleep.
-TEST(Reactor, LosesNoWakeUp) {
-  auto left = make_reactor({.spin_max = 0us});
-  auto right = make_reactor({.spin_max = 0us});
+class ReactorWakeUps : public testing::TestWithParam<Nanos> {};
+INSTANTIATE_TEST_SUITE_P(Spinning, ReactorWakeUps, testing::Values(Nanos(0us), Nanos(2us), Nanos(50us)));
+
+TEST_P(ReactorWakeUps, AreNotLost) {
+  auto left = make_reactor({.spin_max = GetParam()});
+  auto right = make_reactor({.spin_max = GetParam()});
   constexpr int kThrows = 20'000;
   struct Game {
     Reactor* left;
@@ -246,12 +249,15 @@ TEST(Reactor, AnIdleReactorSleepsWithoutWakingUp) {
     idle->post_from_any_thread([&] { posted.fetch_add(1); });
     while (posted.load() <= i) std::this_thread::yield();
   }
-  std::this_thread::sleep_for(50ms);  // whatever it still does after the post
-  ReactorStats before = idle->stats();
-  std::this_thread::sleep_for(200ms);
-  ReactorStats after = idle->stats();
-  EXPECT_EQ(after.turns, before.turns);
-  EXPECT_EQ(after.system_calls, before.system_calls);
+  // On a busy machine it takes a while until its thread has done what it still does after the last post.
+  bool quiet = false;
+  for (int look = 0; look < 300 && !quiet; ++look) {
+    ReactorStats before = idle->stats();
+    std::this_thread::sleep_for(200ms);
+    ReactorStats after = idle->stats();
+    quiet = after.turns == before.turns && after.system_calls == before.system_calls;
+  }
+  EXPECT_TRUE(quiet);
   idle->stop();
   runner.join();
 }

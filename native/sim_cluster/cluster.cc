@@ -28,7 +28,11 @@ Cluster::Cluster(std::uint64_t seed, Scenario the_scenario, bool trace)
   store::StoreOptions options;
   options.directory = "/disk";
   options.journal_bytes = scenario.journal_bytes;
-  options.capacity_bytes = scenario.size_blocks_max * kBlockSize * (scenario.snapshots ? 8 : 2) + (8u << 20);
+  options.capacity_bytes = scenario.size_blocks_max * kBlockSize *
+                               (scenario.clones      ? 12
+                                : scenario.snapshots ? 8
+                                                     : 2) +
+                           (8u << 20);
   options.reserve_bytes = 1u << 20;
   options.cache_bytes = scenario.cache_bytes;
   for (unsigned i = 0; i < scenario.replicas; ++i) {
@@ -117,7 +121,14 @@ void Cluster::check_open_failure(Member& member) {
   if (!excused) oracle.violated(node.node() + " cannot open its disk: " + node.failure()->to_string());
 }
 
+void Cluster::retire() {
+  retired_ = true;
+  current_->close();
+  for (Member& member : members) member.node->forget();
+}
+
 void Cluster::look_after_engine() {
+  if (retired_) return;
   for (EngineHost& host : hosts) {
     // A fenced engine goes away after a while in which it must refuse everything.
     for (const std::unique_ptr<Attachment>& attachment : host.attachments) {
@@ -216,7 +227,9 @@ std::vector<engine::ReplicaConfig> Cluster::replica_configs(const std::string& l
 void Cluster::attach(EngineHost& host) {
   if (store.record().lost_data) return;
   // A target process has one engine per volume: an earlier one there goes first.
-  for (const std::unique_ptr<Attachment>& earlier : host.attachments) earlier->destroy();
+  for (const std::unique_ptr<Attachment>& earlier : host.attachments) {
+    if (earlier->volume() == kVolume) earlier->destroy();
+  }
   host.ensure_process();
   engine::VolumeConfig config;
   config.volume = kVolume;

@@ -41,6 +41,8 @@ class Cluster {
   void kill(Member& member, Nanos restart_after);
   void kill(EngineHost& host);
   void lose_disk(Member& member);
+  // The volume is being deleted: it is detached, and nothing is done for it any more.
+  void retire();
   void power_off(const std::string& node, Nanos back_after);
   // Every node at once; each comes back after a random while of at most this.
   void power_off_all(Nanos back_after_max);
@@ -102,6 +104,7 @@ class Cluster {
   Nanos attach_again_at_{0};
   std::uint64_t next_replica_id_ = 101;
   bool clients_stopped_ = false;
+  bool retired_ = false;
   Nanos accept_at_ = Nanos::max();  // when somebody looks after lost data
   bool older_accepted_ = false;     // since the last engine began to serve
   bool served_ = false;             // since the whole cluster lost its power

@@ -34,6 +34,7 @@ class Attachment final : public engine::Membership {
 
   State state() const { return state_; }
   Epoch epoch() const { return config_.epoch; }
+  VolumeId volume() const { return config_.volume; }
   bool is_fenced() const { return fenced_; }
   // It was told to go: nothing new is asked of it.
   bool is_closing() const { return closing_; }

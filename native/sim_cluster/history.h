@@ -25,6 +25,8 @@ using Value = std::uint64_t;
 
 class History {
  public:
+  // Before anything else of the block: what it holds at first, instead of zeros.
+  void begins_with(std::uint64_t block, Value value) { at(block).initial = {value}; }
   // Returns a handle for what follows. `expected`: the write takes effect only on that value (compare and write).
   std::size_t write_begins(std::uint64_t block, Value value, Nanos now, std::optional<Value> expected = std::nullopt);
   // `durable`: acknowledged as surviving power loss. Ignored when a blackout came between.

@@ -60,6 +60,7 @@ class Oracle {
   std::uint64_t size_acknowledged() const { return size_acknowledged_; }
 
   Value new_value() { return next_value_++; }
+  void values_from(Value first) { next_value_ = first; }
 
  private:
   // No entry after `last` had been sent at `time`.

@@ -23,7 +23,7 @@ Task<void> ReplicaNode::run(ReplicaNode* self, Process* process, VolumeId volume
   Status status = opened.status();
   if (status.ok()) {
     self->disk_ = std::move(opened).value();
-    if (self->disk_->find(self->id_) == nullptr) {
+    if (self->disk_->find(self->id_) == nullptr && !self->forgotten_) {
       if (self->created_ && !self->damaged_) {
         self->oracle_.violated(self->node_ + ": the disk has forgotten its replica");
       }

@@ -27,6 +27,8 @@ class ReplicaNode {
   void kill();
   // The process is gone with its node: call after World::power_off().
   void lost_power();
+  // Its replica is being deleted: it is not made again.
+  void forget() { forgotten_ = true; }
   // The disk is replaced by an empty one, for a replica with this id.
   void replace_disk(ReplicaId id);
 
@@ -67,6 +69,7 @@ class ReplicaNode {
   std::optional<Error> failure_;
   bool created_ = false;
   bool damaged_ = false;
+  bool forgotten_ = false;
   Nanos power_lost_at_{-1};
 };
 

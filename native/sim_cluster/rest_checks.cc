@@ -19,10 +19,10 @@ struct CopyContent {
   std::map<std::uint64_t, std::string> chunks;  // whole content of chunks that are not all zeros
 };
 
-void read_chunk(Cluster& cluster, const ReplicaNode& node, ChunkIndex chunk, CopyContent& copy) {
-  auto content = wait<Result<store::ChunkContent>>(cluster, [&](Callback<void(Result<store::ChunkContent>)> done) {
-    node.store()->read_chunk(chunk, std::move(done));
-  });
+void read_chunk(Cluster& cluster, const ReplicaNode& node, store::ReplicaStore& store, ChunkIndex chunk,
+                CopyContent& copy) {
+  auto content = wait<Result<store::ChunkContent>>(
+      cluster, [&](Callback<void(Result<store::ChunkContent>)> done) { store.read_chunk(chunk, std::move(done)); });
   if (!content || !content->ok()) {
     return cluster.oracle.violated(name_of(node) + " cannot read chunk " + std::to_string(chunk.value()) + " at rest");
   }
@@ -42,20 +42,20 @@ void read_chunk(Cluster& cluster, const ReplicaNode& node, ChunkIndex chunk, Cop
   if (whole.find_first_not_of('\0') != std::string::npos) copy.chunks[chunk.value()] = std::move(whole);
 }
 
-CopyContent read_copy(Cluster& cluster, const ReplicaNode& node) {
+CopyContent read_copy(Cluster& cluster, const ReplicaNode& node, store::ReplicaStore& store) {
   CopyContent copy;
   auto versions = wait<Result<std::vector<store::ChunkVersion>>>(
       cluster, [&](Callback<void(Result<std::vector<store::ChunkVersion>>)> done) {
-        node.store()->list_chunks(ChunkIndex(0), ChunkIndex(UINT32_MAX), Seq(0), 1'000'000, std::move(done));
+        store.list_chunks(ChunkIndex(0), ChunkIndex(UINT32_MAX), Seq(0), 1'000'000, std::move(done));
       });
   if (!versions || !versions->ok()) {
     cluster.oracle.violated(name_of(node) + " cannot list its chunks at rest");
     return copy;
   }
   for (const store::ChunkVersion& version : **versions) copy.versions[{version.chunk.value(), version.layer}] = version;
-  std::uint64_t chunks = (node.store()->info().size_blocks + kBlocksPerChunk - 1) / kBlocksPerChunk;
+  std::uint64_t chunks = (store.info().size_blocks + kBlocksPerChunk - 1) / kBlocksPerChunk;
   for (std::uint64_t chunk = 0; chunk < chunks && cluster.oracle.violation().empty(); ++chunk) {
-    read_chunk(cluster, node, ChunkIndex(chunk), copy);
+    read_chunk(cluster, node, store, ChunkIndex(chunk), copy);
   }
   return copy;
 }
@@ -83,11 +83,12 @@ std::uint64_t count_owned_slots(Cluster& cluster, const ReplicaNode& node) {
 
 void check_space(Cluster& cluster, const ReplicaNode& node) {
   store::SpaceInfo space = node.disk()->space();
-  std::uint64_t used = node.store()->info().used_bytes;
+  std::uint64_t used = space.left_bytes;
+  for (ReplicaId id : node.disk()->list()) used += node.disk()->find(id)->info().used_bytes;
   std::string where = name_of(node) + " at rest: ";
   if (space.used_bytes != used) {
     cluster.oracle.violated(where + "the disk counts " + std::to_string(space.used_bytes) +
-                            " used bytes, its replica " + std::to_string(used));
+                            " used bytes, its replicas " + std::to_string(used));
   }
   if (used != count_owned_slots(cluster, node) * kChunkSize) {
     cluster.oracle.violated(where + std::to_string(used) + " bytes are in use, chunk records own " +
@@ -157,6 +158,20 @@ void check_size(Cluster& cluster, const ReplicaNode& node) {
 
 }  // namespace
 
+void check_copies(Cluster& cluster, const std::function<store::ReplicaStore*(const ReplicaNode&)>& copy_on) {
+  std::vector<CopyContent> copies;
+  for (const Cluster::Member& member : cluster.members) {
+    if (!cluster.oracle.violation().empty()) return;
+    store::ReplicaStore* copy = copy_on(*member.node);
+    if (!copy || !copy->info().complete) return cluster.oracle.violated(name_of(*member.node) + " is not complete");
+    copies.push_back(read_copy(cluster, *member.node, *copy));
+    check_space(cluster, *member.node);
+  }
+  for (std::size_t i = 1; i < copies.size() && cluster.oracle.violation().empty(); ++i) {
+    compare(cluster, *cluster.members[0].node, copies[0], *cluster.members[i].node, copies[i]);
+  }
+}
+
 void check_at_rest(Cluster& cluster) {
   if (!come_to_rest(cluster)) {
     std::string text = "the replicas do not settle:";
@@ -169,16 +184,9 @@ void check_at_rest(Cluster& cluster) {
     }
     return cluster.oracle.violated(text);
   }
-  std::vector<CopyContent> copies;
+  check_copies(cluster, [](const ReplicaNode& node) { return node.store(); });
   for (const Cluster::Member& member : cluster.members) {
-    if (!cluster.oracle.violation().empty()) return;
-    if (!member.node->store()->info().complete) cluster.oracle.violated(name_of(*member.node) + " is not complete");
-    copies.push_back(read_copy(cluster, *member.node));
-    check_size(cluster, *member.node);
-    check_space(cluster, *member.node);
-  }
-  for (std::size_t i = 1; i < copies.size() && cluster.oracle.violation().empty(); ++i) {
-    compare(cluster, *cluster.members[0].node, copies[0], *cluster.members[i].node, copies[i]);
+    if (cluster.oracle.violation().empty()) check_size(cluster, *member.node);
   }
   if (cluster.oracle.violation().empty()) check_snapshots(cluster);
 }

@@ -52,6 +52,7 @@ Scenario Scenario::from(std::uint64_t seed) {
   if (theme == 3) scenario.wear_disks_out();
   if (theme == 4) scenario.lose_copies();
   scenario.size_blocks_max = scenario.size_blocks + (random.chance(1, 3) ? random.between(1, scenario.size_blocks) : 0);
+  scenario.clones = scenario.snapshots && random.chance(1, 3);
   if (scenario.weight(Fault::kTakeOver) > 0 && scenario.hosts == 1) {
     scenario.hosts = 2;
     if (scenario.replicas == 1) scenario.colocated = false;
@@ -140,6 +141,7 @@ std::string Scenario::describe() const {
     if (weights[i] > 0) text += " " + std::string(kNames[i]) + "*" + std::to_string(weights[i]);
   }
   if (snapshots) text += ", with snapshots";
+  if (clones) text += " and a linked clone";
   if (resizes()) text += ", growing up to " + std::to_string(size_blocks_max) + " blocks";
   if (victims > 0) text += ", on " + std::to_string(victims) + " of the replicas only";
   return text;

@@ -67,6 +67,7 @@ struct Scenario {
   bool clocks_differ = false;
   bool power_cycles = false;  // by lose_power_often()
   bool snapshots = false;
+  bool clones = false;                // a linked clone is made at the end
   std::uint64_t size_blocks_max = 0;  // clients make the volume grow, up to this
   bool resizes() const { return size_blocks_max > size_blocks; }
 

@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "sim_cluster/cluster.h"
 #include "sim_cluster/faults.h"
+#include "sim_cluster/linked_clone.h"
 #include "sim_cluster/rest_checks.h"
 
 namespace holdfast::sim {
@@ -32,11 +33,15 @@ class Run {
     if (!recover()) return;
     check_at_rest(cluster_);
     if (bad()) return;
+    LinkedClone* clone =
+        cluster_.scenario.clones ? new LinkedClone(cluster_) : nullptr;  // killed processes refer to it
+    if (clone && !live_with(*clone)) return;
     survive_power_loss();
     if (bad() || lost_) return;
     if (std::optional<std::string> unexplained = cluster_.oracle.history().check()) {
       cluster_.oracle.violated(*unexplained);
     }
+    if (clone && !bad()) clone->outlive_source();
   }
   bool lost() const { return lost_; }
   Nanos recovery() const { return recovery_; }
@@ -108,6 +113,15 @@ class Run {
         },
         "verify");
     cluster_.run_until([&done] { return done; }, 10s);
+  }
+
+  // False: something is wrong, or the volume is lost.
+  bool live_with(LinkedClone& clone) {
+    clone.begin();
+    if (!bad()) clone.live();
+    if (bad() || !recover()) return false;
+    check_at_rest(cluster_);
+    return !bad();
   }
 
   // What was flushed must be there when every host has lost its power.

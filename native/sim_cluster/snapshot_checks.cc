@@ -45,7 +45,8 @@ void check_existence(Cluster& cluster, const Snapshots& snapshots) {
   });
 }
 
-// Empty: something was wrong and is reported.
+}  // namespace
+
 std::string read_snapshot(Cluster& cluster, const ReplicaNode& node, const store::SnapshotInfo& snapshot) {
   std::string whole(snapshot.size_blocks * kBlockSize, '\0');
   std::string name = "snapshot " + std::to_string(snapshot.id.value()) + " of " + name_of(node);
@@ -75,7 +76,6 @@ std::string read_snapshot(Cluster& cluster, const ReplicaNode& node, const store
   return whole;
 }
 
-// As if every block had been read at one moment while the snapshot was being taken.
 void tell_history(Cluster& cluster, SnapshotId id, const std::string& content) {
   SnapshotLog::Interval when = cluster.oracle.snapshots().interval(id, cluster.world.now());
   std::size_t unit = cluster.scenario.logical_block_size;
@@ -88,6 +88,8 @@ void tell_history(Cluster& cluster, SnapshotId id, const std::string& content) {
     cluster.oracle.history().read_returned(at / unit, *value, when.begun, when.ended);
   }
 }
+
+namespace {
 
 void check_content(Cluster& cluster, const store::SnapshotInfo& snapshot) {
   std::string content;
