@@ -4,6 +4,7 @@
 //   sim --plant NAME [the same]   with a planted bug (builds with -DHOLDFAST_PLANTS=ON)
 //   sim --plants [--plant NAME] [--seeds N]   each planted bug (or one) until a seed fails; 1 when one is not found. It
 //                                             begins with the seed that found it before.
+//   sim --clones [the same]       some of the scenarios end with a linked clone that outlives its source
 //   sim --cycles N [--seed S]     seeds in which the whole cluster loses its power again and again, until it did N
 //   times
 //
@@ -44,6 +45,7 @@ struct Options {
   std::string plant;
   bool all_plants = false;
   std::uint64_t cycles = 0;
+  bool clones = false;
 };
 
 struct Totals {
@@ -74,11 +76,12 @@ std::string encode(std::uint64_t seed, const Outcome& outcome) {
   return numbers + first_line(outcome.violation) + "\n";
 }
 
-[[noreturn]] void run_batch(int to_parent, int errors, std::uint64_t first, std::uint64_t end, bool power_cycles) {
+[[noreturn]] void run_batch(int to_parent, int errors, std::uint64_t first, std::uint64_t end,
+                            holdfast::sim::Variant variant) {
   dup2(errors, STDERR_FILENO);
   for (std::uint64_t seed = first; seed < end; ++seed) {
     write_all(to_parent, "begin " + std::to_string(seed) + "\n");
-    write_all(to_parent, encode(seed, holdfast::sim::simulate(seed, false, power_cycles)));
+    write_all(to_parent, encode(seed, holdfast::sim::simulate(seed, false, variant)));
   }
   _exit(0);
 }
@@ -156,6 +159,7 @@ class Runner {
   };
 
   static unsigned long long ull(std::uint64_t value) { return value; }
+  holdfast::sim::Variant variant() const { return {options_.cycles > 0, options_.clones}; }
   std::uint64_t end() const { return options_.first + options_.count; }
 
   void start(std::uint64_t first, std::uint64_t end) {
@@ -173,7 +177,7 @@ class Runner {
     }
     if (pid == 0) {
       close(ends[0]);
-      run_batch(ends[1], fileno(errors), first, end, options_.cycles > 0);
+      run_batch(ends[1], fileno(errors), first, end, variant());
     }
     close(ends[1]);
     children_[pid] = Child{ends[0], errors, {}, first, end};
@@ -257,6 +261,7 @@ class Runner {
     if (!first_failure_ || seed < first_failure_->seed) first_failure_ = Failure{seed, why};
     if (quiet_) return;
     std::string plant = options_.plant.empty() ? "" : "--plant " + options_.plant + " ";
+    if (options_.clones) plant += "--clones ";
     if (options_.cycles > 0) plant += "--cycles 1 ";
     std::printf("seed %llu: %s\n    replay: npm run sim -- %s--seed %llu --trace\n", ull(seed), why.c_str(),
                 plant.c_str(), ull(seed));
@@ -294,10 +299,15 @@ int run_plants(const Options& options) {
     if (!options.plant.empty() && options.plant != plant.name) continue;
     holdfast::planted = plant.plant;
     Options near = options;
+    near.clones = plant.plant == holdfast::Plant::kIgnorePins;
     near.first = plant.found_by;
     near.count = std::min<std::uint64_t>(kNearSeeds, options.count);
     std::optional<Runner::Failure> found = Runner(near).run_until_failure();
-    if (!found) found = Runner(options).run_until_failure();
+    if (!found) {
+      Options all = options;
+      all.clones = near.clones;
+      found = Runner(all).run_until_failure();
+    }
     if (found) {
       std::printf("%-30s found by seed %llu: %s\n", plant.name.data(), static_cast<unsigned long long>(found->seed),
                   found->why.c_str());
@@ -321,8 +331,8 @@ int run_plants(const Options&) { return choose_plant("") ? 0 : 2; }
 
 #endif
 
-int run_one(std::uint64_t seed, bool trace, bool power_cycles) {
-  Outcome outcome = holdfast::sim::simulate(seed, trace, power_cycles);
+int run_one(std::uint64_t seed, bool trace, holdfast::sim::Variant variant) {
+  Outcome outcome = holdfast::sim::simulate(seed, trace, variant);
   std::printf(
       "seed %llu: %s\n  %s\n  hash %016llx, %llu events, %llu operations (%llu failed), %llu epochs, %.1f simulated "
       "s\n",
@@ -342,6 +352,10 @@ bool parse(int argc, char** argv, Options& options) {
     std::string name = argv[i];
     if (name == "--trace") {
       options.trace = true;
+      continue;
+    }
+    if (name == "--clones") {
+      options.clones = true;
       continue;
     }
     if (name == "--plants") {
@@ -386,8 +400,9 @@ int main(int argc, char** argv) {
   Options options;
   options.jobs = static_cast<unsigned>(std::max(1L, sysconf(_SC_NPROCESSORS_ONLN)));
   if (!parse(argc, argv, options)) {
-    std::fprintf(stderr,
-                 "usage: sim [--seeds N] [--seed S] [--jobs J] [--trace] [--plants | --plant NAME | --cycles N]\n");
+    std::fprintf(
+        stderr,
+        "usage: sim [--seeds N] [--seed S] [--jobs J] [--trace] [--clones] [--plants | --plant NAME | --cycles N]\n");
     return 2;
   }
   // Memory is not given back to the kernel between uses: page faults would take a third of the time.
@@ -396,6 +411,6 @@ int main(int argc, char** argv) {
   holdfast::set_log_level(options.trace ? holdfast::LogLevel::kInfo : holdfast::LogLevel::kError);
   if (!options.plant.empty() && !choose_plant(options.plant)) return 2;
   if (options.all_plants) return run_plants(options);
-  if (options.count == 1) run_one(options.first, options.trace, options.cycles > 0);
+  if (options.count == 1) run_one(options.first, options.trace, {options.cycles > 0, options.clones});
   return Runner(options).run();
 }

@@ -169,9 +169,10 @@ static void trace_log_line(LogLevel, std::string_view component, std::string_vie
   if (traced_world) traced_world->trace(std::string(component) + ": " + std::string(message));
 }
 
-Outcome simulate(std::uint64_t seed, bool trace, bool power_cycles) {
+Outcome simulate(std::uint64_t seed, bool trace, Variant variant) {
   Scenario scenario = Scenario::from(seed);
-  if (power_cycles) scenario.lose_power_often();
+  if (variant.power_cycles) scenario.lose_power_often();
+  scenario.clones = scenario.clones && variant.clones;
   // Never destroyed: killed processes may still refer to it.
   auto* cluster = new Cluster(seed, scenario, trace);
   traced_world = trace ? &cluster->world : nullptr;

@@ -26,7 +26,11 @@ struct Outcome {
 };
 
 // Leaves the memory of killed processes behind: run many in child processes.
-// `power_cycles`: with little but kills and power losses, most of them of the whole cluster.
-Outcome simulate(std::uint64_t seed, bool trace, bool power_cycles = false);
+struct Variant {
+  bool power_cycles = false;  // little but kills and power losses, most of them of the whole cluster
+  bool clones = false;        // some scenarios end with a linked clone that outlives its source
+};
+
+Outcome simulate(std::uint64_t seed, bool trace, Variant variant = {});
 
 }  // namespace holdfast::sim
