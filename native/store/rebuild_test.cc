@@ -499,5 +499,37 @@ TEST(StoreRebuild, FillsWithWrongContentAreRefused) {
   EXPECT_EQ(filled.error().code(), ErrorCode::kCorrupt);
 }
 
+// Entries that were never committed keep their place in the journal until a join applies them; with the journal full,
+// what is written next waits for that room.
+TEST(StoreRebuild, AJoinMakesRoomInAJournalThatItsOwnLogFills) {
+  TestMachine machine(77);
+  machine.options.journal_bytes = 4u << 20;
+  ASSERT_TRUE(machine.open().ok());
+  ASSERT_TRUE(machine.create(kTarget, kBlocks).ok());
+  ASSERT_TRUE(machine.create(kSource, kBlocks).ok());
+  ReplicaStore& joiner = *machine.disk->find(kTarget);
+  ReplicaStore& other = *machine.disk->find(kSource);
+  BlockRange blocks{BlockIndex(0), 8};
+  Status uncommitted = machine.wait<Status>(
+      [&](StatusCallback done) { joiner.append(write_entry(machine.env(), at(1, 1), blocks, 1), std::move(done)); });
+  ASSERT_TRUE(uncommitted.ok());
+  std::uint64_t sent = 0;
+  std::uint64_t answered = 0;
+  auto all_answered = [&] { return answered == sent; };
+  do {
+    other.append(write_entry(machine.env(), at(1, ++sent), blocks, sent * 8), [&answered](Status status) {
+      EXPECT_TRUE(status.ok());
+      ++answered;
+    });
+    other.set_committed(Seq(sent));
+  } while (machine.world.run_until(all_answered, 2s) && sent < 1'000);
+  ASSERT_LT(answered, sent) << "the journal did not become full";
+  Status joined = machine.wait<Status>([&](StatusCallback done) {
+    joiner.join({Seq(2), Seq(0), kBlocks, {{Epoch(1), Seq(1)}}}, std::move(done));
+  });
+  EXPECT_TRUE(joined.ok());
+  EXPECT_TRUE(machine.world.run_until(all_answered, 10s));
+}
+
 }  // namespace
 }  // namespace holdfast::store

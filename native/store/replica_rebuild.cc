@@ -221,10 +221,12 @@ void Replica::join(JoinRequest request, StatusCallback done) {
 Task<void> Replica::run_join(JoinRequest request, StatusCallback done) {
   Disk* disk = &disk_;
   fail_waiting(Error(ErrorCode::kCancelled, "a new join began"));
+  // From here on already: in a full journal, what is to be completed next waits for the room that this log holds.
+  apply_all_ = true;
+  disk->destager().note_work(true);
   Status outcome =
       co_await suspend<Status>([disk](StatusCallback next) { disk->journal().after_completion(std::move(next)); });
   if (outcome.ok()) {
-    apply_all_ = true;
     (void)co_await suspend<bool>([disk](Callback<void(bool)> next) {
       auto* waiting = new Callback<void(bool)>(std::move(next));
       disk->destager().drain([waiting] {
@@ -232,9 +234,9 @@ Task<void> Replica::run_join(JoinRequest request, StatusCallback done) {
         (*owned)(true);
       });
     });
-    apply_all_ = false;
     outcome = check_usable();
   }
+  apply_all_ = false;
   if (outcome.ok()) {
     CHECK(log_.empty() && overlay_.empty(), "everything was applied");
     ++identity_.log_generation;
