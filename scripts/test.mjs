@@ -5,7 +5,7 @@
 //   npm test -- --skip asan,tsan,fuzz   all but some
 // The last line is `N passed, N failed, N skipped`; the exit code is 1 when anything failed. Logs: build/test-logs/.
 import { AsyncLocalStorage } from 'node:async_hooks';
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { createWriteStream, existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { jobs, root } from './build.mjs';
@@ -237,13 +237,23 @@ async function fuzz() {
 
 // ---- TypeScript ----
 
-async function vitest(project, show = true) {
+/**
+ * In mount namespaces of their own, tests that run beside each other do not keep what the others unmount: a program that
+ * starts with a copy of the mounts (another container, a host of the tests) holds what it copied, and only where they are
+ * shared, as on most hosts, it lets go when the original is unmounted. Takes root, as mounting does, and a root that is a mount.
+ */
+const ownMounts = ['unshare', '--mount', '--propagation', 'shared'];
+const canHaveOwnMounts = () =>
+  spawnSync(ownMounts[0], [...ownMounts.slice(1), 'true'], { stdio: 'ignore' }).status === 0;
+
+async function vitest(project, { show = true, within = [] } = {}) {
   const report = join(logs, `${project}.json`);
   rmSync(report, { force: true });
   const name = `${project}-vitest`;
   const args = ['run', '--project', project];
   args.push('--reporter=default', '--reporter=json', `--outputFile.json=${report}`);
-  const { problem } = await program(name, process.execPath, [join(root, 'node_modules/vitest/vitest.mjs'), ...args], {
+  const [command, ...rest] = [...within, process.execPath, join(root, 'node_modules/vitest/vitest.mjs'), ...args];
+  const { problem } = await program(name, command, rest, {
     show,
     timeoutMs: 40 * minutes,
   });
@@ -272,7 +282,10 @@ async function vitest(project, show = true) {
 }
 
 /** Those with network namespaces run one by one, beside the others; what they print comes when they are through. */
-const endToEnd = async () => sum(await Promise.all([vitest('e2e'), vitest('e2e-hosts', false)]));
+async function endToEnd() {
+  const within = canHaveOwnMounts() ? ownMounts : [];
+  return sum(await Promise.all([vitest('e2e', { within }), vitest('e2e-hosts', { within, show: false })]));
+}
 
 const eslint = join(root, 'node_modules/eslint/bin/eslint.js');
 const prettier = join(root, 'node_modules/prettier/bin/prettier.cjs');

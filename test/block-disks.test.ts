@@ -84,7 +84,7 @@ describe.skipIf(lacking !== null)('block devices as disks', () => {
     await run('mount', [device, at]);
     expect(await refusal(device)).toContain(`is mounted on ${at}`);
     await run('umount', [at]);
-    await run('wipefs', ['-a', '-q', device]);
+    await run('dd', ['if=/dev/zero', `of=${device}`, 'bs=1M', 'count=2', 'conv=fsync', 'status=none']);
     writeFileSync(device, onePartition());
     expect(await refusal(device)).toContain('a partition table');
     expect(await refusal('/dev/holdfast-none')).toContain('cannot be found');

@@ -341,7 +341,7 @@ describe.skipIf(lacking !== null)('the whole cluster', () => {
   // device may be that process.
   test('dies at once with a file system mounted: nobody is left waiting, and what was synced is there afterwards', async () => {
     const home = join(folder, 'dies');
-    const within = ['unshare', '--mount', '--propagation', 'private'];
+    const within = ['unshare', '--mount', '--propagation', 'slave'];
     const first = await Cluster.start({ folder: home, within });
     const clusters = [first];
     const directory = join(home, 'mnt');

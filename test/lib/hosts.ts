@@ -188,14 +188,11 @@ async function removeLeftovers(): Promise<void> {
   }
 }
 
-// A host begins with a copy of the mounts of this machine. Those that tests beside it have made would keep devices in use
-// after their owners have unmounted them.
-const foreign = "grep -oE '/[^ ]*/holdfast-(map|nfs|test)-[^ ]*' /proc/self/mounts";
-const forget = `${foreign} | tac | xargs -r umount -l 2>/dev/null; exec "$@"`;
-
 export const inHost = (number: number, ...command: readonly string[]): readonly string[] => [
-  ...['netns', 'exec', HostNet.space(number)],
-  ...['sh', '-c', forget, 'sh', ...command],
+  'netns',
+  'exec',
+  HostNet.space(number),
+  ...command,
 ];
 
 /** Starts a program on a host; its output goes to DIR/NAME.log. */
