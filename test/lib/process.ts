@@ -69,26 +69,35 @@ export function isAlive(pid: number): boolean {
   }
 }
 
-/** A TCP port of 127.0.0.1 that nobody listens on, with `following - 1` free ones behind it. */
+const [firstPort, portsOfAWorker, ranges] = [20_000, 1_000, 12]; // below what the kernel gives to clients
+
+/**
+ * A TCP port of 127.0.0.1 that nobody listens on, with `following - 1` free ones behind it. The two workers of a run take theirs
+ * from ranges of their own: the other does not take one between this answer and its use. Runs at the same time mostly differ too.
+ */
 export async function freePort(following = 1): Promise<number> {
+  const { VITEST_POOL_ID: worker = '0' } = process.env;
+  const range = firstPort + ((2 * process.ppid + Number(worker)) % ranges) * portsOfAWorker;
   for (let tries = 0; tries < 200; tries++) {
-    const first = 20_000 + Math.floor(Math.random() * 12_000);
-    const free = await Promise.all(
-      Array.from({ length: following }, async (_, i) => {
-        const server = createServer();
-        const outcome = Promise.race([
-          once(server, 'listening').then(() => true),
-          once(server, 'error').then(() => false),
-        ]);
-        server.listen(first + i, '127.0.0.1');
-        const listened = await outcome;
-        server.close();
-        return listened;
-      }),
-    );
+    const first = range + Math.floor(Math.random() * (portsOfAWorker - following));
+    const free = await Promise.all(Array.from({ length: following }, (_, i) => canListen(first + i)));
     if (free.every(Boolean)) return first;
   }
   throw new Error('no free TCP ports on 127.0.0.1');
+}
+
+async function canListen(port: number): Promise<boolean> {
+  const server = createServer();
+  return await new Promise((resolve) => {
+    server.once('error', () => {
+      resolve(false);
+    });
+    server.listen(port, '127.0.0.1', () => {
+      server.close(() => {
+        resolve(true);
+      });
+    });
+  });
 }
 
 /** Polls until `probe` gives something, or throws what `what` names after the deadline. */
