@@ -1,6 +1,6 @@
 // Everything that CI runs: `npm test`. Set-up, build, format, lint, C++ tests (plain, under sanitizers), fuzz targets for
-// a short while, and vitest (unit, then end to end). A stage that fails does not stop those that do not need it. The end to end
-// tests wait more than they work: what only computes runs beside them with the least priority, and takes what they leave.
+// a short while, and vitest (unit, then end to end). A stage that fails does not stop those that do not need it. Many tests
+// wait more than they work: what only computes runs beside them with the least priority, and takes what they leave.
 //   npm test -- --only lint,native      some stages
 //   npm test -- --skip asan,tsan,fuzz   all but some
 // The last line is `N passed, N failed, N skipped`; the exit code is 1 when anything failed. Logs: build/test-logs/.
@@ -37,7 +37,7 @@ function sum(outcomes) {
 
 // ---- running programs ----
 
-/** True for what runs beside the end to end tests. */
+/** True for what runs beside the others. */
 const background = new AsyncLocalStorage();
 
 /** Runs a program with its output in build/test-logs/NAME.log, or shown where `show` is set. Resolves to its end. */
@@ -302,9 +302,10 @@ const stages = [
   {
     name: 'build',
     what: 'release build: generated code, addon, TypeScript',
+    alone: true,
     run: () => check('build', ...nodeScript('scripts/build.mjs'), { timeoutMs: 40 * minutes }),
   },
-  { name: 'native-build', what: 'C++ with its tests', run: () => buildNative('build/native', [], []) },
+  { name: 'native-build', what: 'C++ with its tests', alone: true, run: () => buildNative('build/native', [], []) },
   {
     name: 'format',
     what: 'prettier and clang-format',
@@ -405,9 +406,10 @@ async function main() {
   const runAll = async (some) => {
     for (const stage of some) await runStage(stage);
   };
-  const [last, beside] = [chosen.filter(({ name }) => name === 'e2e'), chosen.filter((stage) => stage.beside)];
-  await runAll(chosen.filter((stage) => !last.includes(stage) && !beside.includes(stage)));
-  await Promise.all([runAll(last), background.run(true, () => runAll(beside))]);
+  await runAll(chosen.filter((stage) => stage.alone));
+  const beside = chosen.filter((stage) => stage.beside);
+  const others = chosen.filter((stage) => !stage.alone && !stage.beside);
+  await Promise.all([runAll(others), background.run(true, () => runAll(beside))]);
   const total = sum(results);
   console.log(`\nAll of it took ${seconds(began)}.`);
   for (const note of total.notes) console.log(`  ${note}`);
