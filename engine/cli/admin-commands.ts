@@ -196,15 +196,16 @@ async function finishEmptying(
   wait: boolean,
 ): Promise<void> {
   let view = first;
+  let shown = '';
   const total = Math.max(1, first.replicas.length + first.attachments.length);
-  for (let polls = 1; wait && !view.done; polls++) {
+  while (wait && !view.done) {
     await sleep(500);
     view = await session.call<EmptyingView>('GET', path);
     const left = view.replicas.length + view.attachments.length;
-    if (polls % 4 === 0 || view.done) {
-      const blocked = view.blocked.length === 0 ? '' : `, ${view.blocked.length} blocked`;
-      streams.err(`${bar(1 - left / total)} ${left} of ${total} to move${blocked}\n`);
-    }
+    const blocked = view.blocked.map(({ volume, reason }) => `  waits for ${volume}: ${reason}\n`).join('');
+    const now = `${bar(1 - left / total)} ${left} of ${total} to move\n${blocked}`;
+    if (now !== shown) streams.err(now);
+    shown = now;
   }
   printResult(streams, json, view, emptyingText);
 }
