@@ -180,6 +180,7 @@ std::vector<ReplicaId> Disk::list() const {
 
 void Disk::close(Callback<void()> done) {
   closing_ = true;
+  kv_->stop_waiting();
   for (const auto& [id, replica] : replicas_) {
     replica->fail_waiting(Error(ErrorCode::kCancelled, "disk " + label_.id + " is being closed"));
   }

@@ -119,6 +119,7 @@ class DiskOpener {
     Result<std::unique_ptr<Kv>> kv = co_await std::move(opening);
     if (!kv.ok()) co_return explain(kv.error().code(), kv.error().message());
     disk_->kv_ = std::move(kv).value();
+    disk_->kv_->on_space([disk = disk_.get()] { disk->wake_writers(); });
     co_return Status();
   }
 

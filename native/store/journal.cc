@@ -235,11 +235,13 @@ void Journal::report_completed() {
 }
 
 void Journal::after_completion(StatusCallback done) {
+  if (failure_) return deferred_.call(std::move(done), *failure_);
   completion_waiters_.push_back({last_ticket_, std::move(done)});
-  if (!failure_) report_completed();
+  report_completed();
 }
 
 void Journal::flush_to(std::uint64_t ticket, StatusCallback done) {
+  if (failure_) return deferred_.call(std::move(done), *failure_);
   flush_waiters_.push_back({ticket, std::move(done)});
   if (ticket <= flushed_ticket_) {
     env_.post([this] { finish_sync(); });

@@ -4,6 +4,9 @@
 // Contract: a batch is applied as a whole or not at all, and batches become durable in the order of writing.
 // After a crash of the process every batch whose callback came is there; after a power loss every batch up to the last
 // one written with sync. Thread: calls and callbacks on the reactor of the Env.
+//
+// A full file system is no failure of a write: it waits, with all that come after it, and is repeated until there is
+// room.
 #pragma once
 
 #include <functional>
@@ -16,6 +19,10 @@
 #include "base/result.h"
 #include "base/task.h"
 #include "io/env.h"
+
+namespace rocksdb {
+class Env;
+}
 
 namespace holdfast::store {
 
@@ -49,13 +56,18 @@ class Kv {
   // Pairs with first <= key < end in order, at most `max`.
   virtual void range(std::string first, std::string end, std::size_t max, Callback<void(Result<KvPairs>)> done) = 0;
   virtual void write(KvBatch batch, bool sync, StatusCallback done) = 0;
+  // Writes wait for room in the file system. `changed` is called when that begins and when it ends.
+  virtual bool waits_for_space() const { return false; }
+  virtual void on_space(Callback<void()> changed) { (void)changed; }
+  // From now on a write that finds no room fails (kNoSpace): for whoever must come to an end.
+  virtual void stop_waiting() {}
   // Rough size on disk in bytes.
   virtual std::uint64_t disk_bytes() = 0;
 };
 
 using OpenKv = std::function<Task<Result<std::unique_ptr<Kv>>>(Env& env, std::string directory)>;
 
-// store/rocks_kv.cc. `cache_bytes`: block cache.
-OpenKv rocks_kv(std::size_t cache_bytes);
+// store/rocks_kv.cc. `cache_bytes`: block cache. `files`: tests give one that fails; null: the operating system's.
+OpenKv rocks_kv(std::size_t cache_bytes, rocksdb::Env* files = nullptr);
 
 }  // namespace holdfast::store

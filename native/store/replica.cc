@@ -163,9 +163,7 @@ bool Replica::try_append(Entry& entry, StatusCallback& done) {
   }
   bool direct = false;
   if (entry.op == Op::kWrite) {
-    Admission admission = Admission::kYes;
-    direct = room_with_direct(entry.blocks, admission);
-    if (!direct && admission == Admission::kNo) admission = room_in_place(entry.blocks);
+    Admission admission = admit(entry.blocks, direct);
     if (admission == Admission::kWait) return false;
     if (admission == Admission::kNo) {
       disk_.deferred().call(std::move(done), Error(ErrorCode::kNoSpace, "disk " + disk_.disk_id() +
@@ -175,6 +173,13 @@ bool Replica::try_append(Entry& entry, StatusCallback& done) {
   }
   add_to_log(std::move(entry), std::move(done), direct);
   return true;
+}
+
+Replica::Admission Replica::admit(BlockRange blocks, bool& direct) {
+  if (disk_.kv().waits_for_space()) return Admission::kNo;
+  Admission admission = Admission::kYes;
+  direct = room_with_direct(blocks, admission);
+  return !direct && admission == Admission::kNo ? room_in_place(blocks) : admission;
 }
 
 // Whether there is room without looking at any record: a slot for every whole chunk, and one for every other.

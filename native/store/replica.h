@@ -131,6 +131,7 @@ class Replica final : public ReplicaStore {
   Status check_entry(const Entry& entry) const;
   bool try_append(Entry& entry, StatusCallback& done);
   bool has_slot_for_sure(ChunkIndex chunk);
+  Admission admit(BlockRange blocks, bool& direct);
   bool room_with_direct(BlockRange blocks, Admission& admission);
   Admission room_in_place(BlockRange blocks);
   void add_to_log(Entry entry, StatusCallback done, bool direct);

@@ -6,20 +6,37 @@
 #include <rocksdb/table.h>
 #include <rocksdb/write_batch.h>
 
+#include "base/log.h"
 #include "store/kv.h"
 
 namespace holdfast::store {
 
 namespace {
 
+constexpr Nanos kSpaceRetry = 1s;
+// What the database may need beyond what it has: a flush of what is in memory, and a new log. It is not let to meet the
+// end of the file system: after a failed write of its log it goes on only by itself, every few seconds, or not at all.
+constexpr std::uint64_t kRoom = 64u << 20;
+
+// What keeps it from writing, if anything.
+rocksdb::Status room_in(rocksdb::Env& files, const std::string& directory) {
+  std::uint64_t free = 0;
+  if (!files.GetFreeSpace(directory, &free).ok() || free >= kRoom) return rocksdb::Status::OK();
+  return rocksdb::Status::NoSpace(std::to_string(free >> 20) + " MiB are free in the file system of " + directory +
+                                  ", " + std::to_string(kRoom >> 20) + " MiB are needed");
+}
+
 Error disk_error(const rocksdb::Status& status) {
-  return Error(status.IsCorruption() ? ErrorCode::kCorrupt : ErrorCode::kDiskIo,
-               "the metadata database failed: " + status.ToString());
+  ErrorCode code = status.IsCorruption() ? ErrorCode::kCorrupt
+                   : status.IsNoSpace()  ? ErrorCode::kNoSpace
+                                         : ErrorCode::kDiskIo;
+  return Error(code, "the metadata database failed: " + status.ToString());
 }
 
 class RocksKv final : public Kv {
  public:
-  RocksKv(Env& env, std::unique_ptr<rocksdb::DB> db) : env_(env), db_(std::move(db)) {}
+  RocksKv(Env& env, std::string directory, std::unique_ptr<rocksdb::DB> db)
+      : env_(env), directory_(std::move(directory)), db_(std::move(db)), space_timer_(env) {}
 
   std::optional<std::optional<std::string>> get_if_cached(std::string_view key) override {
     rocksdb::ReadOptions options;
@@ -89,6 +106,14 @@ class RocksKv final : public Kv {
     if (!running_) start_writing();
   }
 
+  bool waits_for_space() const override { return told_full_; }
+  void on_space(Callback<void()> changed) override { space_changed_ = std::move(changed); }
+  void stop_waiting() override {
+    stopping_ = true;
+    space_timer_.cancel();
+    if (full_) end(std::move(full_));
+  }
+
   std::uint64_t disk_bytes() override {
     std::uint64_t bytes = 0;
     db_->GetIntProperty(rocksdb::DB::Properties::kTotalSstFilesSize, &bytes);
@@ -113,12 +138,16 @@ class RocksKv final : public Kv {
 
   void start_writing() {
     running_ = true;
-    auto* run = new Run{std::exchange(waiting_, {}), {}};
+    perform_later(std::unique_ptr<Run>(new Run{std::exchange(waiting_, {}), {}}));
+  }
+  void perform_later(std::unique_ptr<Run> owned) {
+    Run* run = owned.release();
     env_.run_blocking([db = db_.get(), run] { run->status = perform(db, run->writes); },
                       [this, run] { finish(std::unique_ptr<Run>(run)); });
   }
 
   static rocksdb::Status perform(rocksdb::DB* db, const std::vector<Write>& writes) {
+    if (rocksdb::Status room = room_in(*db->GetEnv(), db->GetName()); !room.ok()) return room;
     rocksdb::WriteBatch together;
     rocksdb::WriteOptions options;
     for (const Write& write : writes) {
@@ -139,6 +168,24 @@ class RocksKv final : public Kv {
   }
 
   void finish(std::unique_ptr<Run> run) {
+    if (run->status.IsNoSpace() && !stopping_) return wait_for_space(std::move(run));
+    if (std::exchange(told_full_, false)) {
+      log_info("store", "the metadata in " + directory_ + " has room again");
+      if (space_changed_) space_changed_();
+    }
+    end(std::move(run));
+  }
+
+  // Should the database have met the end: whether a batch whose write failed survives a crash is open, as for any write
+  // that has not ended. It is written again before anything else, so that the order stays.
+  void wait_for_space(std::unique_ptr<Run> run) {
+    full_ = std::move(run);
+    space_timer_.arm_after(kSpaceRetry, [this] { perform_later(std::move(full_)); });
+    if (std::exchange(told_full_, true)) return;
+    log_warn("store", "the file system of " + directory_ + " is full: writes wait until there is room for metadata");
+    if (space_changed_) space_changed_();
+  }
+  void end(std::unique_ptr<Run> run) {
     running_ = false;
     if (!waiting_.empty()) start_writing();
     for (Write& write : run->writes) {
@@ -147,13 +194,20 @@ class RocksKv final : public Kv {
   }
 
   Env& env_;
+  std::string directory_;
   std::unique_ptr<rocksdb::DB> db_;
   std::vector<Write> waiting_;
   bool running_ = false;
+  bool stopping_ = false;
+  bool told_full_ = false;
+  std::unique_ptr<Run> full_;  // found no room; the timer is to repeat it
+  Timer space_timer_;
+  Callback<void()> space_changed_;
 };
 
-rocksdb::Options options_of(std::size_t cache_bytes) {
+rocksdb::Options options_of(std::size_t cache_bytes, rocksdb::Env* files) {
   rocksdb::Options options;
+  if (files) options.env = files;
   options.create_if_missing = true;
   options.paranoid_checks = true;
   options.compression = rocksdb::kNoCompression;  // values are mostly CRCs
@@ -179,7 +233,8 @@ rocksdb::Options options_of(std::size_t cache_bytes) {
   return options;
 }
 
-Task<Result<std::unique_ptr<Kv>>> open_rocks(Env* env, std::string directory, std::size_t cache_bytes) {
+Task<Result<std::unique_ptr<Kv>>> open_rocks(Env* env, std::string directory, std::size_t cache_bytes,
+                                             rocksdb::Env* files) {
   struct Opening {
     std::string directory;
     rocksdb::Options options;
@@ -188,26 +243,30 @@ Task<Result<std::unique_ptr<Kv>>> open_rocks(Env* env, std::string directory, st
   };
   auto opening = std::make_unique<Opening>();
   opening->directory = std::move(directory);
-  opening->options = options_of(cache_bytes);
+  opening->options = options_of(cache_bytes, files);
   Opening* work = opening.get();
   co_await suspend<bool>([env, work](Callback<void(bool)> done) {
     // The callback is too large to travel inside another one.
     auto* finished = new Callback<void(bool)>(std::move(done));
-    env->run_blocking([work] { work->status = rocksdb::DB::Open(work->options, work->directory, &work->db); },
-                      [finished] {
-                        std::unique_ptr<Callback<void(bool)>> owned(finished);
-                        (*owned)(true);
-                      });
+    env->run_blocking(
+        [work] {
+          work->status = room_in(*work->options.env, work->directory);
+          if (work->status.ok()) work->status = rocksdb::DB::Open(work->options, work->directory, &work->db);
+        },
+        [finished] {
+          std::unique_ptr<Callback<void(bool)>> owned(finished);
+          (*owned)(true);
+        });
   });
   if (!work->status.ok()) co_return disk_error(work->status);
-  std::unique_ptr<Kv> kv = std::make_unique<RocksKv>(*env, std::unique_ptr<rocksdb::DB>(work->db));
+  std::unique_ptr<Kv> kv = std::make_unique<RocksKv>(*env, work->directory, std::unique_ptr<rocksdb::DB>(work->db));
   co_return kv;
 }
 
 }  // namespace
 
-OpenKv rocks_kv(std::size_t cache_bytes) {
-  return [cache_bytes](Env& env, std::string directory) { return open_rocks(&env, std::move(directory), cache_bytes); };
+OpenKv rocks_kv(std::size_t cache_bytes, rocksdb::Env* files) {
+  return [=](Env& env, std::string directory) { return open_rocks(&env, std::move(directory), cache_bytes, files); };
 }
 
 }  // namespace holdfast::store
