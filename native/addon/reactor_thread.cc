@@ -1,16 +1,29 @@
 #include "addon/reactor_thread.h"
 
+#include <cstdlib>
+#include <optional>
+#include <string>
 #include <utility>
 
 #include <pthread.h>
 #include <signal.h>
 
+#include "base/log.h"
 #include "io/memory_pressure.h"
+#include "io/poll_policy.h"
 
 namespace holdfast::addon {
 
 Result<std::unique_ptr<ReactorThread>> ReactorThread::start(std::string name) {
-  ASSIGN_OR_RETURN(std::unique_ptr<Reactor> reactor, Reactor::create());
+  ReactorOptions options;
+  const char* wish = std::getenv("HOLDFAST_SPIN");
+  if (std::optional<Nanos> spin = io::wished_spin(wish, options.spin_max)) {
+    options.spin_max = *spin;
+  } else {
+    log_warn("io",
+             "HOLDFAST_SPIN is \"" + std::string(wish) + "\", which is neither \"off\" nor 0 to 10000 microseconds");
+  }
+  ASSIGN_OR_RETURN(std::unique_ptr<Reactor> reactor, Reactor::create(options));
   std::unique_ptr<ReactorThread> self(new ReactorThread(std::move(reactor)));
   // Signals are for Node's thread.
   sigset_t all;

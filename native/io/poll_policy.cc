@@ -3,14 +3,18 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <string>
+#include <string_view>
 
 namespace holdfast::io {
 
 namespace {
+
+constexpr unsigned kWishedSpinMax = 10'000;  // microseconds
 
 unsigned cpus_in_affinity() {
   cpu_set_t set;
@@ -36,6 +40,16 @@ unsigned cpus_in_quota() {
 }
 
 }  // namespace
+
+std::optional<Nanos> wished_spin(const char* text, Nanos standard) {
+  std::string_view wish = text == nullptr ? std::string_view() : text;
+  if (wish.empty()) return standard;
+  if (wish == "off") return Nanos(0);
+  unsigned micros = 0;
+  auto [end, error] = std::from_chars(wish.data(), wish.data() + wish.size(), micros);
+  if (error != std::errc() || end != wish.data() + wish.size() || micros > kWishedSpinMax) return std::nullopt;
+  return std::chrono::microseconds(micros);
+}
 
 unsigned usable_cpus() {
   unsigned quota = cpus_in_quota();

@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 
 #include "io/env.h"
 
@@ -87,6 +88,10 @@ class PollPolicy {
   Nanos spun_{0};
   Nanos lost_{0};
 };
+
+// The longest spin that somebody wishes for by HOLDFAST_SPIN: "off", or microseconds (0 to 10000; 0 is off). Null
+// pointer or empty text: `standard`. nullopt: it is none of these.
+std::optional<Nanos> wished_spin(const char* text, Nanos standard);
 
 // CPUs this process may use: its affinity, and the quota of its control group (version 2) where there is one.
 unsigned usable_cpus();

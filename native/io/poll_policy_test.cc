@@ -105,6 +105,18 @@ TEST(PollPolicy, ZeroMeansNever) {
   EXPECT_EQ(policy.spin_budget(1s), 0ns);
 }
 
+TEST(WishedSpin, IsOffOrMicroseconds) {
+  EXPECT_EQ(wished_spin(nullptr, 250us), 250us);
+  EXPECT_EQ(wished_spin("", 250us), 250us);
+  EXPECT_EQ(wished_spin("off", 250us), 0ns);
+  EXPECT_EQ(wished_spin("0", 250us), 0ns);
+  EXPECT_EQ(wished_spin("40", 250us), 40us);
+  EXPECT_EQ(wished_spin("10000", 250us), 10ms);
+  for (const char* wrong : {"on", "-1", "10001", "40us", " 40", "99999999999999999999"}) {
+    EXPECT_EQ(wished_spin(wrong, 250us), std::nullopt) << wrong;
+  }
+}
+
 TEST(UsableCpus, IsAtLeastOne) { EXPECT_GE(usable_cpus(), 1u); }
 
 }  // namespace
