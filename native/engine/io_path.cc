@@ -98,7 +98,14 @@ void VolumeEngine::compare_and_write(std::uint64_t offset, SliceList expected, S
 
 void VolumeEngine::flush(DoneCallback done) {
   if (std::optional<Error> why = refusal()) return reject(env_, std::move(done), std::move(*why));
-  flush_after_commit({nullptr, std::move(done), env_.now()});
+  flush_habit_.flushed();
+  if (flushed_to_ >= committed_) {  // nothing new: answered in a later turn, as always
+    ++flushes_done_;
+    record_latency(flush_latency_, Nanos(0));
+    env_.post([held = std::make_unique<DoneCallback>(std::move(done))] { (*held)(Status()); });
+    return;
+  }
+  flush_acknowledged({nullptr, std::move(done), env_.now()});
 }
 
 void VolumeEngine::extent(std::uint64_t offset, std::uint64_t length, Callback<void(Result<Extent>)> done) {
@@ -371,7 +378,7 @@ void VolumeEngine::piece_done(Op* op, Status status) {
   --op->pieces_pending;
   if (op->kind == Op::Kind::kZero) zero_more(op);
   if (op->pieces_pending > 0) return;
-  if (op->durable && !op->error) return flush_after_commit({op, nullptr});
+  if (op->durable && !op->error) return flush_acknowledged({op, nullptr});
   answer(op, op->error ? Status(*op->error) : Status());
   finish(op);
 }

@@ -23,7 +23,7 @@ bool VolumeEngine::work_outstanding(const Member& member) const {
   if (!member.link) return false;
   if (member.journalled.next() < next_seq_) return true;
   if (!member.counts()) return false;
-  return (!flush_current_.empty() && member.flushed < flush_wanted_) || member.flushed < member.promotion_flush;
+  return (flush_under_way_ && member.flushed < flush_wanted_) || member.flushed < member.promotion_flush;
 }
 
 // Runs only while something is outstanding somewhere: an idle volume has no timer.
@@ -88,7 +88,7 @@ bool VolumeEngine::is_slow(Member& member) {
     return false;
   };
   bool entries = lags(member.entry_lag, member.journalled.value(), ahead);
-  bool flushes = lags(member.flush_lag, member.flushed, flush_current_.empty() ? 0 : ahead_flushed);
+  bool flushes = lags(member.flush_lag, member.flushed, flush_under_way_ ? ahead_flushed : 0);
   return entries || flushes;
 }
 

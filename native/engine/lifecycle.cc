@@ -147,7 +147,8 @@ void VolumeEngine::close(Callback<void()> done) {
 
 // The last flush also carries the final watermark to all replicas.
 void VolumeEngine::close_when_idle() {
-  if (ops_first_ || !window_.empty() || !waiting_for_room_.empty() || !flush_current_.empty()) return;
+  if (ops_first_ || !window_.empty() || !waiting_for_room_.empty()) return;
+  if (!flush_current_.empty() || !flush_next_.empty()) return;
   if (std::exchange(close_flush_begun_, true)) return;
   flush_after_commit({nullptr, [this](Status) { finish_close(); }});
 }

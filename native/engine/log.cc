@@ -60,7 +60,9 @@ void VolumeEngine::number_and_send(PendingEntry* entry) {
   for (const std::unique_ptr<Member>& member : members_) {
     if (!work_outstanding(*member)) member->append_progress = env_.now();
   }
+  bool flush = flushes_with(*entry);
   next_seq_ = next_seq_.next();
+  flush_habit_.wrote();
   if (entry->entry.op == store::Op::kWrite) {
     entry->entry.crc = block_crcs(env_.buffers(), entry->data, entry->entry.blocks.count);
   }
@@ -69,6 +71,10 @@ void VolumeEngine::number_and_send(PendingEntry* entry) {
   replica::AppendRequest request;
   request.committed = committed_;
   request.entry = entry->entry;
+  if (flush) {
+    begin_flush();
+    request.flush_id = flush_issued_;
+  }
   wire_.clear();
   replica::encode(env_.buffers(), request, entry->data, wire_);
   for (const std::unique_ptr<Member>& member : members_) {
@@ -188,16 +194,40 @@ void VolumeEngine::announce_commit() {
 
 // ---- flush ----
 
-// A flush under way may have passed a replica before the last acknowledged entry did, so it does not serve a later
-// caller; all callers that wait share the next one.
+// A flush has to cover what was acknowledged before it was asked for. That may be on disk already, or the one under way
+// covers it; if not, all who wait share the next one.
+void VolumeEngine::flush_acknowledged(FlushWaiter waiter) {
+  if (flushed_to_ >= committed_) return serve_flush(waiter);
+  if (flush_under_way_ && flush_covers_ >= committed_) {
+    flush_current_.push_back(std::move(waiter));
+  } else {
+    flush_after_commit(std::move(waiter));
+  }
+}
+
+// A flush of its own: it also carries the watermark to all replicas.
 void VolumeEngine::flush_after_commit(FlushWaiter waiter) {
   flush_next_.push_back(std::move(waiter));
-  if (flush_current_.empty()) issue_flush();
+  if (!flush_under_way_) issue_flush();
+}
+
+// Whether a flush goes out in one message with this entry, the next to be numbered: FUA of a whole operation, or a
+// host that asks for a flush after each write, one at a time. Saves it a round trip to all replicas.
+bool VolumeEngine::flushes_with(const PendingEntry& entry) const {
+  if (flush_under_way_ || !entry.op || entry.entry.op != store::Op::kWrite || HOLDFAST_PLANT(kFlushOne)) return false;
+  if (entry.op->durable) return entry.entry.blocks.end() == entry.op->end_block();
+  return window_.empty() && flush_habit_.expects_flush();
+}
+
+void VolumeEngine::begin_flush() {
+  flush_under_way_ = true;
+  flush_wanted_ = ++flush_issued_;
+  flush_covers_ = Seq(next_seq_.value() - 1);
 }
 
 void VolumeEngine::issue_flush() {
   std::swap(flush_current_, flush_next_);
-  flush_wanted_ = ++flush_issued_;
+  begin_flush();
   for (const std::unique_ptr<Member>& member : members_) {
     if (!member->link || !member->counts()) continue;
     send_flush(*member);
@@ -215,27 +245,31 @@ void VolumeEngine::send_flush(Member& member) {
 }
 
 void VolumeEngine::advance_flush() {
-  if (state_ == State::kStopped || flush_current_.empty()) return;
+  if (state_ == State::kStopped || !flush_under_way_) return;
   for (const std::unique_ptr<Member>& member : members_) {
     if (HOLDFAST_PLANT(kFlushOne) && member->counts() && member->flushed >= flush_wanted_) break;
     bool needed = required(*member) || member->phase == MemberPhase::kPromoting;
     if (needed && (!member->counts() || member->flushed < flush_wanted_)) return;
   }
+  flush_under_way_ = false;
+  flushed_to_ = flush_covers_;
   std::vector<FlushWaiter> served = std::move(flush_current_);
   flush_current_.clear();
   if (!flush_next_.empty()) issue_flush();
-  for (FlushWaiter& waiter : served) {
-    ++flushes_done_;
-    if (waiter.op) {
-      answer(waiter.op, Status());
-      finish(waiter.op);
-    } else if (waiter.done) {
-      // The engine's own flushes do not say when they began.
-      if (waiter.began.count() != 0) record_latency(flush_latency_, env_.now() - waiter.began);
-      waiter.done(Status());
-    }
-  }
+  for (FlushWaiter& waiter : served) serve_flush(waiter);
   if (state_ == State::kClosing) close_when_idle();
+}
+
+void VolumeEngine::serve_flush(FlushWaiter& waiter) {
+  ++flushes_done_;
+  if (waiter.op) {
+    answer(waiter.op, Status());
+    finish(waiter.op);
+  } else if (waiter.done) {
+    // The engine's own flushes do not say when they began.
+    if (waiter.began.count() != 0) record_latency(flush_latency_, env_.now() - waiter.began);
+    waiter.done(Status());
+  }
 }
 
 }  // namespace holdfast::engine

@@ -346,7 +346,7 @@ void VolumeEngine::come_back(Member& member, const store::ReplicaInfo& info) {
   member.attempts = 0;
   member.in_sync_since = env_.now();
   resend(member, member.journalled);
-  if (!flush_current_.empty()) send_flush(member);
+  if (flush_under_way_) send_flush(member);
   watch_silence();
   watch_availability();
   bool others_missing = std::any_of(members_.begin(), members_.end(), [this](const std::unique_ptr<Member>& other) {

@@ -29,6 +29,7 @@
 
 #include "engine/engine.h"
 #include "engine/flow.h"
+#include "engine/flush_habit.h"
 #include "engine/in_sync_set.h"
 #include "engine/io_op.h"
 #include "engine/log_window.h"
@@ -209,9 +210,13 @@ class VolumeEngine final : public Engine, private LinkEvents {
   void announce_commit_later();
   void announce_commit();
   void finish_resize(std::uint64_t size_blocks, StatusCallback done);  // lifecycle.cc
+  void flush_acknowledged(FlushWaiter waiter);
   void flush_after_commit(FlushWaiter waiter);
+  bool flushes_with(const PendingEntry& entry) const;
+  void begin_flush();
   void issue_flush();
   void advance_flush();
+  void serve_flush(FlushWaiter& waiter);
   void send_flush(Member& member);
   void on_append_response(Member& member, const replica::AppendResponse& response) override;
 
@@ -327,7 +332,11 @@ class VolumeEngine final : public Engine, private LinkEvents {
   std::vector<FlushWaiter> flush_next_;     // for the flush after the one under way
   std::vector<FlushWaiter> flush_current_;  // for the one under way
   std::uint64_t flush_issued_ = 0;          // last flush id sent to any replica
-  std::uint64_t flush_wanted_ = 0;          // what flush_current_ waits for
+  bool flush_under_way_ = false;            // perhaps nobody has asked for it yet
+  std::uint64_t flush_wanted_ = 0;          // id of the flush under way
+  Seq flush_covers_;                        // by the flush under way: all entries up to this one
+  Seq flushed_to_;                          // what flushes made durable on all replicas that count
+  FlushHabit flush_habit_;
 
   // Host operations.
   RangeLock range_lock_;
