@@ -13,8 +13,7 @@ BufferPool::~BufferPool() {
   for (Buffer* list : free_) {
     while (list) {
       Buffer* next = list->next_free;
-      std::free(list->data);
-      delete list;
+      release(list);
       list = next;
     }
   }
@@ -24,6 +23,7 @@ Buffer* BufferPool::take(std::size_t size) {
   CHECK(size > 0 && size <= (std::size_t{1} << kLargestLog2), "buffer size out of range");
   unsigned log2 = std::max<unsigned>(kSmallestLog2, static_cast<unsigned>(std::bit_width(size - 1)));
   Buffer*& head = free_[log2 - kSmallestLog2];
+  last_taken_[log2 - kSmallestLog2] = ++takes_;
   std::size_t capacity = std::size_t{1} << log2;
   Buffer* buffer = head;
   if (buffer) {
@@ -40,16 +40,34 @@ Buffer* BufferPool::take(std::size_t size) {
 }
 
 void BufferPool::give_back(Buffer* buffer) {
-  bytes_in_use_ -= buffer->capacity;
-  if (bytes_retained_ + buffer->capacity > retained_bytes_max_) {
-    std::free(buffer->data);
-    delete buffer;
-    return;
+  std::size_t capacity = buffer->capacity;
+  std::size_t index = static_cast<unsigned>(std::bit_width(capacity - 1)) - kSmallestLog2;
+  bytes_in_use_ -= capacity;
+  while (bytes_retained_ + capacity > retained_bytes_max_) {
+    if (!make_room(index)) return release(buffer);
   }
-  bytes_retained_ += buffer->capacity;
-  Buffer*& head = free_[static_cast<unsigned>(std::bit_width(std::size_t{buffer->capacity} - 1)) - kSmallestLog2];
-  buffer->next_free = head;
-  head = buffer;
+  bytes_retained_ += capacity;
+  buffer->next_free = free_[index];
+  free_[index] = buffer;
+}
+
+// Gives up a buffer of the size that was asked for least recently, unless that is `index` itself.
+bool BufferPool::make_room(std::size_t index) {
+  std::size_t oldest = index;
+  for (std::size_t i = 0; i < kSizes; ++i) {
+    if (free_[i] && last_taken_[i] < last_taken_[oldest]) oldest = i;
+  }
+  if (oldest == index) return false;
+  Buffer* buffer = free_[oldest];
+  free_[oldest] = buffer->next_free;
+  bytes_retained_ -= buffer->capacity;
+  release(buffer);
+  return true;
+}
+
+void BufferPool::release(Buffer* buffer) {
+  std::free(buffer->data);
+  delete buffer;
 }
 
 Slice BufferPool::allocate(std::size_t size) { return Slice(take(size), 0, static_cast<std::uint32_t>(size)); }

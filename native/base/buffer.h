@@ -73,7 +73,8 @@ class Slice {
 };
 
 // Keeps freed buffers by power-of-two size for the next user. Memory goes back to the system only
-// beyond `retained_bytes_max`. Must outlive every slice it gave out.
+// beyond `retained_bytes_max`, and then that of the size that was asked for least recently: what is kept follows what
+// is in use. Must outlive every slice it gave out.
 class BufferPool {
  public:
   explicit BufferPool(std::size_t retained_bytes_max = 64u << 20) : retained_bytes_max_(retained_bytes_max) {}
@@ -93,16 +94,24 @@ class BufferPool {
 
   // Bytes handed out and not yet returned (by capacity).
   std::size_t bytes_in_use() const { return bytes_in_use_; }
+  // Bytes kept for the next user.
+  std::size_t bytes_retained() const { return bytes_retained_; }
 
  private:
   friend class Slice;
   static constexpr unsigned kSmallestLog2 = 12;
   static constexpr unsigned kLargestLog2 = 27;
 
+  static constexpr std::size_t kSizes = kLargestLog2 - kSmallestLog2 + 1;
+
   Buffer* take(std::size_t size);
   void give_back(Buffer* buffer);
+  bool make_room(std::size_t index);
+  void release(Buffer* buffer);
 
-  std::array<Buffer*, kLargestLog2 - kSmallestLog2 + 1> free_{};
+  std::array<Buffer*, kSizes> free_{};
+  std::array<std::uint64_t, kSizes> last_taken_{};  // in terms of takes_
+  std::uint64_t takes_ = 0;
   std::size_t bytes_in_use_ = 0;
   std::size_t bytes_retained_ = 0;
   std::size_t retained_bytes_max_;

@@ -48,6 +48,27 @@ TEST(BufferPool, RetainsNoMoreThanItMay) {
   }
 }
 
+TEST(BufferPool, GivesUpTheSizeThatIsNoLongerUsed) {
+  BufferPool pool(4u << 20);
+  std::vector<Slice> large;
+  for (int i = 0; i < 4; ++i) large.push_back(pool.allocate(1u << 20));
+  large.clear();
+  EXPECT_EQ(pool.bytes_retained(), 4u << 20);
+  std::vector<Slice> small;
+  for (int i = 0; i < 300; ++i) small.push_back(pool.allocate(8192));
+  small.clear();
+  // Three of the large ones made room for all small ones.
+  EXPECT_EQ(pool.bytes_retained(), (1u << 20) + 300 * 8192);
+  // Those are what is used now, also when there are more of them than may be kept.
+  for (int i = 0; i < 1'000; ++i) small.push_back(pool.allocate(8192));
+  small.clear();
+  EXPECT_EQ(pool.bytes_retained(), 4u << 20);
+  large.push_back(pool.allocate(1u << 20));
+  large.clear();
+  EXPECT_EQ(pool.bytes_retained(), 4u << 20);
+  EXPECT_EQ(pool.bytes_in_use(), 0u);
+}
+
 TEST(Slice, CopiesCountAndMovesDoNot) {
   BufferPool pool;
   Slice slice = pool.copy_of(as_bytes("holdfast"));
