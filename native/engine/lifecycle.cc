@@ -103,6 +103,7 @@ void VolumeEngine::stop(Error error) {
   fail_waiting(error);
   fail_snapshot_reads(error);
   ops_first_ = ops_last_ = nullptr;
+  if (writes_under_way_ > 0) note_writes(-writes_under_way_);
   throttled_.clear();
   stalled_reads_.clear();
 }

@@ -176,6 +176,7 @@ class VolumeEngine final : public Engine, private LinkEvents {
   Op* new_op(Op::Kind kind, std::uint64_t offset, std::uint64_t length);
   std::optional<Error> check_range(std::uint64_t offset, std::uint64_t length) const;
   void begin(Op* op);
+  void note_writes(int change);
   bool throttled(Op* op);
   void begin_throttled();
   void ask_for_lock(Op* op);
@@ -351,6 +352,7 @@ class VolumeEngine final : public Engine, private LinkEvents {
   std::vector<BlockRead*> stalled_reads_;
   Timer stalled_timer_;
   std::uint32_t repairs_under_way_ = 0;
+  int writes_under_way_ = 0;
   Nanos read_warning_next_{};
   bool read_found_bad_ = false;  // during a read's callback: some copy was bad
   Slice zero_buffer_;

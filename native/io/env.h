@@ -140,6 +140,10 @@ class Env {
 
   virtual BufferPool& buffers() = 0;
 
+  // Of writes of hosts, `change` more (or fewer) are under way here. With more than a few of them there is no waiting
+  // for one known thing, and a reactor sleeps rather than spins.
+  virtual void note_writes(int change) {}
+
   // `path` is a file or a block device.
   virtual void open_file(std::string path, FileOptions options, OpenCallback done) = 0;
   virtual Result<std::unique_ptr<Listener>> listen(const Address& address, AcceptCallback on_stream) = 0;

@@ -75,6 +75,12 @@ void Loop::run_blocking(Callback<void()> work, Callback<void()> done) {
   if (!closing_) blocking_pool_.run(std::move(work), std::move(done));
 }
 
+void Loop::note_writes(int change) {
+  writes_ += change;
+  CHECK(writes_ >= 0, "more writes have ended than were begun");
+  poll_policy_.under_way(static_cast<std::uint32_t>(writes_), now_);
+}
+
 void Loop::at_turn_end(TurnEnd* listed) {
   if (listed->listed_ || closed_) return;  // no turn follows the last
   listed->listed_ = true;

@@ -59,6 +59,7 @@ class Loop final : private Completion {
   void post(Callback<void()> work);
   std::uint64_t call_at(Nanos deadline, Callback<void()> work);
   void cancel_call(std::uint64_t id) { timers_.cancel(id); }
+  void note_writes(int change);
   void run_blocking(Callback<void()> work, Callback<void()> done);
   void at_turn_end(TurnEnd* listed);
 
@@ -108,6 +109,7 @@ class Loop final : private Completion {
   TimerQueue timers_;
   BlockingPool blocking_pool_;
   PollPolicy poll_policy_;
+  int writes_ = 0;  // of hosts, under way
   std::vector<Callback<void()>> posted_;
   std::vector<Callback<void()>> running_;
   std::vector<TurnEnd*> turn_ends_;

@@ -7,6 +7,8 @@
 // When spins miss too often, the next attempt waits, twice as long after each failed attempt. Not spinning costs
 // nothing: only sleeps are watched. A spin lets others have the CPU whenever they want it; where they take a good part
 // of it, a sleep is as soon over, and spinning ends for a while.
+// With several operations of hosts under way there is always something else to do soon, events gather while the thread
+// sleeps, and its CPU is wanted elsewhere: then it does not spin.
 // Pure: time and counters come in as arguments. Thread: one reactor.
 #pragma once
 
@@ -23,9 +25,16 @@ class PollPolicy {
   explicit PollPolicy(Nanos spin_max) : spin_max_(spin_max) {}
 
   // How long to spin now; zero: sleep at once.
-  Nanos spin_budget(Nanos now) const {
-    if (spin_max_ == Nanos(0) || now < blocked_until_ || hit_rate_ < kWorthwhile) return Nanos(0);
+  Nanos spin_budget(Nanos now) {
+    if (spin_max_ == Nanos(0) || now < blocked_until_ || hit_rate_ < kWorthwhile || is_deep(now)) return Nanos(0);
     return spin_max_;
+  }
+
+  // So many operations are under way now. What counts is the most of the last one or two milliseconds.
+  void under_way(std::uint32_t count, Nanos now) {
+    roll(now);
+    under_way_ = count;
+    peak_ = std::max(peak_, count);
   }
 
   // Whether sleeps are of interest: to tell a wait from what submitting itself takes costs a system call.
@@ -72,6 +81,20 @@ class PollPolicy {
   static constexpr Nanos kContendedPauseMin = 20ms;
   static constexpr Nanos kContendedPauseMax = 1s;
 
+  static constexpr std::uint32_t kUnderWayMax = 4;
+  static constexpr Nanos kPeakWindow = 1ms;
+
+  bool is_deep(Nanos now) {
+    roll(now);
+    return std::max(peak_, last_peak_) > kUnderWayMax;
+  }
+  void roll(Nanos now) {
+    if (now - peak_since_ < kPeakWindow) return;
+    last_peak_ = now - peak_since_ < 2 * kPeakWindow ? peak_ : under_way_;
+    peak_ = under_way_;
+    peak_since_ = now;
+  }
+
   void learn(bool hit) {
     if (hit) {
       hit_rate_ += (1024 - hit_rate_) / 8;
@@ -87,6 +110,10 @@ class PollPolicy {
   std::int32_t hit_rate_ = 0;  // of 1024
   Nanos spun_{0};
   Nanos lost_{0};
+  std::uint32_t under_way_ = 0;
+  std::uint32_t peak_ = 0;  // of under_way_, in this window and in the one before
+  std::uint32_t last_peak_ = 0;
+  Nanos peak_since_{0};
 };
 
 // The longest spin that somebody wishes for by HOLDFAST_SPIN: "off", or microseconds (0 to 10000; 0 is off). Null

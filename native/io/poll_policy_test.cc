@@ -98,6 +98,30 @@ TEST(PollPolicy, LastingContentionIsTriedLessAndLess) {
   EXPECT_GT(policy.spin_budget(now + 20ms), 0ns);
 }
 
+TEST(PollPolicy, ManyOperationsAtOnceEndSpinningForAsLongAsTheyCome) {
+  PollPolicy policy(kSpin);
+  warm_up(policy);
+  Nanos now = 1s;
+  // A few are no reason, however fast they come.
+  for (int i = 0; i < 100; ++i) {
+    for (std::uint32_t count : {1u, 2u, 3u, 4u, 3u, 2u, 1u, 0u}) policy.under_way(count, now += 10us);
+    EXPECT_EQ(policy.spin_budget(now), kSpin);
+  }
+  // Many are, also in the moments in which all of them have ended.
+  for (int i = 0; i < 100; ++i) {
+    policy.under_way(5, now += 400us);
+    EXPECT_EQ(policy.spin_budget(now), 0ns);
+    policy.under_way(0, now += 400us);
+    EXPECT_EQ(policy.spin_budget(now), 0ns);
+  }
+  EXPECT_EQ(policy.spin_budget(now + 2ms), kSpin);
+  // Some that stay under way, since they wait for something.
+  policy.under_way(40, now += 10ms);
+  EXPECT_EQ(policy.spin_budget(now + 1s), 0ns);
+  policy.under_way(1, now += 1s);
+  EXPECT_EQ(policy.spin_budget(now + 2ms), kSpin);
+}
+
 TEST(PollPolicy, ZeroMeansNever) {
   PollPolicy policy(0ns);
   warm_up(policy);

@@ -131,7 +131,9 @@ void AppendStream::append(store::Entry entry) {
   in_store_.push_back(entry);
   ++answers_due_;
   replica().begin_change();
+  core().env.note_writes(1);
   store().append(std::move(entry), [self = Ref<AppendStream>(this), seq](Status status) {
+    self->core().env.note_writes(-1);
     if (status.ok()) self->replica().set_journalled(seq);
     self->replica().end_change();
     if (!self->ended()) self->journalled(std::move(status), seq);
