@@ -2,6 +2,8 @@
  * Files in snapshots: browse and copy, from volumes that are in use and from detached ones, by the real kernel's file systems.
  * Takes root, FUSE and loop devices.
  */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { lstatSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -9,10 +11,11 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { z } from 'zod';
 
+import { readFileAttributes, writeFileAttribute } from '../engine/addon/file-attributes.js';
 import { listMounts } from '../engine/os/mounts.js';
 import { Cluster, cliCommand } from './lib/cluster.js';
 import { whyNoLocalDevices } from './lib/local-devices.js';
-import { attempt, run, until } from './lib/process.js';
+import { attempt, endProcess, isAlive, run, until } from './lib/process.js';
 
 const lacking = whyNoLocalDevices();
 if (lacking !== null) console.warn(`snapshot-files.test: skipped: ${lacking}`);
@@ -45,6 +48,46 @@ function partitionTable(...partitions: readonly (readonly [first: number, bytes:
   });
   table.writeUInt16LE(0xaa55, 510);
   return table;
+}
+
+/** Of a file: the owner and user 1000 may write, the group may read, others nothing (linux/posix_acl_xattr.h). */
+const accessList = Buffer.from(
+  '02000000 01000600ffffffff 02000600e8030000 04000400ffffffff 10000600ffffffff 20000000ffffffff'.replaceAll(' ', ''),
+  'hex',
+);
+const given: readonly (readonly [path: string, name: string, value: Buffer])[] = [
+  ['d/random', 'user.origin', Buffer.from([0, 255, 10])],
+  ['d/random', 'trusted.mark', Buffer.alloc(0)],
+  // cap_net_raw, effective (linux/capability.h, vfs_cap_data).
+  ['d/random', 'security.capability', Buffer.from('0100000200200000000000000000000000000000', 'hex')],
+  ['d/e/last', 'system.posix_acl_access', accessList],
+  ['d/e', 'system.posix_acl_default', accessList],
+  ['d/e', 'user.large', Buffer.alloc(500, 7)],
+];
+
+function attributesIn(folderPath: string): readonly string[] {
+  return ['d/random', 'd/e/last', 'd/e', 'd/sparse']
+    .flatMap((path) =>
+      (readFileAttributes(Buffer.from(join(folderPath, path))) ?? []).map(
+        ({ name, value }) => `${path} ${name.toString()} ${value?.toString('hex')}`,
+      ),
+    )
+    .sort();
+}
+
+/** The process that reads a snapshot for the cluster in that folder. */
+function readerIn(home: string): number {
+  const found = readdirSync('/proc').find((name) => {
+    if (!/^\d+$/.test(name)) return false;
+    try {
+      const command = readFileSync(`/proc/${name}/cmdline`, 'utf8');
+      return command.includes('reader-main.js') && command.includes(home);
+    } catch {
+      return false; // it has ended
+    }
+  });
+  if (found === undefined) throw new Error('nothing reads a snapshot');
+  return Number(found);
 }
 
 beforeAll(async () => {
@@ -80,6 +123,11 @@ describe.skipIf(lacking !== null)('files in a snapshot', () => {
          ln -s /d link; sync -f .; echo last >d/e/last; sync d/e/last`,
         at,
       ]);
+      for (const [path, name, value] of given) {
+        expect(writeFileAttribute(Buffer.from(join(at, path)), Buffer.from(name), value)).toBe(true);
+      }
+      const attributes = attributesIn(at);
+      expect(attributes.length).toBeGreaterThanOrEqual(given.length);
       await cluster.cli('snapshot', 'create', volume, 'one');
       await run('sh', ['-ec', 'rm -r "$0/d"; sync -f "$0"', at]);
 
@@ -93,6 +141,11 @@ describe.skipIf(lacking !== null)('files in a snapshot', () => {
         ...['snapshot', 'cp', `${volume}@one:/d/e/last`, '-', '--server', cluster.server],
       ]);
       expect(readFileSync(join(folder, 'printed'), 'utf8')).toBe('last\n');
+      // Where attributes are kept, all of them are.
+      const restored = await cluster.cli('snapshot', 'cp', '-r', `${volume}@one:/d`, at);
+      expect(restored).toMatchObject({ files: 3, attributesSkipped: {} });
+      expect(attributesIn(at)).toEqual(attributes);
+      expect(lstatSync(join(at, 'd/e/last')).mode & 0o777).toBe(0o660);
       await run('umount', [at]);
       await cluster.cli('unmap', volume);
 
@@ -144,6 +197,44 @@ describe.skipIf(lacking !== null)('files in a snapshot', () => {
       expect((await cluster.try('snapshot', 'cp', 'nonsense', '.')).code).toBe(2);
     },
     2 * minute,
+  );
+
+  // As in a container: unmounting in one namespace changes nothing in another.
+  test(
+    'a reader keeps no other volume in use, where mounts are private',
+    async () => {
+      const home = join(folder, 'private');
+      const host = await Cluster.start({ folder: home, within: ['unshare', '--mount', '--propagation', 'private'] });
+      const inside = (...command: string[]) =>
+        run('nsenter', ['--target', String(host.upPid), '--mount', '--', ...command]);
+      const holdfast = async (...args: string[]) =>
+        JSON.parse(await inside(...cliCommand, ...args, '--json', '--server', host.server)) as unknown;
+      const at = (volume: string) => join(home, `mnt-${volume}`);
+      try {
+        for (const volume of ['read', 'other']) {
+          await host.createVolume(volume, '128Mi');
+          await holdfast('mount', volume, at(volume), '--via', 'fuse');
+        }
+        await inside('sh', '-c', `head -c 80M /dev/urandom >${at('read')}/large`);
+        await host.cli('snapshot', 'create', 'read', 'one');
+        const [program = '', ...prefix] = cliCommand;
+        // More than fits into all buffers on the way: the reader waits for us.
+        const copy = spawn(program, [...prefix, 'snapshot', 'cp', 'read@one:/large', '-', '--server', host.server], {
+          stdio: ['ignore', 'pipe', 'inherit'],
+        });
+        await once(copy.stdout, 'readable');
+        const reader = readerIn(home);
+        expect(readFileSync(`/proc/${reader}/mountinfo`, 'utf8')).not.toContain(at('other'));
+        await holdfast('umount', 'other');
+        expect(isAlive(reader)).toBe(true);
+        await endProcess(copy);
+        await until('the reader has ended', minute, () => !isAlive(reader));
+        await holdfast('umount', 'read');
+      } finally {
+        await host.stop();
+      }
+    },
+    3 * minute,
   );
 
   test('nothing stays behind on the nodes', async () => {

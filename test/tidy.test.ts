@@ -118,7 +118,7 @@ const engineLayers: Readonly<Record<string, readonly string[]>> = {
   security: ['os'],
   placement: ['config'],
   manager: ['filesystem', 'nfs', 'metastore', 'security', 'placement', 'config', 'async', 'log', 'os', 'process'],
-  filesystem: ['os'],
+  filesystem: ['addon', 'os'],
   nfs: [],
   api: ['security', 'async', 'os'],
   agent: ['api', 'nfs', 'filesystem', 'security', 'config', 'async', 'log', 'os', 'process'],

@@ -226,6 +226,13 @@ export type TargetEvent =
     }
   | { readonly kind: 'fenced'; readonly volumeId: bigint; readonly epoch: bigint };
 
+/** An extended attribute of a file. */
+export type NativeAttribute = {
+  readonly name: Buffer;
+  /** null: it cannot be read */
+  readonly value: Buffer | null;
+};
+
 /** Promises are rejected with an Error that has a `code` of errorCodes. */
 export type NativeAddon = {
   readonly replicaStart: () => ReplicaHandle;
@@ -258,6 +265,10 @@ export type NativeAddon = {
     error: { readonly code: string; readonly message: string } | null,
   ) => null;
   readonly targetClose: (handle: TargetHandle) => Promise<null>;
+  /** null: they cannot be listed */
+  readonly readFileAttributes: (path: Buffer) => readonly NativeAttribute[] | null;
+  /** Whether it is kept. DISK_IO */
+  readonly writeFileAttribute: (path: Buffer, name: Buffer, value: Buffer) => boolean;
 };
 
 const addonFile = join('build', 'addon', 'holdfast.node');

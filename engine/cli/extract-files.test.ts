@@ -19,7 +19,7 @@ let folder: string;
 let tally: Tally;
 beforeEach(() => {
   folder = mkdtempSync(join(tmpdir(), 'holdfast-extract-'));
-  tally = { files: 0, directories: 0, links: 0, bytes: 0, skipped: [] };
+  tally = { files: 0, directories: 0, links: 0, bytes: 0, skipped: [], attributesSkipped: {} };
 });
 afterEach(() => {
   rmSync(folder, { recursive: true });
@@ -67,7 +67,35 @@ test('a folder with its modes, times, holes and links', async () => {
   expect(lstatSync(path).mtimeMs).toBe(1_577_934_245_000);
   expect(lstatSync(join(path, 'sub')).mode & 0o7777).toBe(0o500);
   expect(lstatSync(join(path, 'l')).isSymbolicLink()).toBe(true);
-  expect(tally).toEqual({ files: 2, directories: 2, links: 2, bytes: 8, skipped: ['p'] });
+  expect(tally).toEqual({ files: 2, directories: 2, links: 2, bytes: 8, skipped: ['p'], attributesSkipped: {} });
+});
+
+test('attributes that the destination does not keep are counted, and a lost ACL lets nobody in', async () => {
+  // rwx for the owner and a user, nothing for the group, a mask of rw; of a version that no kernel knows.
+  const list = Buffer.from(
+    '09000000 01000700ffffffff 02000700e8030000 04000000ffffffff 10000600ffffffff'.replace(/ /g, ''),
+    'hex',
+  );
+  const value = Buffer.from('x').toString('base64');
+  const frames = stream(
+    entry('', { type: 'directory', mode: 0o750, attributesLeft: ['user.large'] }),
+    entry('f', { mode: 0o660, attributes: [{ name: 'system.posix_acl_access', value: list.toString('base64') }] }),
+    entry('g', {
+      mode: 0o660,
+      attributes: [{ name: 'system.other', value }],
+      attributesLeft: ['system.posix_acl_access'],
+    }),
+    entry('l', { type: 'link', target: 'f', attributes: [{ name: 'user.on-a-link', value }] }),
+    { kind: 'end' },
+  );
+  const { path } = await extractFiles(frames, to('out'), tally);
+  expect(['f', 'g'].map((name) => lstatSync(join(path, name)).mode & 0o777)).toEqual([0o600, 0o600]);
+  expect(tally.attributesSkipped).toEqual({
+    'system.other': 1,
+    'system.posix_acl_access': 2,
+    'user.large': 1,
+    'user.on-a-link': 1,
+  });
 });
 
 test.each([

@@ -6,9 +6,18 @@ import type { FileHandle } from 'node:fs/promises';
 import { randomBytes } from 'node:crypto';
 import { basename, join as joinPath } from 'node:path';
 import { HoldfastError, systemErrorCode } from '../errors/holdfast-error.js';
+import { modeWithout, writeAttributes } from '../filesystem/attributes.js';
 import type { FileEntry, FileFrame, FileMessage } from '../filesystem/file-frames.js';
 
-export type Tally = { files: number; directories: number; links: number; bytes: number; skipped: string[] };
+export type Tally = {
+  files: number;
+  directories: number;
+  links: number;
+  bytes: number;
+  skipped: string[];
+  /** Extended attributes that were not kept: how many of each name. */
+  attributesSkipped: Record<string, number>;
+};
 export type Opened = Extract<FileMessage, { kind: 'opened' }>;
 
 export type Destination = {
@@ -27,6 +36,7 @@ const keepsOwners = process.getuid?.() === 0;
 const fileFlags = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
 const slash = Buffer.from('/');
 const skippedMax = 1_000;
+const attributeNamesMax = 1_000;
 
 export async function extractFiles(
   frames: AsyncIterable<FileFrame>,
@@ -113,6 +123,7 @@ class Writer {
   #current: { readonly file: FileHandle; readonly entry: FileEntry; readonly path: Buffer } | null = null;
   readonly #links: { readonly entry: FileEntry; readonly path: Buffer }[] = [];
   readonly #directories: { readonly entry: FileEntry; readonly path: Buffer }[] = [];
+  readonly #attributesSkipped = new Map<string, number>();
 
   constructor(place: string, tally: Tally) {
     this.place = place;
@@ -167,14 +178,16 @@ class Writer {
       const { target = '', rawTarget } = entry;
       await symlink(rawTarget === undefined ? target : Buffer.from(rawTarget, 'base64'), path);
       if (keepsOwners) await lchown(path, entry.uid, entry.gid);
+      this.#keepAttributes(path, entry);
       await lutimes(path, entry.modifiedMs / 1_000, entry.modifiedMs / 1_000);
     }
     // What is in a folder changes its time.
     for (const { entry, path } of this.#directories.reverse()) {
       if (keepsOwners) await lchown(path, entry.uid, entry.gid);
-      await chmod(path, keptMode(entry));
+      await chmod(path, keptMode(entry, this.#keepAttributes(path, entry)));
       await lutimes(path, entry.modifiedMs / 1_000, entry.modifiedMs / 1_000);
     }
+    this.#tally.attributesSkipped = Object.fromEntries(this.#attributesSkipped);
   }
 
   async abandon(): Promise<void> {
@@ -184,16 +197,28 @@ class Writer {
 
   async #close(): Promise<void> {
     if (this.#current === null) return;
-    const { file, entry } = this.#current;
+    const { file, entry, path } = this.#current;
     this.#current = null;
     try {
       await file.truncate(entry.size);
       if (keepsOwners) await file.chown(entry.uid, entry.gid);
-      await file.chmod(keptMode(entry));
+      const lost = this.#keepAttributes(this.#single ? Buffer.from(this.#temporary) : path, entry);
+      await file.chmod(keptMode(entry, lost));
       await file.utimes(entry.modifiedMs / 1_000, entry.modifiedMs / 1_000);
     } finally {
       await file.close();
     }
+  }
+
+  // Names those that are not kept.
+  #keepAttributes(path: Buffer, entry: FileEntry): readonly string[] {
+    const counts = this.#attributesSkipped;
+    const lost = writeAttributes(path, entry);
+    for (const each of lost) {
+      const name = counts.has(each) || counts.size < attributeNamesMax ? each : '*';
+      counts.set(name, (counts.get(name) ?? 0) + 1);
+    }
+    return lost;
   }
 
   #at(relative: Buffer): Buffer {
@@ -214,6 +239,7 @@ export function relativePath(text: string, raw: string | undefined): Buffer {
 }
 
 // Without its owner, a file must not act as anybody else.
-function keptMode({ mode }: FileEntry): number {
+function keptMode(entry: FileEntry, lost: readonly string[]): number {
+  const mode = modeWithout(lost, entry.mode, entry);
   return keepsOwners ? mode : mode & 0o777;
 }

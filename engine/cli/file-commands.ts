@@ -67,7 +67,7 @@ export function addFileCommands(snapshot: Command, streams: Streams): void {
         await streamFile(framesOf(session, source, options), print);
         return;
       }
-      const tally: Tally = { files: 0, directories: 0, links: 0, bytes: 0, skipped: [] };
+      const tally: Tally = { files: 0, directories: 0, links: 0, bytes: 0, skipped: [], attributesSkipped: {} };
       const name = basename(source.path.replace(/\/+$/, '')) || source.snapshot;
       const work = extractFiles(
         framesOf(session, source, options),
@@ -145,11 +145,17 @@ function folderTable({ entries, path, journal }: FolderView): string {
   return journal === 'replayed' ? lines : `${lines}\n${journalNote}`;
 }
 
-function copyText({ files, directories, links, bytes, skipped, destination, journal }: CopyView): string {
-  const left =
-    skipped.length === 0 ? '' : `\nLeft out, being devices, pipes or sockets: ${skipped.map(printable).join(', ')}`;
-  const note = journal === 'replayed' ? '' : `\n${journalNote}`;
-  return `Copied ${files} files, ${directories} folders, ${links} links (${formatSize(bytes)}) to ${destination}.${left}${note}`;
+function copyText(view: CopyView): string {
+  const { files, directories, links, bytes, skipped, attributesSkipped, destination, journal } = view;
+  const attributes = Object.entries(attributesSkipped).map(([name, count]) => `${printable(name)} (${count})`);
+  return [
+    `Copied ${files} files, ${directories} folders, ${links} links (${formatSize(bytes)}) to ${destination}.`,
+    ...(skipped.length === 0
+      ? []
+      : [`Left out, being devices, pipes or sockets: ${skipped.map(printable).join(', ')}`]),
+    ...(attributes.length === 0 ? [] : [`Attributes that are not kept here: ${attributes.join(', ')}`]),
+    ...(journal === 'replayed' ? [] : [journalNote]),
+  ].join('\n');
 }
 
 const letters: Readonly<Record<string, string>> = { directory: 'd', link: 'l', special: '?' };

@@ -7,6 +7,7 @@
 // "opened" comes first, then entries, parents before what is in them, then "end" or "error".
 import { HoldfastError } from '../errors/holdfast-error.js';
 import type { ErrorCode } from '../errors/error-codes.js';
+import type { Attributes } from './attributes.js';
 
 export type FileKind = 'file' | 'directory' | 'link' | 'hard-link' | 'special';
 
@@ -26,7 +27,7 @@ export type FileEntry = {
   /** Of links, as they are; of hard links: the path, as above, of an entry that came before. */
   readonly target?: string;
   readonly rawTarget?: string;
-};
+} & Attributes;
 
 /** "ignored": the journal could not be replayed, so what was changed last may be missing. */
 export type JournalState = 'replayed' | 'ignored';

@@ -4,6 +4,7 @@ import { constants } from 'node:fs';
 import type { BigIntStats } from 'node:fs';
 import { lstat, open, readdir, readlink } from 'node:fs/promises';
 import { HoldfastError, systemErrorCode, toHoldfastError } from '../errors/holdfast-error.js';
+import { attributesOf } from './attributes.js';
 import { encodeData, encodeMessage } from './file-frames.js';
 import type { FileEntry, FileKind } from './file-frames.js';
 
@@ -118,7 +119,7 @@ async function readOne(at: Buffer, path: Buffer, stat: BigIntStats, walk: Walk):
     }
     seen.set(String(stat.ino), path);
   }
-  await write(encodeMessage(await entryOf(at, path, stat)));
+  await write(encodeMessage({ ...(await entryOf(at, path, stat)), ...attributesOf(at) }));
   if (stat.isFile()) await readContent(at, stat, write);
   if (!stat.isDirectory()) return;
   if (parents.includes(stat.ino)) throw new HoldfastError('CORRUPT', 'a folder of the snapshot contains itself');

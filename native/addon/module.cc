@@ -9,6 +9,7 @@ static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   Environment::install(env);
   export_replica_process(env, exports);
   export_target_process(env, exports);
+  export_file_attributes(env, exports);
   return exports;
 }
 
