@@ -5,8 +5,9 @@ import { mountFilesystem, unmountFilesystem } from './filesystem.js';
 import { encodeMessage } from './file-frames.js';
 import type { JournalState } from './file-frames.js';
 import { listFolder, readFiles, resolveInside, typeOf } from './file-walk.js';
-import { isVolumeDevice, viewMountOptions } from './snapshot-content.js';
+import { viewMountOptions } from './snapshot-content.js';
 import type { ReaderRequest } from './snapshot-content.js';
+import { mountsOfVolumes } from './volume-mounts.js';
 import { toHoldfastError } from '../errors/holdfast-error.js';
 import { runCommand } from '../os/command.js';
 import { listMounts } from '../os/mounts.js';
@@ -33,17 +34,16 @@ async function mount({ device, directory, fs }: ReaderRequest): Promise<JournalS
   }
 }
 
-// This namespace began as a copy of that of the target process: volumes that are mounted there would stay in use after they are
-// unmounted, for as long as this process runs.
-async function letGoOfVolumes(): Promise<void> {
-  for (const { source, directory } of listMounts()) {
-    if (isVolumeDevice(source)) await runCommand('umount', ['-l', directory]);
-  }
+// This namespace began as a copy of that of the target process, which let go of what it knew when it started this one; more may have
+// been mounted in that very moment.
+async function letGoOfVolumes({ directory }: ReaderRequest): Promise<void> {
+  const directories = mountsOfVolumes(listMounts(), [directory, process.execPath, import.meta.filename]);
+  if (directories.length > 0) await runCommand('umount', ['-l', ...directories]);
 }
 
 async function main(): Promise<void> {
   const { directory, fs, path, list, recursive } = request;
-  await letGoOfVolumes();
+  await letGoOfVolumes(request);
   const journal = await mount(request);
   try {
     const at = await resolveInside(directory, path);

@@ -1,6 +1,5 @@
 // What a snapshot holds, as a block device that stands for it: a file system, or a partition table with several. Everything here comes
 // from a volume that hosts wrote to as they liked, and is read by programs (blkid, partx) that expect that.
-import { readFileSync } from 'node:fs';
 import { HoldfastError } from '../errors/holdfast-error.js';
 import { runCommand } from '../os/command.js';
 import { parseBlkid } from './filesystem.js';
@@ -38,17 +37,6 @@ export function viewMountOptions(fs: string, replay: boolean): readonly string[]
   const always = ['ro', 'nosuid', 'nodev', 'noexec', 'noatime'];
   if (fs === 'xfs') return [...always, 'nouuid', ...(replay ? [] : ['norecovery'])];
   return [...always, 'errors=continue', ...(replay ? [] : ['noload'])];
-}
-
-/** Whether it is the loop device of a mapped volume: its file is named after the volume's id. */
-export function isVolumeDevice(source: string): boolean {
-  const [, loop] = /^\/dev\/(loop\d+)$/.exec(source) ?? [];
-  if (loop === undefined) return false;
-  try {
-    return /\/[0-9a-f]{16}\/device$/.test(readFileSync(`/sys/block/${loop}/loop/backing_file`, 'utf8').trim());
-  } catch {
-    return false;
-  }
 }
 
 /** The file system on it, as mount(8) names it; null: it has a partition table. FAILED_PRECONDITION: neither. */

@@ -9,9 +9,11 @@ import { fileURLToPath } from 'node:url';
 import { HoldfastError, toHoldfastError } from '../errors/holdfast-error.js';
 import { choosePartition, filesystemOn, partitionsOn } from '../filesystem/snapshot-content.js';
 import type { ReaderRequest } from '../filesystem/snapshot-content.js';
+import { mountsOfVolumes } from '../filesystem/volume-mounts.js';
 import type { Logger } from '../log/logger.js';
 import { errorFields } from '../log/logger.js';
 import { runCommand } from '../os/command.js';
+import { listMounts } from '../os/mounts.js';
 import type { TargetVolumes } from './volumes.js';
 
 export type FilesRequest = {
@@ -124,11 +126,17 @@ function removeFolders(directory: string): void {
 const readerProgram = fileURLToPath(new URL('../filesystem/reader-main.js', import.meta.url));
 const complaintBytesMax = 4_096;
 
+// Lets go of the directories that come before "--", and becomes the program that comes after it. A volume that is unmounted elsewhere
+// meanwhile is not in use for as long as the reader runs, nor while it starts.
+const letGo = 'while [ "$1" != -- ]; do umount -l "$1" 2>/dev/null; shift; done; shift; exec "$@"';
+
 async function runReader(request: ReaderRequest, send: Send, signal: AbortSignal): Promise<void> {
   signal.throwIfAborted();
+  const program = [process.execPath, readerProgram, JSON.stringify(request)];
+  const foreign = mountsOfVolumes(listMounts(), [request.directory, process.execPath, readerProgram]);
   const child = spawn(
     'unshare',
-    ['--mount', '--propagation', 'slave', process.execPath, readerProgram, JSON.stringify(request)],
+    ['--mount', '--propagation', 'slave', 'sh', '-c', letGo, 'holdfast-reader', ...foreign, '--', ...program],
     { stdio: ['ignore', 'pipe', 'pipe'] },
   );
   const ended = new Promise<number | null>((resolve, reject) => {
