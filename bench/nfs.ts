@@ -27,6 +27,7 @@ type Subject = {
 
 const cases = [
   { id: 'seq-read', args: ['read', String(1 << 20), '8'], once: true },
+  { id: 'seq-read-1', args: ['read', String(1 << 20), '1'], once: true },
   { id: 'seq-write', args: ['write', String(1 << 20), '8'] },
   { id: 'rand-read-4k', args: ['randread', '4096', '16'] },
   { id: 'rand-write-4k', args: ['randwrite', '4096', '16'] },

@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/fuse.h>
 #include <linux/loop.h>
 #include <sys/ioctl.h>
@@ -25,6 +26,9 @@ constexpr int kLoopMajor = 7;
 constexpr int kAttempts = 100;
 constexpr int kBusyAttempts = 40;
 constexpr auto kAttemptPause = 20ms;
+// What the kernel reads ahead of one that reads a file in order, instead of its usual 128 KiB: several requests of 1
+// MiB at once, or each would wait for the whole way to a replica and back (docs/nfs.md, "Speed").
+constexpr unsigned long kReadAheadSectors = (4u << 20) / 512;
 
 struct Descriptor {
   explicit Descriptor(int number) : fd(number) {}
@@ -132,7 +136,10 @@ Result<std::string> make_loop_device(const std::string& file, std::uint32_t bloc
     config.info.lo_flags = LO_FLAGS_DIRECT_IO;
     std::string name = kept_name(file);
     std::memcpy(config.info.lo_file_name, name.data(), name.size());
-    if (::ioctl(device.fd, LOOP_CONFIGURE, &config) == 0) return path;
+    if (::ioctl(device.fd, LOOP_CONFIGURE, &config) == 0) {
+      (void)::ioctl(device.fd, BLKRASET, kReadAheadSectors);  // slower without, and no worse
+      return path;
+    }
     if (errno != EBUSY) return failure("cannot set " + path + " up", errno);  // busy: somebody was faster
     std::this_thread::sleep_for(kAttemptPause);
   }

@@ -13,8 +13,8 @@ namespace holdfast::fuse {
 // The device, as /dev/loopN, that has `file` as its backing file.
 std::optional<std::string> find_loop_device(const std::string& file);
 
-// Sets a free loop device up on `file`: direct I/O, logical blocks of `block_size` bytes. UNSUPPORTED_SYSTEM without
-// loop devices.
+// Sets a free loop device up on `file`: direct I/O, logical blocks of `block_size` bytes, a read-ahead of 4 MiB.
+// UNSUPPORTED_SYSTEM without loop devices.
 Result<std::string> make_loop_device(const std::string& file, std::uint32_t block_size);
 
 // Lets go of the backing file. IN_USE while the device is mounted or held by somebody. `force`: it ends when its last

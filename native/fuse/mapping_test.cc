@@ -198,6 +198,15 @@ TEST_F(MappingTest, BlocksOf4096StayThat) {
   EXPECT_EQ(sector, 4096);
 }
 
+// Also where the device had another one before.
+TEST_F(MappingTest, ReadsAheadFurtherThanTheKernelDoesByItself) {
+  ASSERT_NO_FATAL_FAILURE(open(memory_.get()));
+  Open disk(device_, O_RDONLY);
+  long sectors = 0;
+  ASSERT_EQ(::ioctl(disk.fd, BLKRAGET, &sectors), 0);
+  EXPECT_EQ(sectors, 8192);
+}
+
 TEST_F(MappingTest, ErrorsOfTheDeviceReachTheCaller) {
   ASSERT_NO_FATAL_FAILURE(open(memory_.get()));
   Open disk(device_, O_RDWR | O_DIRECT);
