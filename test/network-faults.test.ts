@@ -154,7 +154,7 @@ async function healed(): Promise<void> {
 async function mountSmallDisk(): Promise<void> {
   const image = join(folder, 'small.img');
   mkdirSync(smallDisk(), { recursive: true });
-  await run('truncate', ['-s', '512M', image]);
+  await run('truncate', ['-s', '1G', image]);
   await run('mkfs.ext4', ['-q', '-m', '0', image]);
   await run('mount', ['-o', 'loop', image, smallDisk()]);
 }
@@ -311,13 +311,14 @@ describe.skipIf(!isRoot).each(Array.from({ length: cycles }, (_, index) => index
     await healed();
 
     await holdfast(z.unknown(), 'disk', 'tag', 'node3', 'small', 'small');
-    await holdfast(z.unknown(), 'volume', 'create', 'lone', '--size', '128Mi', '--replicas', '1', '--tag', 'small');
+    await holdfast(z.unknown(), 'volume', 'create', 'lone', '--size', '256Mi', '--replicas', '1', '--tag', 'small');
     const { iscsi } = await holdfast(attachment, 'volume', 'attach', 'lone');
     const lone = await startNbdOn(client, folder, `lone${++exports}`, iscsi.url);
     try {
       await fill();
-      // More than the disk has in slots that are free already: it allocates ahead, and rebuilds have given some back.
-      const written = fioOn(lone, 120, ['--rw=write', '--size=128m', '--bs=64k', '--iodepth=4', '--do_verify=1']);
+      // More than the disk has in slots that are free already: it allocates ahead, and rebuilds have given some back. And
+      // less than it can ever hold, beside its reserve and the other volume.
+      const written = fioOn(lone, 120, ['--rw=write', '--size=256m', '--bs=64k', '--iodepth=4', '--do_verify=1']);
       await until('writes to be paused', 60_000, async () => (await show('lone')).writesPaused);
       rmSync(filler);
       expect((await written).problem).toBeNull();

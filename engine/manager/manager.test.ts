@@ -621,6 +621,16 @@ describe('map', () => {
     await expect(manager.api.mapVolume(device('fuse'))).rejects.toEqual(rejection('IN_USE'));
   });
 
+  test('of a shared volume does not share it: whoever maps it has it alone', async () => {
+    const nobody = { clients: [], squash: 'none', v3: true, security: ['sys'], address: null } as const;
+    const share = { fs: 'ext4', options: { ...nobody, principal: null, keytab: null } } as const;
+    await manager.api.createVolume({ name: 'db', size: 10 * mib, replicas: 3, blockSize: 512, share });
+    expect(await manager.api.mapVolume(device())).toMatchObject({ node: 'node1', device: '/dev/loop7' });
+    await manager.settle();
+    await node(1).report();
+    expect(node(1).shareOrders).toEqual([]);
+  });
+
   test('comes back with the engine of a target process that was started again', async () => {
     await create();
     await manager.api.mapVolume(device());

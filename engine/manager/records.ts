@@ -137,7 +137,7 @@ export const shareSchema = z.object({
     principal: z.string().nullable().default(null),
     keytab: z.string().nullable().default(null),
   }),
-  /** Where it is wanted follows from the attachment; false while it is being taken away from there. */
+  /** From an attach on, until it is to be taken away again. Where follows from the attachment. */
   wanted: z.boolean(),
 });
 export type ShareRecord = z.infer<typeof shareSchema>;

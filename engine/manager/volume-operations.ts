@@ -145,7 +145,7 @@ export async function createVolume(context: ManagerContext, input: CreateInput):
       qos: input.qos ?? policy?.qos ?? null,
       access: input.access ?? defaultAccess,
       policy: policy?.name ?? null,
-      ...(share === null ? {} : { share: { ...share, port: 0, wanted: true } }),
+      ...(share === null ? {} : { share: { ...share, port: 0, wanted: false } }),
     };
     await repository.insertVolume(record);
     try {

@@ -10,6 +10,7 @@ import type {
   DiskOrder,
   ManagerOrder,
   ProcessReport,
+  ShareOrder,
   SmartHealth,
 } from '../../generated/holdfast/v1/manager.js';
 import { Disk, ReplicaService, Snapshot } from '../../generated/holdfast/v1/replica.js';
@@ -296,6 +297,8 @@ export class FakeNode {
   readonly extra = new Map<string, FakeDisk>();
   /** What the manager last said of disks that are to be run. */
   orders: readonly DiskOrder[] = [];
+  /** What it last said of shares that are to be served. */
+  shareOrders: readonly ShareOrder[] = [];
   #client: AgentRegistryClient | null = null;
   #stream: ClientDuplexStream<AgentReport, ManagerOrder> | null = null;
 
@@ -315,8 +318,9 @@ export class FakeNode {
     this.#client = new AgentRegistryClient(manager, credentials.createInsecure());
     this.#stream = this.#client.connect();
     this.#stream.on('error', () => undefined);
-    this.#stream.on('data', ({ disks }: ManagerOrder) => {
+    this.#stream.on('data', ({ disks, shares }: ManagerOrder) => {
       if (disks !== undefined) this.orders = disks.disks;
+      if (shares !== undefined) this.shareOrders = shares.shares;
     });
     await this.report();
   }
@@ -332,8 +336,8 @@ export class FakeNode {
     if (stream === null) return;
     const taken = new Promise((resolve, reject) => {
       // Orders are no answer.
-      const answered = ({ accepted, disks }: ManagerOrder) => {
-        if (accepted === 0n || disks !== undefined) return;
+      const answered = ({ accepted, disks, shares }: ManagerOrder) => {
+        if (accepted === 0n || disks !== undefined || shares !== undefined) return;
         stream.off('data', answered);
         resolve(undefined);
       };
