@@ -1,8 +1,8 @@
 // One host of a cluster of several: its agent, and on a server a manager. Ends with them; the data plane stays, and is adopted by the
 // next start, so that upgrades and restarts interrupt no I/O. `stopDataPlane` ends that, too.
-import { existsSync, readdirSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { systemProcessHost, createProcessHost } from '../agent/process-host.js';
+import { createProcessHost } from '../agent/process-host.js';
 import type { AgentConfig } from '../agent/config.js';
 import { request } from '../api/rest-client.js';
 import { sleep } from '../async/wait.js';
@@ -14,7 +14,8 @@ import { lockPath } from './cluster-folder.js';
 import { takeLock } from './folder-lock.js';
 import { authorityFilePath, keepHost, readHostFile } from './host-folder.js';
 import type { HostFile, HostPlan } from './host-folder.js';
-import { keepRunning, stopIn } from './up.js';
+import { stopDataPlaneOf, stopIn } from './data-plane-end.js';
+import { keepRunning } from './up.js';
 
 export type HostEvents = {
   readonly onProgress: (text: string) => void;
@@ -63,18 +64,10 @@ export async function runHost(plan: HostPlan, events: HostEvents, logger: Logger
   }
 }
 
-/** Ends target and replica processes of a host whose agent does not run. Engines first: they flush. */
+/** Ends shares, target and replica processes of a host whose agent does not run. */
 export async function stopDataPlane(folder: string): Promise<void> {
   readHostFile(folder);
-  await stopIn([join(folder, 'target')]);
-  const others = readdirSync(folder, { withFileTypes: true }).filter((entry) => entry.isDirectory());
-  const replicas = others.map(({ name }) => join(folder, name)).filter((runDir) => isReplica(runDir));
-  await stopIn(replicas);
-}
-
-function isReplica(runDir: string): boolean {
-  const config = systemProcessHost.configOf(runDir);
-  return typeof config === 'object' && config !== null && (config as { role?: unknown }).role === 'replica';
+  await stopDataPlaneOf([folder]);
 }
 
 function managerConfig(file: HostFile, folder: string, runDir: string): ManagerConfig {

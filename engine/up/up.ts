@@ -2,12 +2,11 @@
 // the agents supervise the data plane. If this process is killed, manager and agents go with it and the data plane stays, and
 // the next start takes over from there.
 import { mkdirSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { createProcessHost, systemProcessHost } from '../agent/process-host.js';
+import { createProcessHost } from '../agent/process-host.js';
 import type { ProcessHost, StartFailure } from '../agent/process-host.js';
 import type { AgentConfig } from '../agent/config.js';
-import { endAllShares } from '../agent/shares.js';
 import { supervise } from '../agent/supervisor.js';
 import { HoldfastError, toHoldfastError } from '../errors/holdfast-error.js';
 import type { Logger } from '../log/logger.js';
@@ -16,6 +15,7 @@ import { writeJsonAtomic } from '../os/atomic-file.js';
 import { formatHostPort, parseHostPort } from '../os/addresses.js';
 import { defaultPrefix } from '../metastore/store-options.js';
 import { superviseEtcd } from './private-etcd.js';
+import { stopDataPlaneOf, stopIn } from './data-plane-end.js';
 import { clusterFilePath, etcdRunDir, lockPath, managerRunDir } from './cluster-folder.js';
 import { takeLock } from './folder-lock.js';
 import type { UpNode, UpPlan } from './plan.js';
@@ -165,20 +165,9 @@ async function stopControlPlane(plan: UpPlan): Promise<void> {
 /** Agents first, so that nothing is started again; the manager last, because engines that stop may need it. */
 async function stopEverything(plan: UpPlan): Promise<void> {
   await stopIn(plan.nodes.map(({ agent }) => agent));
-  await Promise.all(plan.nodes.map(({ agent }) => endAllShares(join(agent, 'shares'), systemProcessHost)));
-  await stopIn(plan.nodes.map(({ target }) => target));
-  await stopIn(plan.nodes.flatMap(({ disks }) => disks.map(({ runDir }) => runDir)));
+  await stopDataPlaneOf(plan.nodes.map(({ agent }) => dirname(agent)));
   await stopIn([managerRunDir(plan.folder)]);
   await stopIn([etcdRunDir(plan.folder)]);
-}
-
-export async function stopIn(runDirs: readonly string[]): Promise<void> {
-  await Promise.all(
-    runDirs.map(async (runDir) => {
-      const process = systemProcessHost.find(runDir);
-      if (process !== null) await systemProcessHost.stop(process);
-    }),
-  );
 }
 
 function makeFolder(folder: string): void {

@@ -1,7 +1,7 @@
 /** A real Holdfast cluster on loopback, driven by its public CLI only. */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, mkdirSync, openSync, readFileSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync, readFileSync, readdirSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -43,6 +43,19 @@ const processes = z.array(
 export type ProcessRow = z.infer<typeof processes>[number];
 
 const ready = z.object({ ready: z.literal(true), server: z.string() });
+
+/** Command lines with that path in them. */
+function processesAbout(path: string): string[] {
+  const pids = readdirSync('/proc').filter((name) => /^\d+$/.test(name));
+  return pids.flatMap((pid) => {
+    try {
+      const words = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0');
+      return words.some((word) => word.startsWith(`${path}/`)) ? [`${pid} ${words.join(' ')}`] : [];
+    } catch {
+      return []; // it has ended
+    }
+  });
+}
 
 export interface ClusterOptions {
   readonly folder: string;
@@ -108,6 +121,8 @@ export class Cluster {
   /** Ctrl-C, as a person would: everything stops. */
   async stop(): Promise<void> {
     await endProcess(this.#up, 60_000);
+    const left = processesAbout(join(this.folder, 'cluster'));
+    if (left.length > 0) throw new Error(`processes of a cluster that was stopped go on:\n${left.join('\n')}`);
   }
 
   /** SIGKILL to `holdfast up` itself. */
