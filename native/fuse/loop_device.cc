@@ -156,6 +156,7 @@ Status remove_loop_device(const std::string& path, const std::string& file, bool
       return Error(ErrorCode::kInUse, path + " is in use: unmount its file system, or end what has it open");
     }
     if (device.fd < 0) return failure("cannot open " + path, errno);
+    if (!has_backing_file(path, file)) return {};  // meanwhile it was ended otherwise, and may be somebody else's
     if (::ioctl(device.fd, LOOP_CLR_FD) != 0 && errno != ENXIO) return failure("cannot end " + path, errno);
   }
   if (force) return {};
