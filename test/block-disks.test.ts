@@ -2,7 +2,7 @@
  * Block devices as disks: what is refused, how an empty one becomes a disk, with its journal on another device; I/O, restarts, eviction,
  * removal, and the device in another node.
  */
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, statfsSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
@@ -11,7 +11,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { Cluster } from './lib/cluster.js';
 import { startNbd } from './lib/initiator.js';
 import { whyNoLocalDevices } from './lib/local-devices.js';
-import { run, until } from './lib/process.js';
+import { attempt, run, until } from './lib/process.js';
 import { replicaContent } from './lib/replica-content.js';
 
 type DiskRow = {
@@ -21,9 +21,10 @@ type DiskRow = {
   reason: string | null;
   replicas: number;
   id: string | null;
+  totalBytes: number;
 };
 
-const lacking = whyNoLocalDevices('/usr/sbin/losetup', '/usr/sbin/mkfs.ext4');
+const lacking = whyNoLocalDevices('/usr/sbin/losetup', '/usr/sbin/mkfs.ext4', '/usr/sbin/xfs_growfs');
 if (lacking !== null) console.log(`skipped: ${lacking}`);
 
 /** A partition table of the old kind: 1 MiB of type 83 at 1 MiB. */
@@ -88,6 +89,34 @@ describe.skipIf(lacking !== null)('block devices as disks', () => {
     writeFileSync(device, onePartition());
     expect(await refusal(device)).toContain('a partition table');
     expect(await refusal('/dev/holdfast-none')).toContain('cannot be found');
+  }, 180_000);
+
+  test('a disk knows the room of its file system, also after it was enlarged, and leaves some to its metadata', async () => {
+    const device = await loop('growing', '1G');
+    await run('mkfs.xfs', ['-q', device]);
+    const at = join(folder, 'growing-mnt');
+    mkdirSync(at);
+    await run('mount', [device, at]);
+    await cluster.cli('disk', 'add', 'node1', 'growing', join(at, 'data'), '--journal-size', '32Mi', '--wait');
+    const bytesFree = () => {
+      const { bavail, bsize } = statfsSync(at);
+      return bavail * bsize;
+    };
+    const { totalBytes: before } = (await disk('node1', 'growing')) ?? { totalBytes: 0 };
+    expect(before).toBeGreaterThan(512 * 2 ** 20);
+    // It has grown by a step already.
+    const { size } = statSync(join(at, 'data', 'data'));
+    expect(before).toBeLessThanOrEqual(size + bytesFree() - 128 * 2 ** 20);
+    await run('truncate', ['-s', '2G', join(folder, 'growing')]);
+    await run('losetup', ['-c', device]);
+    await run('xfs_growfs', [at]);
+    await until('the disk is larger', 60_000, async () => {
+      const { totalBytes } = (await disk('node1', 'growing')) ?? { totalBytes: 0 };
+      return totalBytes > before + 900 * 2 ** 20;
+    });
+    await cluster.cli('disk', 'rm', 'node1', 'growing');
+    await isGone('node1', 'growing');
+    await until('nobody uses it', 60_000, async () => (await attempt('umount', [at])).code === 0);
   }, 180_000);
 
   test('an empty one becomes a disk, from its first write to its removal, and goes to another node', async () => {

@@ -152,6 +152,9 @@ class Disk final : public DiskStore {
   Task<Status> store_removal(const Replica* replica, KvBatch* batch, std::vector<std::uint64_t> slots);
   void wait_paused(Callback<void(bool)> done);
   Task<void> run_close(Callback<void()> done);
+  // As many as were stated, or as the file system has room for now.
+  std::uint64_t slots_possible() const;
+  void set_total_slots(std::uint64_t slots);
   void on_grown(std::uint64_t slots, Status status);
 
   Env& env_;
@@ -173,12 +176,11 @@ class Disk final : public DiskStore {
   std::vector<std::unique_ptr<Replica>> deleted_;  // kept: callbacks may still name them
   std::vector<std::unique_ptr<Space>> deleted_spaces_;
 
-  std::uint64_t total_slots_ = 0;
+  std::uint64_t total_slots_ = 0;  // less than is possible once the file system had no more
   std::uint64_t reserve_slots_ = 0;
   std::uint64_t reserved_ = 0;
   std::uint64_t grow_step_ = 0;
   bool growing_ = false;
-  std::uint64_t wished_slots_ = 0;  // more than total_slots_ while the file system has less room than expected
   Nanos growth_refused_{};
   Callback<void(bool)> grown_;  // close() waits for this
   std::uint64_t record_changes_ = 0;

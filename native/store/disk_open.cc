@@ -1,6 +1,4 @@
 // Opening a disk: format an empty folder, or read the label, the metadata and the journal back.
-#include <sys/statvfs.h>
-
 #include <algorithm>
 
 #include "base/log.h"
@@ -12,19 +10,9 @@ namespace holdfast::store {
 
 namespace {
 
-constexpr std::uint64_t kGrowStepSlots = 1024;  // 256 MiB
-constexpr std::uint64_t kReserveBytesMin = 256u << 20;
 constexpr std::size_t kRecordsPerPage = 4'096;
 constexpr std::size_t kZeroesPerWrite = 1u << 20;
 constexpr std::uint64_t kDeviceProbeBytes = 1u << 20;
-
-// What the file system of the folder could still give, on top of what the data file has. The one look at the system
-// that does not go through Env: a simulated disk always states its capacity.
-std::uint64_t file_system_bytes(const std::string& directory, std::uint64_t data_bytes) {
-  struct statvfs info;
-  if (statvfs(directory.c_str(), &info) != 0) return data_bytes;
-  return data_bytes + std::uint64_t{info.f_bavail} * info.f_frsize;
-}
 
 }  // namespace
 
@@ -216,16 +204,8 @@ class DiskOpener {
 
   void set_sizes() {
     Disk& disk = *disk_;
-    std::uint64_t bytes = options_.capacity_bytes != 0 ? options_.capacity_bytes
-                                                       : file_system_bytes(options_.directory, disk.data_->size());
-    std::uint64_t existing = disk.data_->size() / kChunkSize;
-    disk.total_slots_ = std::max(bytes / kChunkSize, existing);
-    std::uint64_t reserve = options_.reserve_bytes != 0
-                                ? options_.reserve_bytes
-                                : std::max<std::uint64_t>(kReserveBytesMin, disk.total_slots_ * kChunkSize / 50);
-    disk.reserve_slots_ = std::min(reserve / kChunkSize, disk.total_slots_ / 2);
-    disk.grow_step_ = std::clamp<std::uint64_t>(disk.total_slots_ / 16, 1, kGrowStepSlots);
-    disk.slots_.set_size(existing);
+    disk.slots_.set_size(disk.data_->size() / kChunkSize);
+    disk.set_total_slots(disk.slots_possible());
   }
 
   // ---- reading back ----
