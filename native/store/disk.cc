@@ -14,8 +14,8 @@ constexpr std::size_t kDestageDepthMin = 4;
 constexpr std::size_t kDestageDepthMax = 32;
 constexpr std::uint64_t kGrowStepSlots = 1024;  // 256 MiB
 constexpr std::uint64_t kReserveBytesMin = 256u << 20;
-// What the data file leaves of a file system to the metadata of its chunks: what the database needs in order to write at
-// all (rocks_kv.cc), twice, and 0.4 % for records, which take less than half of that.
+// What the data file leaves of a file system to the metadata of its chunks: what the database needs in order to write
+// at all (rocks_kv.cc), twice, and 0.4 % for records, which take less than half of that.
 constexpr std::uint64_t kMetadataBytesMin = 128u << 20;
 constexpr std::uint64_t kDataPerMetadata = 256;
 
