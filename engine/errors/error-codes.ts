@@ -124,8 +124,8 @@ export const errorCodes = {
   },
   STORE_UNAVAILABLE: {
     grpcStatus: 14,
-    meaning: "The metadata store or the manager cannot be reached.",
-    action: "Start the manager; I/O that needs a change of the in-sync set waits for it.",
+    meaning: "The metadata store or the manager cannot be reached, or the store cannot be changed (its file system is full).",
+    action: "Start the manager, or free space where the message says; I/O that needs a change of the in-sync set waits for it.",
   },
   CONFLICT: {
     grpcStatus: 10,

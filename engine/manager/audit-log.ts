@@ -19,8 +19,11 @@ export const noAudit: AuditLog = { write: () => undefined };
 
 const fileBytesMax = 32 * 2 ** 20;
 
-/** Appends to `path`; the former file is kept as `path`.1 when it has grown large. */
-export function auditFile(path: string, now: () => Date): AuditLog {
+/**
+ * Appends to `path`; the former file is kept as `path`.1 when it has grown large. What cannot be written (a full disk) is given to `lost`:
+ * the change is made by then, and must not look as if it had failed.
+ */
+export function auditFile(path: string, now: () => Date, lost: (line: string, error: unknown) => void): AuditLog {
   return {
     write: ({ caller, peer, what, body, outcome }) => {
       const line = {
@@ -32,8 +35,13 @@ export function auditFile(path: string, now: () => Date): AuditLog {
         body: withoutSecrets(body),
         outcome,
       };
-      if (sizeOf(path) > fileBytesMax) renameSync(path, `${path}.1`);
-      appendFileSync(path, JSON.stringify(line) + '\n', { mode: 0o600 });
+      const text = JSON.stringify(line);
+      try {
+        if (sizeOf(path) > fileBytesMax) renameSync(path, `${path}.1`);
+        appendFileSync(path, text + '\n', { mode: 0o600 });
+      } catch (error) {
+        lost(text, error);
+      }
     },
   };
 }

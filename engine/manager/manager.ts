@@ -2,6 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import { Server } from '@grpc/grpc-js';
 import { KeyedMutex } from '../async/keyed-mutex.js';
+import { errorFields } from '../log/logger.js';
 import type { Logger } from '../log/logger.js';
 import type { Metastore } from '../metastore/metastore.js';
 import { startChores } from './chores.js';
@@ -156,7 +157,10 @@ export async function startManager(options: ManagerOptions): Promise<Manager> {
   });
   const ownUser = options.tokens === undefined ? (process.getuid?.() ?? null) : null;
   const access = tokenAccess(repository, () => new Date(), ownUser);
-  const audit = options.auditFile === undefined ? noAudit : auditFile(options.auditFile, () => new Date());
+  const auditLost = (line: string, error: unknown) => {
+    logger.warn('a line of the audit log could not be written', { line, ...errorFields(error) });
+  };
+  const audit = options.auditFile === undefined ? noAudit : auditFile(options.auditFile, () => new Date(), auditLost);
   await ensureTokens(repository, options.tokens ?? []);
   const { listen } = options;
   const door = typeof listen === 'string' ? await openFrontDoor(listen, options.identity ?? null, logger) : listen;

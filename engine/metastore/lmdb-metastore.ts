@@ -2,7 +2,12 @@
 //
 // Databases: entries (key -> [createRevision, modRevision, lease or null, value]), leases (id -> {ttlMs, keys}),
 // meta (format, revision, lease counter). After a restart every lease starts anew with its full time to live.
-import { mkdirSync } from 'node:fs';
+//
+// A full file system is an error of each transaction that comes to need room (STORE_UNAVAILABLE): it changes nothing, what is stored stays
+// readable, and transactions succeed again once there is room. After any other failure of a commit it is not known what the environment holds
+// in memory: the process ends (uncaught), and the next one opens it anew.
+import { existsSync, mkdirSync, renameSync, rmSync, statfsSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { open } from 'lmdb';
 import type { Database, RootDatabase } from 'lmdb';
 import { z } from 'zod';
@@ -20,6 +25,15 @@ import type {
 import { WatchHub } from './watch-hub.js';
 
 const formatVersion = 1;
+
+// ENOSPC and EDQUOT, as lmdb and as Node.js have them.
+const noRoom: ReadonlySet<unknown> = new Set([28, 122, 'ENOSPC', 'EDQUOT']);
+// EIO: also what lmdb says when only a part of what it wrote found room.
+const inputOutputError = 5;
+const fullBelowBytes = 2 ** 20;
+const leaseRetryMs = 1_000;
+// Room for 126 readers, as lmdb has by default, and more.
+const lockFileBytes = 16 * 1024;
 
 type Row = readonly [createRevision: number, modRevision: number, lease: LeaseId | null, value: string];
 type Applied = { readonly outcome: TransactionOutcome; readonly events: readonly WatchEvent[] };
@@ -46,24 +60,9 @@ export const systemClock: Clock = {
   },
 };
 
-/** Opens or makes the store in this folder. FORMAT_TOO_NEW when a later version wrote it. */
+/** Opens or makes the store in this folder. FORMAT_TOO_NEW when a later version wrote it; STORE_UNAVAILABLE when there is no room for it. */
 export async function openLmdbMetastore(directory: string, clock: Clock = systemClock): Promise<Metastore> {
-  mkdirSync(directory, { recursive: true });
-  const root = open({
-    path: directory,
-    noSubdir: false,
-    // A commit is durable when it is visible: no window in which an answer could be lost.
-    overlappingSync: false,
-    encoding: 'json',
-    maxDbs: 4,
-  });
-  const store = new LmdbMetastore(root, clock);
-  try {
-    await store.start();
-  } catch (error) {
-    await root.close();
-    throw error;
-  }
+  const store = await openStoreIn(directory, clock);
   return {
     get: (key) => Promise.resolve(store.get(key)),
     range: (prefix, options) => Promise.resolve(store.range(prefix, options)),
@@ -79,19 +78,59 @@ export async function openLmdbMetastore(directory: string, clock: Clock = system
   };
 }
 
+async function openStoreIn(directory: string, clock: Clock): Promise<LmdbMetastore> {
+  let root: RootDatabase | null = null;
+  try {
+    mkdirSync(directory, { recursive: true });
+    makeLockFile(directory);
+    root = open({
+      path: directory,
+      noSubdir: false,
+      // A commit is durable when it is visible: no window in which an answer could be lost.
+      overlappingSync: false,
+      // Batches of a turn have a promise that nobody gets hold of: when the commit fails, it is one more that is rejected, unhandled.
+      eventTurnBatching: false,
+      encoding: 'json',
+      maxDbs: 4,
+    });
+    const store = new LmdbMetastore(root, directory, clock);
+    await store.start();
+    return store;
+  } catch (error) {
+    await root?.close();
+    throw isNoRoom(error, directory) ? commitFailure(error, directory) : error;
+  }
+}
+
+// lmdb makes it sparse and maps it: a page that finds no room when it is touched ends the process (SIGBUS). Zeros are what it begins with.
+function makeLockFile(directory: string): void {
+  const path = join(directory, 'lock.mdb');
+  if (existsSync(path)) return;
+  const beside = `${path}.${process.pid}.tmp`;
+  try {
+    writeFileSync(beside, Buffer.alloc(lockFileBytes), { mode: 0o664 });
+    renameSync(beside, path);
+  } catch (error) {
+    rmSync(beside, { force: true });
+    throw error;
+  }
+}
+
 class LmdbMetastore {
   readonly #root: RootDatabase;
   readonly #entries: Database<Row, string>;
   readonly #leases: Database<LeaseRow, string>;
   readonly #meta: Database<number, string>;
+  readonly #directory: string;
   readonly #clock: Clock;
   readonly #watches = new WatchHub();
   readonly #leaseTimers = new Map<LeaseId, { readonly cancel: () => void }>();
   #published: Promise<void> = Promise.resolve();
   #closed = false;
 
-  constructor(root: RootDatabase, clock: Clock) {
+  constructor(root: RootDatabase, directory: string, clock: Clock) {
     this.#root = root;
+    this.#directory = directory;
     this.#clock = clock;
     this.#entries = root.openDB({ name: 'entries', encoding: 'json' });
     this.#leases = root.openDB({ name: 'leases', encoding: 'json' });
@@ -100,8 +139,11 @@ class LmdbMetastore {
 
   async start(): Promise<void> {
     const format = this.#meta.get('format');
-    if (format === undefined) await this.#meta.put('format', formatVersion);
-    else if (format > formatVersion) {
+    if (format === undefined) {
+      await this.#write(() => {
+        this.#meta.putSync('format', formatVersion);
+      });
+    } else if (format > formatVersion) {
       throw new HoldfastError(
         'FORMAT_TOO_NEW',
         `the metadata store has format ${format}, this version knows formats up to ${formatVersion}: use a newer Holdfast`,
@@ -139,7 +181,7 @@ class LmdbMetastore {
 
   async grantLease(ttlMs: number): Promise<LeaseId> {
     this.#assertOpen();
-    const lease = await this.#root.transaction(() => {
+    const lease = await this.#write(() => {
       const number = (this.#meta.get('lease') ?? 0) + 1;
       this.#meta.putSync('lease', number);
       this.#leases.putSync(String(number), { ttlMs, keys: [] });
@@ -181,7 +223,7 @@ class LmdbMetastore {
 
   // Published in the order of commits, even when promises of one batch were to resolve in another order.
   async #commit(apply: () => Applied): Promise<TransactionOutcome> {
-    const committed = this.#root.transaction(apply);
+    const committed = this.#write(apply);
     this.#published = this.#published.then(async () => {
       try {
         this.#watches.publish((await committed).events);
@@ -190,6 +232,22 @@ class LmdbMetastore {
       }
     });
     return (await committed).outcome;
+  }
+
+  async #write<T>(change: () => T): Promise<T> {
+    try {
+      return await this.#root.transaction(change);
+    } catch (thrown) {
+      const cause = await commitErrorOf(thrown);
+      if (cause === null) throw thrown;
+      const error = commitFailure(cause, this.#directory);
+      if (error.code !== 'STORE_UNAVAILABLE') {
+        setImmediate(() => {
+          throw error;
+        });
+      }
+      throw error;
+    }
   }
 
   // Runs inside a write transaction.
@@ -236,8 +294,16 @@ class LmdbMetastore {
     const row = this.#leases.get(lease);
     if (row === undefined) return;
     this.#leaseTimers.get(lease)?.cancel();
-    const timer = this.#clock.after(row.ttlMs, () => {
-      if (!this.#closed) void this.revokeLease(lease);
+    this.#expireAfter(lease, row.ttlMs);
+  }
+
+  #expireAfter(lease: LeaseId, ms: number): void {
+    const timer = this.#clock.after(ms, () => {
+      if (this.#closed) return;
+      // Later, when the store can be written again.
+      this.revokeLease(lease).catch(() => {
+        if (!this.#closed) this.#expireAfter(lease, leaseRetryMs);
+      });
     });
     this.#leaseTimers.set(lease, timer);
   }
@@ -254,6 +320,41 @@ class LmdbMetastore {
 function toEntry(key: string, row: Row): StoredEntry {
   const [createRevision, modRevision, , value] = rowSchema.parse(row);
   return { key, value, createRevision, modRevision };
+}
+
+// The reason comes beside the error, as a promise that is rejected with it. Null: the error is not about the commit.
+async function commitErrorOf(thrown: unknown): Promise<unknown> {
+  if (!(thrown instanceof Error) || !('commitError' in thrown)) return null;
+  try {
+    return await thrown.commitError;
+  } catch (cause) {
+    return cause;
+  }
+}
+
+function isNoRoom(error: unknown, directory: string): boolean {
+  if (!(error instanceof Error) || !('code' in error)) return false;
+  if (error.code !== inputOutputError) return noRoom.has(error.code);
+  const { bavail, bsize } = statfsSync(directory);
+  return bavail * bsize < fullBelowBytes;
+}
+
+/** STORE_UNAVAILABLE when only room is missing, else DISK_IO. */
+export function commitFailure(cause: unknown, directory: string): HoldfastError {
+  if (isNoRoom(cause, directory)) {
+    return new HoldfastError(
+      'STORE_UNAVAILABLE',
+      `the metadata store in ${directory} cannot be changed: its file system is full. Free space there: what is stored is not harmed, ` +
+        `and everything continues by itself`,
+      { cause },
+    );
+  }
+  const why = cause instanceof Error ? cause.message : String(cause);
+  return new HoldfastError(
+    'DISK_IO',
+    `the metadata store in ${directory} could not be written (${why}): check the disk and the kernel log`,
+    { cause },
+  );
 }
 
 function leaseNotFound(lease: LeaseId): HoldfastError {

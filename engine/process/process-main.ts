@@ -39,6 +39,8 @@ export async function runProcess<Config>(role: ProcessRole<Config>): Promise<nev
     endWith(log, `the ${role.role} process met an error that nobody handled`, error);
   });
   process.on('SIGHUP', () => undefined);
+  // What libraries print must not end a process either when the disk of its log is full.
+  process.stderr.on('error', () => undefined);
   const stopAsked = new Promise<NodeJS.Signals>((resolve) => {
     for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, resolve);
   });

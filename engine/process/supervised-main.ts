@@ -30,6 +30,8 @@ export async function runSupervised<Config>({ role, configSchema, start }: Super
   };
   process.on('uncaughtException', die);
   process.on('SIGHUP', () => undefined);
+  // What libraries print must not end a process either when the disk of its log is full.
+  process.stderr.on('error', () => undefined);
   try {
     const runDir = runDirectory();
     const stopAsked = new Promise<string>((resolve) => {
