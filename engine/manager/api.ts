@@ -133,6 +133,16 @@ export function createApi(context: ManagerContext, options: ApiOptions): Manager
       options.kick();
     }
   };
+  // Snapshots are nothing that the reconciler looks at, unless something went wrong on the way.
+  const changeSnapshots = async <T>(task: () => Promise<T>): Promise<T> => {
+    await context.ready;
+    try {
+      return await task();
+    } catch (error) {
+      options.kick();
+      throw error;
+    }
+  };
   const view = async (record: VolumeRecord): Promise<VolumeView> => {
     const [seen] = await volumeViews(context, [record], options.scrubber);
     if (seen === undefined) throw new HoldfastError('INTERNAL', `volume "${record.name}" has no view`);
@@ -178,10 +188,10 @@ export function createApi(context: ManagerContext, options: ApiOptions): Manager
         return attachmentView(name, await moveVolume(context, name, node));
       }),
     resizeVolume: (name, size) => change(async () => view(await resizeVolume(context, name, size))),
-    createSnapshot: (volume, name) => change(() => createSnapshot(context, volume, name)),
+    createSnapshot: (volume, name) => changeSnapshots(() => createSnapshot(context, volume, name)),
     listSnapshots: (volume) => listSnapshots(context, volume),
     deleteSnapshot: (volume, name) =>
-      change(async () => {
+      changeSnapshots(async () => {
         await deleteSnapshot(context, volume, name);
         return { volume, name };
       }),

@@ -1,5 +1,6 @@
 // Giving a volume its engine and taking it away. The caller holds the volume's lock.
 import { sleep } from '../async/wait.js';
+import type { ErrorCode } from '../errors/error-codes.js';
 import { HoldfastError, isHoldfastError } from '../errors/holdfast-error.js';
 import type { ManagerContext } from './context.js';
 import { configurationKey } from './data-plane.js';
@@ -89,6 +90,39 @@ export async function withEngine<T>(
   } finally {
     await ensureDetached(context, record, node);
   }
+}
+
+/**
+ * As withEngine. When the engine of an attached volume was last known to serve, it is not asked first whether it still does: asking takes
+ * longer than what is wanted of it, and the longer the more volumes its process serves. Should it have gone meanwhile (the epochs keep one
+ * that was superseded from doing anything), the task runs once more with the engine that is there then: it must bear that.
+ */
+export async function withKnownEngine<T>(
+  context: ManagerContext,
+  record: VolumeRecord,
+  task: (engine: WorkingEngine) => Promise<T>,
+): Promise<T> {
+  const known = knownEngine(context, record);
+  if (known === null) return await withEngine(context, record, null, task);
+  try {
+    return await task(known);
+  } catch (error) {
+    if (!isHoldfastError(error) || !engineIsGone.has(error.code)) throw error;
+    const latest = await requireVolume(context, record.id);
+    return await withEngine(context, latest, null, task);
+  }
+}
+
+// What a target process, or an engine in it, says that does not serve the volume any more.
+const engineIsGone: ReadonlySet<ErrorCode> = new Set(['NOT_FOUND', 'CANCELLED', 'EPOCH_SUPERSEDED', 'CONNECTION_LOST']);
+
+function knownEngine({ observed }: ManagerContext, { id, epoch, attachment }: VolumeRecord): WorkingEngine | null {
+  const node = attachment === null ? undefined : observed.node(attachment.node);
+  const target = runningTarget(node);
+  if (target === null || node?.servedBy !== target.instanceId) return null;
+  const engine = node.served?.find(({ volumeId }) => volumeId === id);
+  if (engine?.epoch !== epoch || engine.state !== 'serving') return null;
+  return { node: node.name, control: target.control, volumeId: id };
 }
 
 // Where an in-sync replica is near, else anywhere.

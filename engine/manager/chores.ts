@@ -18,6 +18,7 @@ export function startChores(
   kick: () => void,
   scrubber: { readonly startDue: () => Promise<'waits' | 'done'> },
   files: { readonly endStale: () => Promise<void> },
+  snapshots: { readonly settle: (context: ManagerContext) => void },
   times: ChoreTimes,
 ): () => Promise<void> {
   const { observed, logger, repository } = context;
@@ -36,6 +37,7 @@ export function startChores(
   };
   const look = async () => {
     if (await someoneIsAway()) kick();
+    snapshots.settle(context);
     const now = performance.now();
     if (now >= auditAt) {
       auditAt = now + times.auditEveryMs;

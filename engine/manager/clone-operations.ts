@@ -48,6 +48,8 @@ export async function cloneVolume(context: ManagerContext, input: CloneInput): P
         wanted === null ? await takeSnapshot(context, record, engine, cloneName(context, input.name)) : null;
       const snapshot = taken ?? (await requireSnapshot(context, record, wanted ?? ''));
       try {
+        // A manager that takes over in the middle looks for it.
+        await repository.storeConfirmations();
         if (input.linked !== true) return await copyToNew(context, record, engine, snapshot, input.name);
         const label = wanted === null ? record.name : `${record.name}@${wanted}`;
         return await linkToNew(context, (await repository.volume(record.name)).record, snapshot, input.name, label);

@@ -5,7 +5,7 @@ import type { DataPlane } from './data-plane.js';
 import type { EventLog } from './events.js';
 import type { RandomBytes } from './ids.js';
 import type { Observed } from './observed.js';
-import type { ClusterRecord } from './records.js';
+import type { ClusterRecord, SnapshotRecord } from './records.js';
 import type { Repository } from './repository.js';
 
 export type ManagerContext = {
@@ -26,6 +26,8 @@ export type ManagerContext = {
   readonly restarting: () => boolean;
   /** Resolves once the agents had their chance to report after a start of the manager. */
   readonly ready: Promise<void>;
+  /** Snapshots that failed halfway: they are finished later. */
+  readonly unfinishedSnapshots: { readonly add: (snapshot: SnapshotRecord) => void };
   /** Records of disks have changed: agents have to hear of it. */
   readonly disksChanged: () => void;
   /** Desired state has changed: let the reconciler look. */

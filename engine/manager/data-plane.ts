@@ -220,6 +220,8 @@ export type DataPlane = {
   readonly replicaUsage: (address: string) => Promise<ReadonlyMap<string, number>>;
   /** Of one replica, oldest first. */
   readonly snapshots: (address: string, replicaId: string) => Promise<readonly ReplicaSnapshot[]>;
+  /** Ids of those that nothing takes back any more; waits a while for what is only in the log. */
+  readonly settledSnapshots: (address: string, replicaId: string) => Promise<ReadonlySet<string>>;
   readonly replicaStates: (address: string) => Promise<readonly ReplicaState[]>;
   /** Until the last chunk was checked. */
   readonly scrub: (

@@ -50,6 +50,8 @@ const deadlineMs = {
   // Journalled everywhere; a revert also waits until everything before it is in its place, and taking one perhaps for a mounted
   // file system to be written back and frozen.
   snapshot: 60_000,
+  // What is only in the log is applied within moments, or when the volume has an engine again.
+  settled: 5_000,
   // Proportional to what is copied.
   copy: 7 * 86_400_000,
   // Whatever the kernel still holds for the device is written first.
@@ -215,6 +217,7 @@ type ReplicaCalls = Pick<
   | 'disk'
   | 'replicaUsage'
   | 'snapshots'
+  | 'settledSnapshots'
   | 'replicaStates'
   | 'scrub'
   | 'chunkVersions'
@@ -399,19 +402,11 @@ function replicaCalls(pool: ClientPool<ReplicaClient>): ReplicaCalls {
       );
       return new Map(replicas.map(({ replicaId, usedBytes }) => [idFromBigint(replicaId), Number(usedBytes)]));
     },
-    snapshots: async (address, replicaId) => {
-      const message = { replicaId: idToBigint(replicaId), minSeq: 0n, settled: false };
-      return await pool.call<ReplicaSnapshot[]>(address, deadlineMs.snapshot, (client, metadata, options, done) => {
-        const found: ReplicaSnapshot[] = [];
-        const pages = client.listSnapshots(message, metadata, options);
-        pages.on('data', (page: SnapshotPage) => found.push(...page.snapshots.map(toSnapshot)));
-        pages.on('error', (error: ServiceError) => {
-          done(error, found);
-        });
-        pages.on('end', () => {
-          done(null, found);
-        });
-      });
+    snapshots: async (address, replicaId) =>
+      (await listSnapshots(pool, address, { replicaId, settled: false }, deadlineMs.snapshot)).map(toSnapshot),
+    settledSnapshots: async (address, replicaId) => {
+      const found = await listSnapshots(pool, address, { replicaId, settled: true }, deadlineMs.settled);
+      return new Set(found.map(({ id }) => idFromBigint(id)));
     },
     replicaStates: async (address) => {
       const { replicas } = await pool.call<ListReplicasResponse>(
@@ -470,6 +465,26 @@ function replicaCalls(pool: ClientPool<ReplicaClient>): ReplicaCalls {
       return versions;
     },
   };
+}
+
+async function listSnapshots(
+  pool: ClientPool<ReplicaClient>,
+  address: string,
+  { replicaId, settled }: { readonly replicaId: string; readonly settled: boolean },
+  timeoutMs: number,
+): Promise<readonly Snapshot[]> {
+  const message = { replicaId: idToBigint(replicaId), minSeq: 0n, settled };
+  return await pool.call<Snapshot[]>(address, timeoutMs, (client, metadata, options, done) => {
+    const found: Snapshot[] = [];
+    const pages = client.listSnapshots(message, metadata, options);
+    pages.on('data', (page: SnapshotPage) => found.push(...page.snapshots));
+    pages.on('error', (error: ServiceError) => {
+      done(error, found);
+    });
+    pages.on('end', () => {
+      done(null, found);
+    });
+  });
 }
 
 function toSnapshot({ id, parentId, sizeBlocks, usedBytes }: Snapshot): ReplicaSnapshot {

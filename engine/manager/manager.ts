@@ -33,6 +33,7 @@ import { Runner } from './runner.js';
 import { Scrubber } from './scrubber.js';
 import { startShareGuard } from './share-guard.js';
 import { SnapshotFiles } from './snapshot-files.js';
+import { UnfinishedSnapshots } from './snapshot-settling.js';
 import { Statistics } from './statistics.js';
 
 export type ManagerOptions = {
@@ -98,6 +99,7 @@ export async function startManager(options: ManagerOptions): Promise<Manager> {
   const eventKeeper = await keepEvents(events, repository, logger);
   const startedMs = performance.now();
   const diskChanges = new DiskChanges();
+  const unfinishedSnapshots = new UnfinishedSnapshots();
   const context: ManagerContext = {
     cluster,
     repository,
@@ -109,6 +111,7 @@ export async function startManager(options: ManagerOptions): Promise<Manager> {
     run: randomBytes(8).toString('hex'),
     now: () => new Date(),
     locks: new KeyedMutex(),
+    unfinishedSnapshots,
     patienceMs: options.patienceMs ?? 10_000,
     restarting: () => performance.now() - startedMs < (options.restartMs ?? 30_000),
     kick: () => {
@@ -173,11 +176,12 @@ export async function startManager(options: ManagerOptions): Promise<Manager> {
     grpc,
     http: createHttpHandler({ api, version: options.version, logger, ...entrance }),
   });
-  const stopChores = startChores(context, kick, scrubber, files, {
+  const stopChores = startChores(context, kick, scrubber, files, unfinishedSnapshots, {
     everyMs: options.choresEveryMs ?? 5_000,
     balanceEveryMs: options.balanceEveryMs ?? 60_000,
     auditEveryMs: options.auditEveryMs ?? 15_000,
   });
+  unfinishedSnapshots.settle(context);
   kick();
   return {
     address: door.address,
@@ -190,10 +194,12 @@ export async function startManager(options: ManagerOptions): Promise<Manager> {
       if (typeof listen === 'string') await door.close();
       else door.receive({ kind: 'refuse' });
       await stopChores();
+      await unfinishedSnapshots.stop();
       await scrubber.stop();
       await guard.stop();
       await runner.stop();
       await eventKeeper.stop();
+      await repository.close();
       dataPlane.close();
       await store.close();
     },

@@ -208,7 +208,7 @@ export const snapshotSchema = z.object({
   volume: id64,
   name: z.string(),
   createdAt: z.string(),
-  /** "ready" once the volume's log has it; "deleting" from when it is to be dropped. */
+  /** "ready": the volume's log has it. "creating": it may have it, and what it has decides. "deleting" from when it is to be dropped. */
   phase: z.enum(['creating', 'ready', 'deleting']),
   /** The mounted file system was frozen for its instant. */
   frozen: z.boolean().optional(),
@@ -309,6 +309,7 @@ export const keys = {
   volumes: '/volumes/',
   volume: (name: string) => `/volumes/${name}`,
   volumeName: (id: string) => `/volume-names/${id}`,
+  allSnapshots: '/snapshots/',
   snapshots: (volumeId: string) => `/snapshots/${volumeId}/`,
   snapshot: (volumeId: string, name: string) => `/snapshots/${volumeId}/${name}`,
   reservations: (id: string) => `/reservations/${id}`,

@@ -38,6 +38,7 @@ import type {
   TrashRecord,
   VolumeRecord,
 } from './records.js';
+import { SnapshotConfirmations } from './snapshot-confirmations.js';
 import type { z } from 'zod';
 
 /** A record with the revision that a compare-and-swap of it names. */
@@ -57,9 +58,16 @@ const diskConflict = ({ node, name }: DiskRecord) =>
 export class Repository {
   readonly #store: Metastore;
   readonly #decoded = new Map<string, ReadonlyMap<string, Versioned<unknown>>>();
+  readonly #confirmations: SnapshotConfirmations;
 
   constructor(store: Metastore) {
     this.#store = store;
+    this.#confirmations = new SnapshotConfirmations(store);
+  }
+
+  /** After the last change, before the store is closed. */
+  async close(): Promise<void> {
+    await this.#confirmations.stop();
   }
 
   /** The cluster's record; made from `fresh` in an empty store. */
@@ -328,22 +336,45 @@ export class Repository {
     throw new HoldfastError('CONFLICT', `volume "${record.name}" was changed by someone else meanwhile: try again`);
   }
 
-  listSnapshots(volumeId: string): Promise<SnapshotRecord[]> {
-    return this.#list(keys.snapshots(volumeId), snapshotSchema);
+  async listSnapshots(volumeId: string): Promise<SnapshotRecord[]> {
+    const records = await this.#list(keys.snapshots(volumeId), snapshotSchema);
+    return records.map((record) => this.#confirmations.of(record));
+  }
+
+  /** Of all volumes, those that a crash left half made or half deleted, and those being made or deleted at this moment. */
+  async listUnfinishedSnapshots(): Promise<SnapshotRecord[]> {
+    const { entries } = await this.#store.range(keys.allSnapshots);
+    return entries
+      .map(({ key, value }) => this.#confirmations.of(decodeRecord(snapshotSchema, key, value)))
+      .filter(({ phase }) => phase !== 'ready');
   }
 
   async findSnapshot(volumeId: string, name: string): Promise<SnapshotRecord | null> {
-    return (await this.#get(keys.snapshot(volumeId, name), snapshotSchema))?.record ?? null;
+    const found = await this.#get(keys.snapshot(volumeId, name), snapshotSchema);
+    return found === null ? null : this.#confirmations.of(found.record);
   }
 
-  /** False: there is one of that name. */
-  async insertSnapshot(record: SnapshotRecord): Promise<boolean> {
+  /** Its revision; null: there is one of that name. */
+  async insertSnapshot(record: SnapshotRecord): Promise<number | null> {
     const key = keys.snapshot(record.volume, record.name);
-    return (await this.#store.transact([absent(key)], [putRecord(key, record)])).succeeded;
+    const { succeeded, revision } = await this.#store.transact([absent(key)], [putRecord(key, record)]);
+    return succeeded ? revision : null;
+  }
+
+  /** Stored a little later, unless something else becomes of it: `record` is what everybody sees from now on. */
+  confirmSnapshot(record: SnapshotRecord, modRevision: number): void {
+    const key = keys.snapshot(record.volume, record.name);
+    this.#confirmations.add({ record, compare: { key, modRevision }, change: putRecord(key, record) });
+  }
+
+  /** What is to be found in the store, by whoever comes next, is there. */
+  async storeConfirmations(): Promise<void> {
+    await this.#confirmations.write();
   }
 
   async putSnapshot(record: SnapshotRecord): Promise<void> {
     await this.#store.transact([], [putRecord(keys.snapshot(record.volume, record.name), record)]);
+    this.#confirmations.forget(record.id);
   }
 
   async removeSnapshots(records: readonly SnapshotRecord[]): Promise<void> {
@@ -354,6 +385,7 @@ export class Repository {
         [],
         some.map(({ volume, name }) => deleteKey(keys.snapshot(volume, name))),
       );
+      for (const { id } of some) this.#confirmations.forget(id);
     }
   }
 

@@ -1,5 +1,6 @@
 // Runs the reconciler when something changed, and performs what it asks for: side by side, one of a key at a time, with back-off
 // after a failure. Idle when nothing changes: it has no timer of its own.
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { backoffMs } from '../async/wait.js';
 import { errorFields } from '../log/logger.js';
 import type { Logger } from '../log/logger.js';
@@ -42,6 +43,8 @@ export class Runner {
     if (this.#scheduled || this.#stopped) return;
     this.#scheduled = true;
     this.#running = this.#running.then(async () => {
+      // Answers that are ready go first: a pass over everything takes its time.
+      await nextTurn();
       // What changes from here on needs another run.
       this.#scheduled = false;
       await this.#runOnce();

@@ -1,10 +1,11 @@
 // What people ask for about snapshots: create, list, delete, revert. A snapshot is an entry of its volume's
-// log; its record gives it a name. Both are made and removed in an order that a crash in between leaves visible, and that
-// can be tried again.
+// log; its record gives it a name. The record is stored first, so that no snapshot is without a name, and is removed last; the entry
+// decides: a snapshot that is in the log exists, whatever its record says by then. What a crash or a failure leaves between the two is
+// finished by snapshot-settling.ts.
 import { validateSnapshotName } from '../config/volume-input.js';
 import { HoldfastError } from '../errors/holdfast-error.js';
 import { errorFields } from '../log/logger.js';
-import { withEngine } from './attachment.js';
+import { withEngine, withKnownEngine } from './attachment.js';
 import type { WorkingEngine } from './attachment.js';
 import type { ManagerContext } from './context.js';
 import type { ReplicaSnapshot } from './data-plane.js';
@@ -24,8 +25,13 @@ export async function createSnapshot(
   const name = validateSnapshotName(wanted ?? timedName(context.now()));
   return await withVolume(context, volume, async ({ record }) => {
     requireReady(record);
-    const snapshot = await withEngine(context, record, null, (engine) => takeSnapshot(context, record, engine, name));
-    return await viewOf(context, record, snapshot);
+    const taking: Taking = { volume: record, name, inserted: null };
+    try {
+      return viewOf(record, await withKnownEngine(context, record, (engine) => take(context, engine, taking)));
+    } catch (error) {
+      leaveUnfinished(context, taking);
+      throw error;
+    }
   });
 }
 
@@ -42,11 +48,7 @@ export async function listSnapshots(context: ManagerContext, volume: string): Pr
 export async function deleteSnapshot(context: ManagerContext, volume: string, name: string): Promise<void> {
   await withVolume(context, volume, async ({ record }) => {
     const snapshot = await requireSnapshot(context, record, name);
-    await context.repository.putSnapshot({ ...snapshot, phase: 'deleting' });
-    await withEngine(context, record, null, ({ control }) =>
-      context.dataPlane.changeSnapshot(control, record.id, 'delete', snapshot.id),
-    );
-    await context.repository.removeSnapshots([snapshot]);
+    await dropSnapshot(context, record, snapshot);
   });
 }
 
@@ -70,38 +72,86 @@ export async function revertVolume(context: ManagerContext, volume: string, name
 
 // ---- steps ----
 
+// One request for a snapshot. `inserted`: the record that it has stored so far, with its revision.
+type Taking = {
+  readonly volume: VolumeRecord;
+  readonly name: string;
+  inserted: { readonly record: SnapshotRecord; readonly modRevision: number } | null;
+};
+
+/** With an engine that the caller has. */
 export async function takeSnapshot(
-  { repository, dataPlane, random, now }: ManagerContext,
-  record: VolumeRecord,
+  context: ManagerContext,
+  volume: VolumeRecord,
   engine: WorkingEngine,
   name: string,
 ): Promise<SnapshotRecord> {
-  const snapshot: SnapshotRecord = {
-    version: recordVersion,
-    id: randomId(random),
-    volume: record.id,
-    name,
-    createdAt: now().toISOString(),
-    phase: 'creating',
-  };
-  if (!(await repository.insertSnapshot(snapshot))) {
-    throw new HoldfastError('ALREADY_EXISTS', `volume "${record.name}" has a snapshot "${name}" already`);
-  }
-  let outcome: Awaited<ReturnType<typeof dataPlane.changeSnapshot>>;
+  const taking: Taking = { volume, name, inserted: null };
   try {
-    outcome = await dataPlane.changeSnapshot(engine.control, record.id, 'create', snapshot.id);
+    return await take(context, engine, taking);
+  } catch (error) {
+    leaveUnfinished(context, taking);
+    throw error;
+  }
+}
+
+// May run again with another engine: the same id is the same snapshot.
+async function take(context: ManagerContext, engine: WorkingEngine, taking: Taking): Promise<SnapshotRecord> {
+  const { repository, dataPlane } = context;
+  taking.inserted ??= await insertRecord(context, taking);
+  const { record, modRevision } = taking.inserted;
+  try {
+    const { frozen, note } = await dataPlane.changeSnapshot(engine.control, engine.volumeId, 'create', record.id);
+    const ready: SnapshotRecord = { ...record, phase: 'ready', frozen, ...(note === '' ? {} : { note }) };
+    repository.confirmSnapshot(ready, modRevision);
+    return ready;
   } catch (error) {
     // Whether it is in the log is not known; a name must not lead to something that may not be there.
-    await dataPlane.changeSnapshot(engine.control, record.id, 'delete', snapshot.id).then(
-      () => repository.removeSnapshots([snapshot]),
+    await dataPlane.changeSnapshot(engine.control, engine.volumeId, 'delete', record.id).then(
+      async () => {
+        await repository.removeSnapshots([record]);
+        taking.inserted = null;
+      },
       () => undefined,
     );
     throw error;
   }
-  const { frozen, note } = outcome;
-  const ready: SnapshotRecord = { ...snapshot, phase: 'ready', frozen, ...(note === '' ? {} : { note }) };
-  await repository.putSnapshot(ready);
-  return ready;
+}
+
+async function insertRecord(
+  { repository, random, now }: ManagerContext,
+  { volume, name }: Taking,
+): Promise<NonNullable<Taking['inserted']>> {
+  const record: SnapshotRecord = {
+    version: recordVersion,
+    id: randomId(random),
+    volume: volume.id,
+    name,
+    createdAt: now().toISOString(),
+    phase: 'creating',
+  };
+  const modRevision = await repository.insertSnapshot(record);
+  if (modRevision !== null) return { record, modRevision };
+  throw new HoldfastError('ALREADY_EXISTS', `volume "${volume.name}" has a snapshot "${name}" already`);
+}
+
+// Whoever asked is told that there is no such snapshot, so in the end there must be none.
+function leaveUnfinished({ unfinishedSnapshots }: ManagerContext, { inserted }: Taking): void {
+  if (inserted !== null) unfinishedSnapshots.add({ ...inserted.record, phase: 'deleting' });
+}
+
+/** Out of the log, and then its record. The caller holds the volume's lock; what fails can be tried again. */
+export async function dropSnapshot(
+  context: ManagerContext,
+  volume: VolumeRecord,
+  snapshot: SnapshotRecord,
+): Promise<void> {
+  const { repository, dataPlane } = context;
+  await repository.putSnapshot({ ...snapshot, phase: 'deleting' });
+  await withKnownEngine(context, volume, ({ control }) =>
+    dataPlane.changeSnapshot(control, volume.id, 'delete', snapshot.id),
+  );
+  await repository.removeSnapshots([snapshot]);
 }
 
 export async function dropQuietly(
@@ -113,7 +163,8 @@ export async function dropQuietly(
     await context.dataPlane.changeSnapshot(engine.control, engine.volumeId, 'delete', snapshot.id);
     await context.repository.removeSnapshots([snapshot]);
   } catch (error) {
-    context.logger.warn('the snapshot of a clone could not be deleted', {
+    context.unfinishedSnapshots.add({ ...snapshot, phase: 'deleting' });
+    context.logger.warn('the snapshot of a clone could not be deleted yet', {
       snapshot: snapshot.name,
       ...errorFields(error),
     });
@@ -166,10 +217,10 @@ export function snapshotViews(
 }
 
 // Without the sizes: asking for them takes longer than the snapshot.
-async function viewOf(context: ManagerContext, volume: VolumeRecord, record: SnapshotRecord): Promise<SnapshotView> {
+function viewOf(volume: VolumeRecord, record: SnapshotRecord): SnapshotView {
   const [view] = snapshotViews(volume, [record], new Map());
   if (view === undefined) throw new HoldfastError('INTERNAL', `snapshot "${record.name}" has no view`);
-  return await Promise.resolve(view);
+  return view;
 }
 
 export async function requireSnapshot(

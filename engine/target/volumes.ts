@@ -292,6 +292,8 @@ export class TargetVolumes {
 
   // Where the file system of a volume is mounted on this host, as far as this process sees.
   async #mountOf(volumeId: bigint): Promise<string | null> {
+    // Most volumes were never a block device here: nothing has to be asked.
+    if (!existsSync(this.#directoryOf(volumeId))) return null;
     const status = (await this.#requireHost().status()).find((each) => each.volumeId === volumeId);
     const device = status?.device ?? '';
     return device === '' ? null : (mountOf(device)?.directory ?? null);

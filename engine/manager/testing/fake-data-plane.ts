@@ -66,6 +66,7 @@ export class FakeTarget {
   files: readonly Buffer[] = [];
   redirects: readonly Redirect[] = [];
   refuseAttach: HoldfastError | null = null;
+  refuseSnapshots: HoldfastError | null = null;
   leaseWaitMs = 0n;
   readonly repairs: RepairBlocksRequest[] = [];
   instanceId = 'instance-1';
@@ -117,6 +118,8 @@ export class FakeTarget {
         return {};
       }),
       changeSnapshot: unary(({ volumeId, snapshotId, change }) => {
+        if (this.refuseSnapshots !== null) throw this.refuseSnapshots;
+        if (!this.attached.has(volumeId)) throw new HoldfastError('NOT_FOUND', 'the volume is not attached');
         this.snapshotChanges.push({ volumeId, snapshotId, change });
         return { frozen: false, note: '' };
       }),
