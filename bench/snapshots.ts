@@ -1,0 +1,201 @@
+// What many snapshots of one volume cost: taking them under writes, listing them, reads and writes of the volume beside those of one without
+// any, deleting them in random order, and the space that comes back.
+//   npx tsc -p bench && node build/bench/bench/snapshots.js [--folder DIR] [--data-mib 256] [--counts 10,1000,10000] [--rate 200] [--seconds 3] [--rounds 3]
+// Both volumes are measured in turn, since the machine changes; ratios are medians of pairs. `--rate`: random writes a second between snapshots.
+// Each such write takes a slot of its own (256 KiB on each of three replicas): it ends early rather than leave less than 25 GiB of the disk.
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdirSync, rmSync, statfsSync } from 'node:fs';
+import { Agent, request as httpRequest } from 'node:http';
+import type { IncomingMessage } from 'node:http';
+import { join, resolve } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { parseArgs } from 'node:util';
+import { z } from 'zod';
+import { request } from '../engine/api/rest-client.js';
+import { Cluster, root } from '../test/lib/cluster.js';
+import { startNbd } from '../test/lib/initiator.js';
+import type { NbdExport } from '../test/lib/initiator.js';
+import { endProcess, until } from '../test/lib/process.js';
+import { benchCases } from './cases.js';
+import type { BenchCase } from './cases.js';
+import { fill, measure } from './fio.js';
+
+const { values } = parseArgs({
+  options: {
+    folder: { type: 'string', default: join(root, 'build/bench-snapshots') },
+    'data-mib': { type: 'string', default: '256' },
+    counts: { type: 'string', default: '10,1000,10000' },
+    rate: { type: 'string', default: '200' },
+    seconds: { type: 'string', default: '3' },
+    rounds: { type: 'string', default: '3' },
+  },
+});
+const folder = resolve(values.folder);
+const dataBytes = Number(values['data-mib']) * 2 ** 20;
+const counts = values.counts.split(',').map(Number);
+const [rate, seconds, rounds] = [Number(values.rate), Number(values.seconds), Number(values.rounds)];
+const freeBytesMin = 25 * 2 ** 30;
+
+const tell = (text: string) => {
+  console.log(text);
+};
+const at = (sorted: readonly number[], share: number) => sorted[Math.floor((sorted.length - 1) * share)] ?? 0;
+const ascending = (figures: readonly number[]) => [...figures].sort((a, b) => a - b);
+const spread = (figures: readonly number[]) => {
+  const sorted = ascending(figures);
+  return `p50 ${at(sorted, 0.5).toFixed(1)} ms, p99 ${at(sorted, 0.99).toFixed(1)} ms, longest ${at(sorted, 1).toFixed(1)} ms`;
+};
+const volumeShape = z.object({ usedBytes: z.number().nullable() });
+
+function caseOf(id: string): BenchCase {
+  const found = benchCases.find((each) => each.id === id);
+  if (found === undefined) throw new Error(`there is no case ${id}`);
+  return found;
+}
+
+/** One connection, as a scheduler or a CSI driver has one. Returns how long the answer took, ms. */
+async function call(server: string, agent: Agent, method: string, path: string, body: unknown): Promise<number> {
+  const began = performance.now();
+  const [host, port] = server.split(':');
+  const text = JSON.stringify(body);
+  const headers = { 'content-type': 'application/json', 'content-length': text.length };
+  const asked = httpRequest({ host, port, agent, method, path, headers });
+  asked.end(text);
+  const [response] = (await once(asked, 'response')) as [IncomingMessage];
+  response.resume();
+  await once(response, 'end');
+  if (response.statusCode !== 200) throw new Error(`${method} ${path}: the manager answered ${response.statusCode}`);
+  return performance.now() - began;
+}
+
+type Subjects = { readonly cluster: Cluster; readonly plain: NbdExport; readonly snapped: NbdExport };
+
+/** Takes snapshots until there are `count`. */
+async function take({ cluster, snapped }: Subjects, agent: Agent, from: number, count: number): Promise<number> {
+  const load = spawn(
+    'fio',
+    [
+      ...['--name=load', '--ioengine=nbd', `--uri=${snapped.uri}`, '--rw=randwrite', '--bs=4k', '--iodepth=4'],
+      ...[`--rate_iops=${rate}`, `--size=${dataBytes}`, '--time_based=1', '--runtime=100000'],
+    ],
+    { stdio: 'ignore' },
+  );
+  await sleep(500);
+  const taken: number[] = [];
+  const began = performance.now();
+  let made = from;
+  try {
+    for (; made < count; made++) {
+      const { bavail, bsize } = statfsSync(folder);
+      if (bavail * bsize < freeBytesMin) {
+        tell(`the disk has only ${(bavail * bsize) / 2 ** 30} GiB left: this ends with ${made} snapshots`);
+        break;
+      }
+      taken.push(await call(cluster.server, agent, 'POST', '/v1/volumes/snapped/snapshots', { name: `s${made}` }));
+    }
+  } finally {
+    await endProcess(load);
+  }
+  const took = (performance.now() - began) / 1_000;
+  tell(`${taken.length} more under ${rate} writes a second, in ${took.toFixed(0)} s: ${spread(taken)}`);
+  if (taken.length >= 2_000) {
+    const [first, last] = [ascending(taken.slice(0, 1_000)), ascending(taken.slice(-1_000))];
+    tell(
+      `  of these the first thousand: p50 ${at(first, 0.5).toFixed(1)} ms; the last: p50 ${at(last, 0.5).toFixed(1)} ms`,
+    );
+  }
+  return made;
+}
+
+async function compare({ plain, snapped }: Subjects, count: number): Promise<void> {
+  await sleep(3_000);
+  for (const id of ['rand-write-d32', 'rand-read-d32', 'rand-read-d1']) {
+    const ratios: number[] = [];
+    const figures: string[] = [];
+    for (let round = 0; round < rounds; round++) {
+      const iops = async (socket: string) =>
+        (await measure(caseOf(id), { kind: 'nbd', socket }, dataBytes, seconds)).iops;
+      // Turns are exchanged from round to round.
+      const first = await iops(round % 2 === 0 ? plain.socket : snapped.socket);
+      const second = await iops(round % 2 === 0 ? snapped.socket : plain.socket);
+      const [without, having] = round % 2 === 0 ? [first, second] : [second, first];
+      ratios.push(having / without);
+      figures.push(`${without.toFixed(0)}:${having.toFixed(0)}`);
+    }
+    tell(
+      `${count} snapshots, ${id}: ${at(ascending(ratios), 0.5).toFixed(2)} of the volume without (${figures.join(' ')})`,
+    );
+  }
+}
+
+async function list({ cluster }: Subjects): Promise<void> {
+  const began = performance.now();
+  const rows = await request<unknown[]>(cluster.server, 'GET', '/v1/volumes/snapped/snapshots');
+  const rest = performance.now() - began;
+  await cluster.cli('snapshot', 'ls', 'snapped');
+  const cli = performance.now() - began - rest;
+  tell(`listing ${rows.length}: ${rest.toFixed(0)} ms by REST, ${cli.toFixed(0)} ms by the CLI`);
+}
+
+const usedBytes = async ({ cluster }: Subjects) =>
+  volumeShape.parse(await request<unknown>(cluster.server, 'GET', '/v1/volumes/snapped')).usedBytes ?? 0;
+
+async function deleteAll(subjects: Subjects, agent: Agent, count: number, usedAtFirst: number): Promise<void> {
+  const { cluster } = subjects;
+  const full = await usedBytes(subjects);
+  const names = Array.from({ length: count }, (_, n) => `s${n}`);
+  // A fixed shuffle, so that runs compare.
+  let state = 1;
+  for (let last = names.length - 1; last > 0; last--) {
+    state = (Math.imul(state, 1_103_515_245) + 12_345) >>> 0;
+    const other = state % (last + 1);
+    [names[last], names[other]] = [names[other] ?? '', names[last] ?? ''];
+  }
+  const began = performance.now();
+  const taken: number[] = [];
+  for (const name of names) {
+    taken.push(await call(cluster.server, agent, 'DELETE', `/v1/volumes/snapped/snapshots/${name}`, {}));
+  }
+  const took = (performance.now() - began) / 1_000;
+  tell(`${count} deleted in random order, in ${took.toFixed(0)} s: ${spread(taken)}`);
+  await until('the space to come back', 600_000, async () => (await usedBytes(subjects)) <= usedAtFirst * 1.02);
+  const back = (performance.now() - began) / 1_000 - took;
+  const gib = (bytes: number) => `${(bytes / 2 ** 30).toFixed(2)} GiB`;
+  tell(
+    `space of a replica: ${gib(full)} -> ${gib(await usedBytes(subjects))}, ${back.toFixed(1)} s after the last (at first ${gib(usedAtFirst)})`,
+  );
+}
+
+rmSync(folder, { recursive: true, force: true });
+mkdirSync(folder, { recursive: true });
+const cluster = await Cluster.start({ folder: join(folder, 'holdfast') });
+const stops: (() => Promise<void>)[] = [];
+try {
+  const served = async (name: string) => {
+    await cluster.createVolume(name, String(dataBytes));
+    const { iscsi } = await cluster.attach(name, '--node', 'node1');
+    const nbd = await startNbd(folder, name, iscsi.url);
+    stops.push(() => nbd.stop());
+    await fill({ kind: 'nbd', socket: nbd.socket }, dataBytes);
+    return nbd;
+  };
+  const subjects: Subjects = { cluster, plain: await served('plain'), snapped: await served('snapped') };
+  const usedAtFirst = await usedBytes(subjects);
+  const agent = new Agent({ keepAlive: true, maxSockets: 1 });
+  await compare(subjects, 0);
+  let made = 0;
+  for (const count of counts) {
+    made = await take(subjects, agent, made, count);
+    await compare(subjects, made);
+    if (made < count) break;
+  }
+  await list(subjects);
+  await deleteAll(subjects, agent, made, usedAtFirst);
+  agent.destroy();
+  await compare(subjects, 0);
+} finally {
+  for (const stop of stops) await stop();
+  await cluster.stop();
+  rmSync(folder, { recursive: true, force: true });
+}
