@@ -126,9 +126,9 @@ function removeFolders(directory: string): void {
 const readerProgram = fileURLToPath(new URL('../filesystem/reader-main.js', import.meta.url));
 const complaintBytesMax = 4_096;
 
-// Lets go of the directories that come before "--", and becomes the program that comes after it. A volume that is unmounted elsewhere
+// Lets go of the directories that standard input names, and becomes the program of its arguments. A volume that is unmounted elsewhere
 // meanwhile is not in use for as long as the reader runs, nor while it starts.
-const letGo = 'while [ "$1" != -- ]; do umount -l "$1" 2>/dev/null; shift; done; shift; exec "$@"';
+const letGo = 'xargs --null --no-run-if-empty umount -l 2>/dev/null; exec "$@" </dev/null';
 
 async function runReader(request: ReaderRequest, send: Send, signal: AbortSignal): Promise<void> {
   signal.throwIfAborted();
@@ -136,9 +136,11 @@ async function runReader(request: ReaderRequest, send: Send, signal: AbortSignal
   const foreign = mountsOfVolumes(listMounts(), [request.directory, process.execPath, readerProgram]);
   const child = spawn(
     'unshare',
-    ['--mount', '--propagation', 'slave', 'sh', '-c', letGo, 'holdfast-reader', ...foreign, '--', ...program],
-    { stdio: ['ignore', 'pipe', 'pipe'] },
+    ['--mount', '--propagation', 'slave', 'sh', '-c', letGo, 'holdfast-reader', ...program],
+    { stdio: ['pipe', 'pipe', 'pipe'] },
   );
+  child.stdin.on('error', () => undefined); // it ended early: that shows below
+  child.stdin.end(foreign.join('\0'));
   const ended = new Promise<number | null>((resolve, reject) => {
     child.once('error', (error) => {
       reject(new HoldfastError('UNSUPPORTED_SYSTEM', `unshare cannot be run: ${toHoldfastError(error).message}`));

@@ -120,6 +120,8 @@ export class Cluster {
 
   /** Ctrl-C, as a person would: everything stops. */
   async stop(): Promise<void> {
+    // Killed before: what goes on may belong to the next one.
+    if (this.#up.exitCode !== null || this.#up.signalCode !== null) return;
     await endProcess(this.#up, 60_000);
     const left = processesAbout(join(this.folder, 'cluster'));
     if (left.length > 0) throw new Error(`processes of a cluster that was stopped go on:\n${left.join('\n')}`);
