@@ -99,13 +99,9 @@ void VolumeEngine::compare_and_write(std::uint64_t offset, SliceList expected, S
 void VolumeEngine::flush(DoneCallback done) {
   if (std::optional<Error> why = refusal()) return reject(env_, std::move(done), std::move(*why));
   flush_habit_.flushed();
-  if (flushed_to_ >= committed_) {  // nothing new: answered in a later turn, as always
-    ++flushes_done_;
-    record_latency(flush_latency_, Nanos(0));
-    env_.post([held = std::make_unique<DoneCallback>(std::move(done))] { (*held)(Status()); });
-    return;
-  }
-  flush_acknowledged({nullptr, std::move(done), env_.now()});
+  // Also with nothing new, and never joined to one that is under way: only the replicas know whether this engine is
+  // still the one whose answer counts. Where nothing is new it costs them no sync.
+  flush_after_commit({nullptr, std::move(done), env_.now()});
 }
 
 void VolumeEngine::extent(std::uint64_t offset, std::uint64_t length, Callback<void(Result<Extent>)> done) {
