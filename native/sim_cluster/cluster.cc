@@ -251,8 +251,11 @@ void Cluster::on_opened(Attachment& attachment) {
     world.trace("epoch " + epoch + " cannot serve: " + attachment.failure()->to_string());
     return;
   }
-  Oracle::Recovery recovery{
-      attachment.epoch(), attachment.engine()->status().last, attachment.engine()->size_bytes() / kBlockSize, true, {}};
+  Oracle::Recovery recovery{.epoch = attachment.epoch(),
+                            .last = attachment.engine()->status().last,
+                            .size_blocks = attachment.engine()->size_bytes() / kBlockSize,
+                            .all_damaged = true,
+                            .power_lost = {}};
   for (ReplicaId id : attachment.granted_set()) {
     // One that was left out because it did not answer saves nothing (docs/consistency.md, "Power loss").
     if (!store.in_sync(id)) continue;

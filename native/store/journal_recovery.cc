@@ -12,6 +12,13 @@ namespace holdfast::store {
 namespace {
 
 constexpr std::uint64_t kWindowBlocks = 1024;
+constexpr int kAttempts = 3;
+
+// Numbers of batches up to which headers say that all was durable, and was written.
+struct Watermarks {
+  std::uint64_t flushed_number = 0;
+  std::uint64_t completed_number = 0;
+};
 
 std::uint32_t crc_at(std::span<const std::byte> crcs, std::uint32_t block) {
   std::uint32_t crc;
@@ -54,12 +61,13 @@ class RingReader {
 class Recovery {
  public:
   Recovery(Env& env, File& journal, File& data, JournalGeometry geometry, JournalState state,
-           std::function<bool(const EntryHeader&)> needed)
+           std::function<bool(const EntryHeader&)> needed, Watermarks& marks)
       : env_(env),
         data_(data),
         geometry_(geometry),
         state_(std::move(state)),
         needed_(std::move(needed)),
+        marks_(marks),
         ring_(env, journal, geometry.blocks) {}
 
   Task<Result<RecoveredJournal>> run() {
@@ -70,10 +78,11 @@ class Recovery {
     Status verified = co_await verify_direct();
     if (!verified.ok()) co_return std::move(verified).error();
     std::uint64_t cut = first_incomplete();
-    if (HOLDFAST_PLANT(kDropLastBatch) && cut > state_.runs.back().first_number && cut > flushed_number_ + 1) --cut;
+    if (HOLDFAST_PLANT(kDropLastBatch) && cut > state_.runs.back().first_number && cut > marks_.flushed_number + 1)
+      --cut;
     if (cut < state_.runs.back().first_number) co_return damaged(cut);
-    if (cut <= flushed_number_) co_return damaged(cut);
-    out_.lost_acknowledged = cut <= completed_number_;
+    if (cut <= marks_.flushed_number) co_return damaged(cut);
+    out_.lost_acknowledged = cut <= marks_.completed_number;
     while (!out_.batches.empty() && out_.batches.back().number >= cut) out_.batches.pop_back();
     out_.next_number = cut;
     out_.next_position =
@@ -184,8 +193,8 @@ class Recovery {
   // Of genuine batches of the last run, whole or not: how far it was durable, and written.
   void note_watermarks(const BatchHeader& header) {
     if (header.generation != state_.runs.back().generation) return;
-    flushed_number_ = std::max(flushed_number_, header.flushed_number);
-    completed_number_ = std::max(completed_number_, header.completed_number);
+    marks_.flushed_number = std::max(marks_.flushed_number, header.flushed_number);
+    marks_.completed_number = std::max(marks_.completed_number, header.completed_number);
   }
 
   // Looks for batches beyond the first missing one.
@@ -291,12 +300,11 @@ class Recovery {
   JournalGeometry geometry_;
   JournalState state_;
   std::function<bool(const EntryHeader&)> needed_;
+  Watermarks& marks_;
   RingReader ring_;
   RecoveredJournal out_;
   std::uint64_t next_number_ = 1;
   std::uint64_t next_position_ = 0;
-  std::uint64_t flushed_number_ = 0;
-  std::uint64_t completed_number_ = 0;
   std::vector<DirectCheck> failed_checks_;
 };
 
@@ -305,9 +313,19 @@ class Recovery {
 Task<Result<RecoveredJournal>> recover_journal(Env* env, File* journal, File* data, JournalGeometry geometry,
                                                JournalState state, std::function<bool(const EntryHeader&)> needed) {
   CHECK(!state.runs.empty());
-  Recovery recovery(*env, *journal, *data, geometry, std::move(state), std::move(needed));
-  Result<RecoveredJournal> outcome = co_await recovery.run();
-  co_return outcome;
+  // What the journal says was written, or was durable, and is not found is looked for again: a block that is misread
+  // once looks like one that was never written, and what is cut off here is overwritten soon.
+  Watermarks marks;
+  std::optional<Result<RecoveredJournal>> best;
+  for (int attempt = 0; attempt < kAttempts; ++attempt) {
+    Recovery recovery(*env, *journal, *data, geometry, state, needed, marks);
+    Result<RecoveredJournal> outcome = co_await recovery.run();
+    bool doubtful = outcome.ok() ? outcome->lost_acknowledged : outcome.error().code() == ErrorCode::kJournalDamaged;
+    if (!doubtful) co_return outcome;
+    if (!best || !outcome.ok() || (best->ok() && outcome->next_number > (*best)->next_number))
+      best = std::move(outcome);
+  }
+  co_return std::move(*best);
 }
 
 }  // namespace holdfast::store
