@@ -152,7 +152,7 @@ class Disk final : public DiskStore {
   Task<Status> store_removal(const Replica* replica, KvBatch* batch, std::vector<std::uint64_t> slots);
   void wait_paused(Callback<void(bool)> done);
   Task<void> run_close(Callback<void()> done);
-  // As many as were stated, or as the file system has room for now.
+  // As many as were stated, or as there is room for in the file system at this moment.
   std::uint64_t slots_possible() const;
   void set_total_slots(std::uint64_t slots);
   void on_grown(std::uint64_t slots, Status status);
