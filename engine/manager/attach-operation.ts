@@ -5,6 +5,7 @@ import { errorFields } from '../log/logger.js';
 import { endMaintenance, ensureAttached, noteLostData, stopEngine } from './attachment.js';
 import type { EngineAt } from './attachment.js';
 import type { ManagerContext } from './context.js';
+import type { ReplicaState } from './data-plane.js';
 import { isUp } from './maintenance.js';
 import { replicaAddress, runningTarget } from './observed.js';
 import type { ReplicaRecord, VolumeRecord } from './records.js';
@@ -150,7 +151,7 @@ function reportTakeover({ events }: ManagerContext, record: VolumeRecord, takeov
 
 // ---- older data ----
 
-type Copy = { readonly replica: ReplicaRecord; readonly lastEpoch: number; readonly lastSeq: number };
+type Copy = { readonly replica: ReplicaRecord; readonly address: string; readonly state: ReplicaState };
 
 /** The copy that is served, or null when nothing has to be accepted: a good copy can be reached. */
 async function acceptDataLoss(
@@ -174,19 +175,11 @@ async function acceptDataLoss(
     return null;
   }
   const eligible = copies.filter(({ replica }) => replicaId === null || replica.id === replicaId);
-  const best = [...eligible].sort((a, b) => b.lastEpoch - a.lastEpoch || b.lastSeq - a.lastSeq)[0];
-  if (best === undefined) {
-    throw new HoldfastError(
-      'NO_IN_SYNC_REPLICA',
-      replicaId === null
-        ? `no complete copy of volume "${record.name}" can be reached, not even an older one: bring back a disk that holds one`
-        : `replica ${replicaId} of volume "${record.name}" is not a complete copy that can be reached`,
-    );
-  }
+  if (eligible.length === 0) throw noOlderCopy(record, replicaId);
+  const best = await newestFenced(context, record, eligible);
+  if (best === undefined) throw noOlderCopy(record, replicaId);
   await repository.updateVolume(record.id, (current) => ({
     ...current,
-    epoch: current.epoch + 1,
-    inSyncSequence: 0,
     inSync: [best.replica.id],
     lostData: null,
     // What is left behind may have more: nothing overwrites it.
@@ -197,9 +190,48 @@ async function acceptDataLoss(
     object: `volume ${record.name}`,
     message:
       `the loss of writes was accepted: it goes on with replica ${best.replica.id} on ${best.replica.disk} of ` +
-      `${best.replica.node} as of entry ${best.lastSeq}; the copies that may have more are set aside`,
+      `${best.replica.node} as of entry ${best.state.lastSeq}; the copies that may have more are set aside`,
   });
   return best.replica.id;
+}
+
+// The engine that stopped, or one that is alive and cut off, may be about to rebuild one of them, or to change the set. A new epoch ends
+// the latter, and the promise of it the former: what a copy answers to Open is what it keeps.
+async function newestFenced(
+  { repository, dataPlane, logger }: ManagerContext,
+  record: VolumeRecord,
+  copies: readonly Copy[],
+): Promise<Copy | undefined> {
+  const { epoch } = await repository.updateVolume(record.id, (current) => ({
+    ...current,
+    epoch: current.epoch + 1,
+    inSyncSequence: 0,
+  }));
+  const opened = await Promise.all(
+    copies.map(async (copy): Promise<Copy[]> => {
+      try {
+        const state = await dataPlane.openReplica(copy.address, copy.replica.id, epoch);
+        return state.complete ? [{ ...copy, state }] : [];
+      } catch (error) {
+        logger.warn('an older copy cannot be opened', {
+          volume: record.name,
+          replica: copy.replica.id,
+          ...errorFields(error),
+        });
+        return [];
+      }
+    }),
+  );
+  return opened.flat().sort((a, b) => b.state.lastEpoch - a.state.lastEpoch || b.state.lastSeq - a.state.lastSeq)[0];
+}
+
+function noOlderCopy(record: VolumeRecord, replicaId: string | null): HoldfastError {
+  return new HoldfastError(
+    'NO_IN_SYNC_REPLICA',
+    replicaId === null
+      ? `no complete copy of volume "${record.name}" can be reached, not even an older one: bring back a disk that holds one`
+      : `replica ${replicaId} of volume "${record.name}" is not a complete copy that can be reached`,
+  );
 }
 
 async function reachableCopies({ observed, dataPlane }: ManagerContext, record: VolumeRecord): Promise<Copy[]> {
@@ -210,7 +242,7 @@ async function reachableCopies({ observed, dataPlane }: ManagerContext, record: 
       const states = await dataPlane.replicaStates(address).catch(() => []);
       const state = states.find((each) => each.replicaId === replica.id);
       if (state?.complete !== true) return [];
-      return [{ replica, lastEpoch: state.lastEpoch, lastSeq: state.lastSeq }];
+      return [{ replica, address, state }];
     }),
   );
   return copies.flat();

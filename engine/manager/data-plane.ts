@@ -200,13 +200,13 @@ export type DataPlane = {
     source: { readonly volumeId: string; readonly snapshotId: string },
     targetVolumeId: string,
   ) => Promise<void>;
-  /** The block device, /dev/loopN of the target's host. */
   /** Frames of engine/filesystem/file-frames.ts, cut anywhere; as fast as they are taken. */
   readonly readSnapshotFiles: (
     control: string,
     request: SnapshotFilesRequest,
     signal: AbortSignal,
   ) => AsyncIterable<Buffer>;
+  /** The block device, /dev/loopN of the target's host. */
   readonly map: (control: string, volumeId: string) => Promise<string>;
   readonly unmap: (control: string, volumeId: string, force: boolean) => Promise<void>;
   /** Blocks written again; CORRUPT when no good copy is left. */
@@ -223,6 +223,8 @@ export type DataPlane = {
   /** Ids of those that nothing takes back any more; waits a while for what is only in the log. */
   readonly settledSnapshots: (address: string, replicaId: string) => Promise<ReadonlySet<string>>;
   readonly replicaStates: (address: string) => Promise<readonly ReplicaState[]>;
+  /** The replica promises the epoch, which ends what engines of older ones have under way; then it says what it has. */
+  readonly openReplica: (address: string, replicaId: string, epoch: number) => Promise<ReplicaState>;
   /** Until the last chunk was checked. */
   readonly scrub: (
     address: string,

@@ -8,6 +8,7 @@ import { ReplicaClient } from '../generated/holdfast/v1/replica.js';
 import type {
   ChunkVersions,
   ListReplicasResponse,
+  ReplicaState as ReplicaStateMessage,
   ScrubProgress as ScrubProgressMessage,
   Snapshot,
   SnapshotPage,
@@ -30,6 +31,7 @@ import type {
   EngineSettings,
   Endpoint,
   ReplicaSnapshot,
+  ReplicaState,
   ReplicaStatus,
   ScrubProgress,
   VolumeStatus,
@@ -42,6 +44,8 @@ const deadlineMs = {
   configure: 5_000,
   create: 20_000,
   delete: 30_000,
+  // What older engines have under way there comes to its end first.
+  open: 10_000,
   // Opening replicas takes up to some seconds, and a take-over waits for the lease of the former engine.
   attach: 30_000,
   // Everything in flight is finished and flushed.
@@ -219,6 +223,7 @@ type ReplicaCalls = Pick<
   | 'snapshots'
   | 'settledSnapshots'
   | 'replicaStates'
+  | 'openReplica'
   | 'scrub'
   | 'chunkVersions'
 >;
@@ -414,12 +419,15 @@ function replicaCalls(pool: ClientPool<ReplicaClient>): ReplicaCalls {
         deadlineMs.status,
         (client, metadata, options, done) => client.listReplicas({}, metadata, options, done),
       );
-      return replicas.map(({ replicaId, complete, lastEpoch, lastSeq }) => ({
-        replicaId: idFromBigint(replicaId),
-        complete,
-        lastEpoch: Number(lastEpoch),
-        lastSeq: Number(lastSeq),
-      }));
+      return replicas.map(toReplicaState);
+    },
+    openReplica: async (address, replicaId, epoch) => {
+      const request = { replicaId: idToBigint(replicaId), epoch: BigInt(epoch) };
+      return toReplicaState(
+        await pool.call<ReplicaStateMessage>(address, deadlineMs.open, (client, metadata, options, done) =>
+          client.open(request, metadata, options, done),
+        ),
+      );
     },
     scrub: async (address, { replicaId, firstChunk, endChunk, bytesPerSecond }, onProgress, signal) => {
       const request = {
@@ -494,6 +502,10 @@ function toSnapshot({ id, parentId, sizeBlocks, usedBytes }: Snapshot): ReplicaS
     sizeBytes: Number(sizeBlocks * blockBytes),
     usedBytes: Number(usedBytes),
   };
+}
+
+function toReplicaState({ replicaId, complete, lastEpoch, lastSeq }: ReplicaStateMessage): ReplicaState {
+  return { replicaId: idFromBigint(replicaId), complete, lastEpoch: Number(lastEpoch), lastSeq: Number(lastSeq) };
 }
 
 function toScrubProgress(message: ScrubProgressMessage): ScrubProgress {

@@ -117,6 +117,31 @@ describe('older data', () => {
     expect((await cluster.record('db')).setAside).toEqual([]);
   });
 
+  test('is that of a copy which promised a new epoch: an engine that is alive cannot begin to rebuild it any more', async () => {
+    const volume = await cluster.create('db');
+    const { epoch } = await api().attachVolume('db', 'node2');
+    await cluster.setInSync('db', [replicaOn(volume, 'node1')]);
+    cluster.setPosition(volume, 'node2', 1, 5);
+    cluster.setPosition(volume, 'node3', 1, 7);
+    await cluster.setReplicaRuns('node1', false);
+    const [newer, served] = [replicaOn(volume, 'node3'), replicaOn(volume, 'node2')];
+    cluster.node('node3').replica.begunToRebuild.add(idToBigint(newer));
+    expect(await api().attachVolume('db', 'node2', accept)).toMatchObject({ servedFrom: served });
+    expect(cluster.node('node2').replica.promised.get(idToBigint(served))).toBeGreaterThan(BigInt(epoch));
+  });
+
+  test('is not there when every older copy has begun to be rebuilt: nothing is set aside', async () => {
+    const volume = await cluster.create('db');
+    const newest = replicaOn(volume, 'node1');
+    await cluster.setInSync('db', [newest]);
+    await cluster.setReplicaRuns('node1', false);
+    for (const node of ['node2', 'node3']) {
+      cluster.node(node).replica.begunToRebuild.add(idToBigint(replicaOn(volume, node)));
+    }
+    await expect(api().attachVolume('db', 'node2', accept)).rejects.toThrow(rejection('NO_IN_SYNC_REPLICA'));
+    expect(await cluster.record('db')).toMatchObject({ inSync: [newest], setAside: [] });
+  });
+
   test('of a certain copy', async () => {
     const volume = await cluster.create('db');
     const wanted = replicaOn(volume, 'node2');

@@ -35,35 +35,14 @@ Status AppendStream::begin(AppendRequest& request) {
   bind(found, Fencing::kAppends, request.hello->epoch);
   found->end_append_streams(this, epoch());
   if (request.join) {
-    join(std::move(*request.join));
+    phase_ = Phase::kJoining;
+    rebuild_ =
+        make_ref<Rebuild>(core_ref(), replica_ref(), std::move(*request.join), static_cast<RebuildEvents&>(*this));
+    rebuild_->start();
   } else {
     phase_ = Phase::kStreaming;
   }
   return Status();
-}
-
-// Changes that an earlier stream of the same engine left under way come first.
-void AppendStream::join(Join join) {
-  phase_ = Phase::kJoining;
-  replica().when_unchanging(
-      [self = Ref<AppendStream>(this), join = std::make_unique<Join>(std::move(join))](Status) mutable {
-        if (self->ended()) return;
-        self->replica().begin_change();
-        store::JoinRequest request = join->request;
-        self->store().join(std::move(request), [self, join = std::move(join)](Status status) mutable {
-          self->joined(std::move(status), std::move(*join));
-        });
-      });
-}
-
-void AppendStream::joined(Status status, Join join) {
-  replica().reset_journalled();
-  replica().end_change();
-  if (ended()) return;
-  if (!status.ok()) return end(std::move(status));
-  if (peer_finished_) return end(Status());
-  rebuild_ = make_ref<Rebuild>(core_ref(), replica_ref(), std::move(join), static_cast<RebuildEvents&>(*this));
-  rebuild_->start();
 }
 
 // Now the log may go on: the layers below the first live entry are the volume's.

@@ -49,8 +49,6 @@ class AppendStream final : public ReplicaStream, private RebuildEvents {
   void on_rebuild_failed(Error error) override;
 
   Status begin(AppendRequest& request);
-  void join(Join join);
-  void joined(Status status, Join join);
   Status take(AppendRequest& request);
   void pump();
   void append(store::Entry entry);

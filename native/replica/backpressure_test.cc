@@ -248,8 +248,8 @@ TEST_F(BackpressureTest, AJoinWaitsForWhatTheOlderStreamHasUnderWay) {
   cluster_.settle();
   // It copies from itself, which is as good as any other for what is tested here.
   auto second =
-      client_->append(kReplica, kEpoch, Join{{Seq(10), Seq(), 64, {}}, node_.address.to_string(), kReplica, 0});
-  send_small(*second, 10, Seq(9));
+      client_->append(kReplica, kEpoch, Join{{Seq(2), Seq(), 64, {}}, node_.address.to_string(), kReplica, 0});
+  send_small(*second, 2, Seq(1));
   cluster_.settle();
   EXPECT_TRUE(store().joins.empty());
   store().answer_all();
@@ -257,11 +257,11 @@ TEST_F(BackpressureTest, AJoinWaitsForWhatTheOlderStreamHasUnderWay) {
   ASSERT_EQ(store().joins.size(), 1u);
   EXPECT_EQ(store().appended.size(), 1u) << "live entries wait for the join";
   EXPECT_EQ(store().state.committed, Seq()) << "and so does the watermark, which is about the new log";
-  store().state.last = {kEpoch, Seq(9)};
+  store().state.last = {kEpoch, Seq(1)};
   store().joins.front()(Status());
   cluster_.settle();
-  EXPECT_EQ(store().appended, (std::vector<std::uint64_t>{1, 10}));
-  EXPECT_EQ(store().state.committed, Seq(9));
+  EXPECT_EQ(store().appended, (std::vector<std::uint64_t>{1, 2}));
+  EXPECT_EQ(store().state.committed, Seq(1));
 }
 
 TEST_F(BackpressureTest, DeletionWaitsForEverythingUnderWay) {

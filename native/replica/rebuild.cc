@@ -26,6 +26,9 @@ Rebuild::Rebuild(Ref<Core> core, Ref<ServedReplica> replica, Join join, RebuildE
 
 void Rebuild::start() {
   Ref<Rebuild> keep(this);
+  if (join_.request.first == Seq(0) || join_.request.base >= join_.request.first) {
+    return fail(Error(ErrorCode::kInvalidArgument, "a join needs first > base"));
+  }
   log_info("replica", "replica " + to_hex(replica_->id().value()) + ": rebuild from " + join_.source_address +
                           " begins after seq " + std::to_string(join_.request.base.value()));
   replica_->rebuilding = true;
@@ -102,6 +105,26 @@ void Rebuild::on_layers_listed(Status status) {
   }
   if (!status.ok()) return fail(source_error(status.error()));
   source_last_ = std::max(source_last_, layers_.revision.seq);
+  join_store();
+}
+
+// Only now: what this replica holds as a whole is given up for a source that answers. Changes that an earlier stream of
+// the same engine left under way come first.
+void Rebuild::join_store() {
+  replica_->when_unchanging([self = Ref<Rebuild>(this)](Status) {
+    if (self->stopped_) return;
+    self->replica_->begin_change();
+    self->replica_->store().join(self->join_.request, [self](Status joined) {
+      self->replica_->reset_journalled();
+      self->replica_->end_change();
+      if (self->stopped_) return;
+      if (!joined.ok()) return self->fail(std::move(joined).error());
+      self->adopt_layers();
+    });
+  });
+}
+
+void Rebuild::adopt_layers() {
   replica_->begin_change();
   replica_->store().adopt_layers(layers_, [self = Ref<Rebuild>(this)](Status adopted) {
     self->replica_->end_change();

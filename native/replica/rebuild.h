@@ -1,5 +1,6 @@
-// Rebuild: the receiving side of a rebuild (docs/consistency.md, "Rebuild", steps 3 and 4), from a joined replica to a
-// complete one. It first gets the source's snapshots and layers (ListSnapshots); then live entries may come. It walks
+// Rebuild: the receiving side of a rebuild (docs/consistency.md, "Rebuild", steps 2 to 4), from a request to join to a
+// complete replica. It first gets the source's snapshots and layers (ListSnapshots): a source that cannot be reached
+// costs the replica nothing. Then the store joins and adopts them, and live entries may come. It walks
 // the volume in ranges of chunks: gets the versions from the source (ListChunks), asks the store which chunks are
 // unknown, fetches those (ReadChunks, up to kWindowMax at a time, throttled), checks and stores them; at the end it
 // makes the replica complete. The store takes what has arrived in rounds: one half of a full window is written while
@@ -42,7 +43,7 @@ class Rebuild final : public RefCounted {
   static constexpr Nanos kProgressInterval = 1s;
   static constexpr Nanos kSourceSilenceMax = 30s;
 
-  // The store of `replica` has joined as `join` says.
+  // To join the store of `replica` as `join` says; nothing else changes its log meanwhile.
   Rebuild(Ref<Core> core, Ref<ServedReplica> replica, Join join, RebuildEvents& events);
 
   void start();
@@ -79,6 +80,8 @@ class Rebuild final : public RefCounted {
   void list_layers();
   void on_layers(rpc::Message message);
   void on_layers_listed(Status status);
+  void join_store();
+  void adopt_layers();
   // One range after the other: list_range -> on_versions... -> on_listed -> on_unknown -> fetch -> next range.
   void list_range();
   void on_versions(rpc::Message message);

@@ -287,6 +287,32 @@ TEST_P(RebuildTest, ALostSourceEndsTheStream) {
   expect_ended(ErrorCode::kConnectionLost);
 }
 
+// It may be the newest copy that is left, and somebody may have to go on with it.
+TEST_P(RebuildTest, ASourceThatCannotBeReachedCostsTheReplicaNothing) {
+  for (std::uint64_t chunk = 0; chunk < 4; ++chunk) write(chunk * kBlocksPerChunk, kBlocksPerChunk);
+  begin_rebuild();
+  expect_rebuilt();
+  expect_identical();
+  std::string held = expected_;
+  Seq base(seq_);
+  target_stream_->call.reset();
+  target_stream_.reset();
+  write(0, 1);
+  wait_journalled(*source_stream_, Seq(seq_));
+  Join to_lost = join(base);
+  cluster_.close(source_node_);
+  ASSERT_TRUE(target_.open(kTarget, kEpoch).ok());
+  target_stream_ = target_.append(kTarget, kEpoch, to_lost);
+  ASSERT_TRUE(cluster_.run_until([&] { return target_stream_->ended.has_value(); }));
+  EXPECT_EQ(target_stream_->code(), ErrorCode::kConnectionLost) << target_stream_->ended->error().to_string();
+  Result<ReplicaState> state = target_.get(kTarget);
+  ASSERT_TRUE(state.ok());
+  EXPECT_TRUE(state->info.complete);
+  EXPECT_EQ(state->info.last.seq, base);
+  EXPECT_FALSE(state->rebuild);
+  EXPECT_EQ(first_difference(target_.content(kTarget, kEpoch, kSizeBlocks), held), std::nullopt);
+}
+
 TEST_P(RebuildTest, ASourceThatIsGoneEndsTheStream) {
   begin_slow_rebuild();
   ASSERT_TRUE(source_.remove(kSource, true).ok());

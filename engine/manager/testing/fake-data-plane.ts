@@ -19,6 +19,7 @@ import type {
   CreateReplicaRequest,
   DamagedChunk,
   ReplicaServer,
+  ReplicaState,
 } from '../../generated/holdfast/v1/replica.js';
 import { AttachedVolume, TargetService } from '../../generated/holdfast/v1/target.js';
 import type {
@@ -178,6 +179,10 @@ export class FakeReplicaProcess {
   readonly replicas = new Map<bigint, CreateReplicaRequest>();
   /** Where the log of a replica ends; absent: nothing was written. */
   readonly positions = new Map<bigint, { readonly lastEpoch: bigint; readonly lastSeq: bigint }>();
+  /** The epoch that a replica has promised. */
+  readonly promised = new Map<bigint, bigint>();
+  /** Replicas that an engine begins to rebuild the moment before they are opened: from then on they are not complete. */
+  readonly begunToRebuild = new Set<bigint>();
   /** What a scrub of a replica finds, and which versions its chunks have. */
   readonly damaged = new Map<bigint, DamagedChunk[]>();
   readonly versions = new Map<bigint, ChunkVersion[]>();
@@ -208,6 +213,24 @@ export class FakeReplicaProcess {
     this.#server = null;
   }
 
+  #state({ replicaId, volumeId, sizeBlocks, complete }: CreateReplicaRequest): ReplicaState {
+    return {
+      replicaId,
+      volumeId,
+      sizeBlocks,
+      complete,
+      promisedEpoch: this.promised.get(replicaId) ?? 0n,
+      lastEpoch: this.positions.get(replicaId)?.lastEpoch ?? 0n,
+      lastSeq: this.positions.get(replicaId)?.lastSeq ?? 0n,
+      committedSeq: 0n,
+      appliedSeq: 0n,
+      history: [],
+      baseSeq: 0n,
+      usedBytes: 4096n,
+      rebuild: undefined,
+    };
+  }
+
   #service(): ReplicaServer {
     const notHere = (call: { emit: (event: 'error', error: unknown) => boolean }) => {
       call.emit('error', { code: grpcStatus.UNIMPLEMENTED, details: 'not part of this fake' });
@@ -217,21 +240,7 @@ export class FakeReplicaProcess {
         Disk.fromPartial({ diskId: this.diskId, totalBytes: this.totalBytes, freeBytes: this.totalBytes }),
       ),
       listReplicas: unary(() => ({
-        replicas: [...this.replicas.values()].map(({ replicaId, volumeId, sizeBlocks, complete }) => ({
-          replicaId,
-          volumeId,
-          sizeBlocks,
-          complete,
-          promisedEpoch: 0n,
-          lastEpoch: this.positions.get(replicaId)?.lastEpoch ?? 0n,
-          lastSeq: this.positions.get(replicaId)?.lastSeq ?? 0n,
-          committedSeq: 0n,
-          appliedSeq: 0n,
-          history: [],
-          baseSeq: 0n,
-          usedBytes: 4096n,
-          rebuild: undefined,
-        })),
+        replicas: [...this.replicas.values()].map((replica) => this.#state(replica)),
       })),
       createReplica: unary((request) => {
         if (this.refuseCreate !== null) throw this.refuseCreate;
@@ -242,8 +251,13 @@ export class FakeReplicaProcess {
         this.replicas.delete(replicaId);
         return {};
       }),
-      open: unary(() => {
-        throw new HoldfastError('UNIMPLEMENTED', 'not part of this fake');
+      open: unary(({ replicaId, epoch }) => {
+        const found = this.replicas.get(replicaId);
+        if (found === undefined) throw new HoldfastError('NOT_FOUND', 'this disk has no such replica');
+        this.promised.set(replicaId, epoch);
+        const replica = { ...found, complete: found.complete && !this.begunToRebuild.has(replicaId) };
+        this.replicas.set(replicaId, replica);
+        return this.#state(replica);
       }),
       getReplica: unary(() => {
         throw new HoldfastError('UNIMPLEMENTED', 'not part of this fake');
