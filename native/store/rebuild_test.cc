@@ -107,8 +107,14 @@ class Rebuild {
     if (!joined.ok()) return joined;
     auto layers = machine_.wait<Result<LayerState>>([&](auto done) { source().layers(std::move(done)); });
     if (!layers.ok()) return layers.status();
-    return machine_.wait<Status>(
+    LogPosition revision = layers->revision;
+    Status adopted = machine_.wait<Status>(
         [&](StatusCallback done) { target().adopt_layers(std::move(layers).value(), std::move(done)); });
+    if (!adopted.ok()) return adopted;
+    // It may be a source itself one day: whoever lists its layers then must not be told that they have changed since.
+    EXPECT_EQ(target().layers_revision(), revision);
+    EXPECT_EQ(target().layers_rearranged(), revision);
+    return adopted;
   }
 
   // Walks all chunks with live writes in between; returns how many were copied, nullopt when interrupted.

@@ -339,7 +339,8 @@ Task<void> Replica::run_adopt(LayerTree volume, StatusCallback done) {
   std::uint64_t generation = identity_.log_generation;
   joined_head_ = volume.head();
   bool sound = is_base_sound(volume);
-  if (!sound || !tree().same_layers(volume) || !keeps_pins(sound)) outcome = co_await store_adopted(volume, sound);
+  bool same = tree().same_layers(volume) && tree().revision() == volume.revision();
+  if (!sound || !same || !keeps_pins(sound)) outcome = co_await store_adopted(volume, sound);
   if (outcome.ok() && !space_->merges().empty()) {
     outcome = co_await suspend<Status>([self](StatusCallback next) {
       self->space_->when_merged(std::move(next));
@@ -349,6 +350,8 @@ Task<void> Replica::run_adopt(LayerTree volume, StatusCallback done) {
   if (outcome.ok() && (joining_ || identity_.log_generation != generation)) {
     outcome = Error(ErrorCode::kCancelled, "a new join began");
   }
+  // Not what its own log did after that: it is gone.
+  if (outcome.ok()) rearranged_ = volume.revision();
   done(std::move(outcome));
 }
 
