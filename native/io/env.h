@@ -70,6 +70,9 @@ class StreamHandler {
   // Bytes in order. The span is valid only during the call. The handler consumes all of it; it may call
   // pause_receiving() to get no more, and may destroy or close the stream from inside.
   virtual void on_data(std::span<const std::byte> bytes) = 0;
+  // Where the next bytes of the stream belong, if the handler knows; empty: anywhere. They may then be received right
+  // there, and come to on_data() as a span of this memory, which the stream keeps until then. Changes nothing.
+  virtual Slice wanted() const { return {}; }
   // Everything sent so far has been handed to the kernel (unsent_bytes() became 0).
   virtual void on_drained() {}
   // The stream ended: ok for an orderly end by the peer, which is reported once all that it sent was delivered and what

@@ -111,12 +111,28 @@ void StreamCore::deliver_stash() {
 
 // ---- receiving ----
 
+// The next bytes' place, when it is worth an operation.
+Slice StreamCore::wanted() const {
+  if (discarding_ || !stash_.empty()) return {};
+  Slice place = handler_->wanted();
+  return place.size() < kInPlaceMin ? Slice() : place.sub(0, std::min(place.size(), kInPlaceMax));
+}
+
 void StreamCore::begin_receiving() {
   if (receiving_.in_flight || !wants_bytes() || !receive_error_.ok()) return;
+  receiving_.place = wanted();
   receiving_.in_flight = true;
   receiving_.cancelled = false;
   loop_.ring().prepare(&receiving_, [this](io_uring_sqe* entry) {
-    io_uring_prep_recv_multishot(entry, fd_, nullptr, 0, 0);
+    if (!receiving_.place.empty()) {
+      io_uring_prep_recv(entry, fd_, receiving_.place.data(), receiving_.place.size(), MSG_WAITALL);
+      return;
+    }
+    if (peeks_left_ > 0) {
+      io_uring_prep_recv(entry, fd_, nullptr, kPeekBytes, 0);
+    } else {
+      io_uring_prep_recv_multishot(entry, fd_, nullptr, 0, 0);
+    }
     entry->flags |= IOSQE_BUFFER_SELECT;
     entry->buf_group = ReceiveBuffers::kGroup;
   });
@@ -131,22 +147,37 @@ void StreamCore::cancel_receiving() {
 void StreamCore::received(std::int32_t result, std::uint32_t flags) {
   Guard guard(*this);
   if ((flags & IORING_CQE_F_MORE) == 0) receiving_.in_flight = false;
+  Slice place = std::exchange(receiving_.place, Slice());
   if ((flags & IORING_CQE_F_BUFFER) != 0) {
     auto id = static_cast<std::uint16_t>(flags >> IORING_CQE_BUFFER_SHIFT);
-    if (result > 0) take_bytes(loop_.receive_buffers().get(id, static_cast<std::size_t>(result)));
+    if (result > 0) take_bytes(loop_.receive_buffers().get(id, static_cast<std::size_t>(result)), {});
     loop_.receive_buffers().recycle(id);
+  } else if (result > 0) {
+    take_bytes(place.bytes().first(static_cast<std::size_t>(result)), place);
   }
   if (finished_ || loop_.closing()) return;
   if (result <= 0) note_receive_end(result);
+  if (result > 0 && wants_bytes()) choose_way(!place.empty());
   settle();
   if (!finished_ && !receiving_.in_flight) loop_.at_turn_end(this);
 }
 
-void StreamCore::take_bytes(std::span<const std::byte> bytes) {
+// After something was received: has large pieces begun to come, or ended?
+void StreamCore::choose_way(bool in_place) {
+  if (!wanted().empty()) {
+    peeks_left_ = kPeeksMax;
+    if (receiving_.in_flight) cancel_receiving();
+  } else if (!in_place && peeks_left_ > 0) {
+    --peeks_left_;
+  }
+}
+
+// `place`: where they were received, if not in a shared buffer.
+void StreamCore::take_bytes(std::span<const std::byte> bytes, const Slice& place) {
   loop_.add(loop_.counters.received_bytes, bytes.size());
   if (finished_ || discarding_ || loop_.closing()) return;
   if (paused_ || !stash_.empty()) {
-    stash_.push(loop_.buffers().copy_of(bytes));
+    stash_.push(place.empty() ? loop_.buffers().copy_of(bytes) : place.sub(0, bytes.size()));
   } else {
     handler_->on_data(bytes);
   }

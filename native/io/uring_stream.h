@@ -1,9 +1,11 @@
 // UringStream: a connected socket. The user holds UringStream; StreamCore holds what the kernel may still use, and
 // lives until both the handle is gone (or never was) and the last operation has completed.
 //
-// Receiving is one multishot operation into the reactor's shared buffers. What arrives while receiving is paused (it
-// was already on its way) is copied and kept in order until receiving goes on. Sending is one operation at a time, a
-// gather of everything queued, begun at the end of the turn.
+// Receiving is one multishot operation into the reactor's shared buffers, until the handler wants a large piece of the
+// stream in a place of its own. From then on pieces are received one by one: what is wanted into its place, and between
+// two such pieces a little, since it tells where the next belongs; until several in a row have told of none. What
+// arrives while receiving is paused (it was already on its way) is kept in order until receiving goes on. Sending is
+// one operation at a time, a gather of everything queued, begun at the end of the turn.
 //
 // End: the peer's end (FIN) is reported once everything received was delivered and everything queued was sent, or
 // sending stopped making progress. After shutdown() received bytes are thrown away, so that closing the socket does not
@@ -72,6 +74,13 @@ class StreamCore final : private TurnEnd {
  private:
   static constexpr std::size_t kGatherMax = 128;
   static constexpr std::size_t kGatherBytesMax = 1u << 20;
+  // Less is copied from a shared buffer: cheaper than an operation of its own.
+  static constexpr std::size_t kInPlaceMin = 64u << 10;
+  // Of one operation that waits for all of it: a slow peer is heard of now and then.
+  static constexpr std::size_t kInPlaceMax = 512u << 10;
+  // A little: the header of what follows, and not much of its payload.
+  static constexpr std::size_t kPeekBytes = 1u << 10;
+  static constexpr unsigned kPeeksMax = 8;  // in a row that tell of no large piece
 
   struct Receiving final : Completion {
     explicit Receiving(StreamCore& core) : stream(core) {}
@@ -79,6 +88,7 @@ class StreamCore final : private TurnEnd {
     StreamCore& stream;
     bool in_flight = false;
     bool cancelled = false;
+    Slice place;  // where the handler wants it; empty: a shared buffer
   };
   struct Sending final : Completion {
     explicit Sending(StreamCore& core) : stream(core) {}
@@ -104,7 +114,9 @@ class StreamCore final : private TurnEnd {
   ~StreamCore();
   void at_turn_end() override;
   void received(std::int32_t result, std::uint32_t flags);
-  void take_bytes(std::span<const std::byte> bytes);
+  void take_bytes(std::span<const std::byte> bytes, const Slice& place);
+  Slice wanted() const;
+  void choose_way(bool in_place);
   void note_receive_end(std::int32_t result);
   void sent(std::int32_t result);
   void deliver_stash();
@@ -132,6 +144,7 @@ class StreamCore final : private TurnEnd {
   std::size_t unsent_bytes_ = 0;
   SliceQueue stash_;  // received while paused
 
+  unsigned peeks_left_ = 0;  // > 0: pieces are received one by one
   bool paused_ = false;
   bool shutdown_requested_ = false;
   bool write_ended_ = false;    // our FIN is out

@@ -115,6 +115,11 @@ void Connection::on_data(std::span<const std::byte> bytes) {
   }
 }
 
+Slice Connection::wanted() const {
+  if (closed_ || phase_ != Phase::kSegment || !segment_to_) return {};
+  return segment_.sub(static_cast<std::size_t>(segment_to_ - segment_.data()), segment_left_);
+}
+
 void Connection::receive_header(std::span<const std::byte>& bytes) {
   std::size_t size = std::min(bytes.size(), header_need_ - header_have_);
   std::memcpy(header_.data() + header_have_, bytes.data(), size);
@@ -177,7 +182,7 @@ void Connection::receive_segment(std::span<const std::byte>& bytes) {
   auto part = bytes.first(size);
   if (data_digest_) segment_crc_ = crc32c_extend(segment_crc_, part);
   if (segment_to_) {
-    std::memcpy(segment_to_, part.data(), size);
+    if (part.data() != segment_to_) std::memmove(segment_to_, part.data(), size);
     segment_to_ += size;
   }
   segment_left_ -= size;

@@ -67,6 +67,7 @@ class Connection final : private StreamHandler {
   enum class Phase { kHeader, kSegment, kTail };
 
   void on_data(std::span<const std::byte> bytes) override;
+  Slice wanted() const override;
   void on_drained() override;
   void on_closed(Status reason) override;
 

@@ -64,6 +64,8 @@ class CallStream {
   void attach(Connection& connection, std::int32_t id);
   // Payload of a DATA frame.
   void on_data(std::span<const std::byte> bytes);
+  // Where the next `bytes` of such payload belong, as far as that is known.
+  Slice wanted(std::size_t bytes) const { return ended_ ? Slice() : reader_.rest(bytes); }
   void begin_headers() { headers_ = std::make_unique<ReceivedHeaders>(); }
   ReceivedHeaders* headers() { return headers_.get(); }
   // A header list is complete. END_STREAM, when it came with it, is told by on_peer_end() after this.

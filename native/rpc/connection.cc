@@ -219,6 +219,12 @@ void Connection::on_data(std::span<const std::byte> bytes) {
   if (nghttp2_session_want_write(session_) || !nghttp2_session_want_read(session_)) schedule_flush();
 }
 
+Slice Connection::wanted() const {
+  if (closing_ || closed_ || frame_left_ == 0) return {};
+  auto* stream = static_cast<const CallStream*>(nghttp2_session_get_stream_user_data(session_, frame_stream_));
+  return stream != nullptr ? stream->wanted(frame_left_) : Slice();
+}
+
 void Connection::on_goaway(const nghttp2_goaway&) {
   // nghttp2 ends the calls above last-stream-id with REFUSED_STREAM; the others go on.
   peer_going_away_ = true;

@@ -90,6 +90,7 @@ class Connection final : public StreamHandler, public std::enable_shared_from_th
 
   // ---- by the stream ----
   void on_data(std::span<const std::byte> bytes) override;
+  Slice wanted() const override;
   void on_drained() override;
   void on_closed(Status reason) override;
 
@@ -125,6 +126,9 @@ class Connection final : public StreamHandler, public std::enable_shared_from_th
   std::size_t reassembly_budget_;
   std::vector<CallStream*> drained_;
   std::vector<CallStream*> drained_now_;  // being told; a member so that its memory is kept
+  // Of the DATA frame that is being received: what has not come yet, and the stream that it is of.
+  std::size_t frame_left_ = 0;
+  std::int32_t frame_stream_ = 0;
   bool flush_scheduled_ = false;
   bool closing_ = false;  // shutting the stream down
   bool closed_ = false;

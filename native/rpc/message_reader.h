@@ -1,7 +1,8 @@
 // MessageReader: cuts the byte stream of one direction of a call into gRPC messages
 // (1 byte compressed flag, 4 bytes big-endian length, then the message: PROTOCOL-HTTP2.md "Length-Prefixed-Message").
 //
-// Every payload byte is copied exactly once, into a buffer that ends at a page boundary. DATA frames may cut the
+// Every payload byte is copied at most once, into a buffer that ends at a page boundary; those that were received there
+// (rest()) are not copied at all. DATA frames may cut the
 // stream anywhere, also inside a prefix, and may hold many messages. What incomplete messages of one connection have
 // reserved is counted in `budget`, so that prefixes alone cannot make a peer's share of memory grow without bound.
 #pragma once
@@ -43,7 +44,8 @@ class MessageReader {
         if (outcome != Outcome::kOk) return outcome;
       }
       std::size_t take = std::min(message_.size() - filled_, bytes.size());
-      if (take > 0) std::memcpy(message_.data() + filled_, bytes.data(), take);
+      std::byte* to = message_.data() + filled_;
+      if (take > 0 && bytes.data() != to) std::memmove(to, bytes.data(), take);
       filled_ += take;
       bytes = bytes.subspan(take);
       if (filled_ == message_.size()) {
@@ -54,6 +56,12 @@ class MessageReader {
       }
     }
     return Outcome::kOk;
+  }
+
+  // Where what is missing of a message that has begun belongs, at most `bytes` of it.
+  Slice rest(std::size_t bytes) const {
+    if (prefix_filled_ < kPrefixBytes) return {};
+    return message_.sub(filled_, std::min(bytes, message_.size() - filled_));
   }
 
   // Part of a message has come and the rest has not.

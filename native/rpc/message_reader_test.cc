@@ -67,6 +67,27 @@ TEST(MessageReaderTest, MessagesEndAtAPageBoundary) {
   EXPECT_EQ(end % 4096, 0u);
 }
 
+TEST(MessageReaderTest, WhatIsMissingMayBeReceivedWhereItBelongs) {
+  std::string content(5000, 'x');
+  content += "end";
+  std::string bytes = framed(content);
+  Reading reading;
+  ASSERT_EQ(reading.feed(bytes.substr(0, 4)), MessageReader::Outcome::kOk);
+  EXPECT_TRUE(reading.reader.rest(10'000).empty()) << "its length is not known yet";
+  ASSERT_EQ(reading.feed(bytes.substr(4, 11)), MessageReader::Outcome::kOk);
+  Slice all = reading.reader.rest(10'000);
+  ASSERT_EQ(all.size(), content.size() - 10);
+  Slice place = reading.reader.rest(3000);
+  ASSERT_EQ(place.size(), 3000u);
+  EXPECT_EQ(place.data(), all.data());
+  std::memcpy(place.data(), content.data() + 10, 3000);
+  ASSERT_EQ(reading.feed(place.text()), MessageReader::Outcome::kOk);
+  // The rest comes from somewhere else.
+  ASSERT_EQ(reading.feed(bytes.substr(5 + 3010)), MessageReader::Outcome::kOk);
+  EXPECT_EQ(reading.messages, std::vector<std::string>{content});
+  EXPECT_TRUE(reading.reader.rest(10'000).empty());
+}
+
 TEST(MessageReaderTest, RefusesCompressedAndOversizeMessages) {
   EXPECT_EQ(Reading().feed(framed("x", 1)), MessageReader::Outcome::kCompressed);
   EXPECT_EQ(Reading().feed(std::string("\0\0\x40\0\x01", 5)), MessageReader::Outcome::kTooLarge);

@@ -22,6 +22,9 @@ struct SessionCallbacks {
 
   static int on_begin_frame(nghttp2_session*, const nghttp2_frame_hd* header, void* user_data) {
     Connection& connection = connection_of(user_data);
+    bool payload = header->type == NGHTTP2_DATA && (header->flags & NGHTTP2_FLAG_PADDED) == 0;
+    connection.frame_left_ = payload ? header->length : 0;
+    connection.frame_stream_ = header->stream_id;
     bool costs = true;
     switch (header->type) {
       case NGHTTP2_DATA:
@@ -103,6 +106,7 @@ struct SessionCallbacks {
   static int on_data_chunk(nghttp2_session* session, std::uint8_t, std::int32_t id, const std::uint8_t* data,
                            std::size_t size, void* user_data) {
     Connection& connection = connection_of(user_data);
+    connection.frame_left_ -= std::min(size, connection.frame_left_);
     if (CallStream* stream = stream_of(session, id)) {
       stream->on_data({reinterpret_cast<const std::byte*>(data), size});
     } else {

@@ -155,9 +155,16 @@ void SimStream::deliver() {
   if (!incoming_.empty()) {
     std::size_t length = incoming_.size();
     if (length > 1 && world_.random().chance(1, 4)) length = 1 + world_.random().below(length);
+    Slice place = handler_->wanted();
+    if (!place.empty()) length = std::min(length, place.size());
     std::vector<std::byte> bytes = incoming_.take(length);
     if (SimStream* other = peer()) other->plan_transfer();
-    handler_->on_data(bytes);
+    if (place.empty()) {
+      handler_->on_data(bytes);
+    } else {
+      std::copy(bytes.begin(), bytes.end(), place.data());
+      handler_->on_data(place.bytes().first(length));
+    }
     if (!*alive) return;
     plan_delivery();
   } else if (peer_finished_) {
