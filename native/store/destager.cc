@@ -1,5 +1,8 @@
 #include "store/destager.h"
 
+#include <algorithm>
+#include <iterator>
+
 #include "store/destage_round.h"
 #include "store/disk.h"
 #include "store/layer_merge.h"
@@ -76,10 +79,18 @@ void Destager::on_round_ended() {
   // Work that came while a round with nothing to do was ending has told nobody else.
   if (work && (chosen_something_ || work_pending_)) note_work(cut_ || disk_.above_low_marks());
   if (!disk_.failed() && any_merges()) note_work(true);
-  if (!work || disk_.failed()) {
-    for (Callback<void()>& drained : std::exchange(drain_waiters_, {})) drained();
-  }
+  tell_drained(work);
   disk_.wake_writers();
+}
+
+void Destager::tell_drained(bool work) {
+  auto waits = [&](const DrainWaiter& waiter) {
+    return work && (!waiter.replica || (!waiter.replica->deleted() && waiter.replica->has_work()));
+  };
+  auto due = std::stable_partition(drain_waiters_.begin(), drain_waiters_.end(), waits);
+  std::vector<DrainWaiter> told(std::make_move_iterator(due), std::make_move_iterator(drain_waiters_.end()));
+  drain_waiters_.erase(due, drain_waiters_.end());
+  for (DrainWaiter& waiter : told) waiter.drained();
 }
 
 void Destager::pause(Callback<void()> paused) {
@@ -99,12 +110,10 @@ void Destager::resume() {
   if (work_pending_ || !drain_waiters_.empty() || any_work()) note_work(disk_.above_low_marks());
 }
 
-void Destager::drain(Callback<void()> drained) {
-  drain_waiters_.push_back(std::move(drained));
+void Destager::drain(const Replica* replica, Callback<void()> drained) {
+  drain_waiters_.push_back({replica, std::move(drained)});
   if (disk_.failed()) {
-    env_.post([this] {
-      for (Callback<void()>& waiter : std::exchange(drain_waiters_, {})) waiter();
-    });
+    env_.post([this] { tell_drained(false); });
     return;
   }
   note_work(true);

@@ -41,13 +41,20 @@ class Destager {
   // Calls back in turn when no round is running; rounds do not start until resume().
   void pause(Callback<void()> paused);
   void resume();
-  // Calls back when everything that may be applied is, or the disk has failed.
-  void drain(Callback<void()> drained);
+  // Calls back when everything that may be applied is, of this replica or (null) of all, or the disk has failed. Others
+  // may be written without end meanwhile.
+  void drain(const Replica* replica, Callback<void()> drained);
 
  private:
   friend class DiskOpener;
+  struct DrainWaiter {
+    const Replica* replica;
+    Callback<void()> drained;
+  };
+
   void start();
   void on_round_ended();
+  void tell_drained(bool work);
   bool any_work() const;
   Space* any_merges() const;
   void start_merge(Space& space);
@@ -63,7 +70,7 @@ class Destager {
   bool cut_ = false;  // the round was
   int paused_ = 0;
   std::vector<Callback<void()>> pause_waiters_;
-  std::vector<Callback<void()>> drain_waiters_;
+  std::vector<DrainWaiter> drain_waiters_;
 };
 
 }  // namespace holdfast::store

@@ -66,7 +66,7 @@ void Disk::fail(const Error& error) {
   failure_ = Error(ErrorCode::kDiskIo, "disk " + label_.id + " has failed: " + error.message());
   journal_->fail(*failure_);
   for (const auto& [id, replica] : replicas_) replica->fail_waiting(*failure_);
-  if (!destager_.running()) destager_.drain([] {});
+  if (!destager_.running()) destager_.drain(nullptr, [] {});
 }
 
 // ---- space ----
@@ -234,7 +234,7 @@ Task<void> Disk::run_close(Callback<void()> done) {
   if (completed.ok()) {
     (void)co_await suspend<bool>([self](Callback<void(bool)> next) {
       auto* waiting = new Callback<void(bool)>(std::move(next));
-      self->destager_.drain([waiting] {
+      self->destager_.drain(nullptr, [waiting] {
         std::unique_ptr<Callback<void(bool)>> owned(waiting);
         (*owned)(true);
       });

@@ -537,5 +537,39 @@ TEST(StoreRebuild, AJoinMakesRoomInAJournalThatItsOwnLogFills) {
   EXPECT_TRUE(machine.world.run_until(all_answered, 10s));
 }
 
+// Hosts of other volumes on the disk may write without end.
+TEST(StoreRebuild, AJoinDoesNotWaitForOtherReplicasOfTheDisk) {
+  TestMachine machine(78);
+  ASSERT_TRUE(machine.open().ok());
+  ASSERT_TRUE(machine.create(kTarget, kBlocks).ok());
+  ASSERT_TRUE(machine.create(kSource, kBlocks).ok());
+  ReplicaStore& joiner = *machine.disk->find(kTarget);
+  ReplicaStore& other = *machine.disk->find(kSource);
+  BlockRange blocks{BlockIndex(0), 8};
+  Status uncommitted = machine.wait<Status>(
+      [&](StatusCallback done) { joiner.append(write_entry(machine.env(), at(1, 1), blocks, 1), std::move(done)); });
+  ASSERT_TRUE(uncommitted.ok());
+  // Sixteen at once, for ever: a round of the destager never ends without another's work.
+  std::uint64_t sent = 0;
+  bool writing = true;
+  std::function<void()> write_one = [&] {
+    std::uint64_t seq = ++sent;
+    other.append(write_entry(machine.env(), at(1, seq), blocks, seq * 8), [&, seq](Status status) {
+      EXPECT_TRUE(status.ok());
+      other.set_committed(Seq(seq));
+      if (writing) write_one();
+    });
+  };
+  for (int i = 0; i < 16; ++i) write_one();
+  std::optional<Status> joined;
+  joiner.join({Seq(2), Seq(0), kBlocks, {{Epoch(1), Seq(1)}}}, [&](Status status) { joined = std::move(status); });
+  EXPECT_TRUE(machine.world.run_until([&] { return joined.has_value(); }, 5s));
+  writing = false;
+  ASSERT_TRUE(joined.has_value());
+  EXPECT_TRUE(joined->ok());
+  EXPECT_GT(sent, 100u) << "the other replica was written meanwhile";
+  machine.world.run_for(2s);
+}
+
 }  // namespace
 }  // namespace holdfast::store

@@ -227,9 +227,10 @@ Task<void> Replica::run_join(JoinRequest request, StatusCallback done) {
   Status outcome =
       co_await suspend<Status>([disk](StatusCallback next) { disk->journal().after_completion(std::move(next)); });
   if (outcome.ok()) {
-    (void)co_await suspend<bool>([disk](Callback<void(bool)> next) {
+    const Replica* self = this;
+    (void)co_await suspend<bool>([disk, self](Callback<void(bool)> next) {
       auto* waiting = new Callback<void(bool)>(std::move(next));
-      disk->destager().drain([waiting] {
+      disk->destager().drain(self, [waiting] {
         std::unique_ptr<Callback<void(bool)>> owned(waiting);
         (*owned)(true);
       });
