@@ -193,6 +193,8 @@ void VolumeEngine::set_replicas(std::vector<ReplicaConfig> replicas) {
     end_link(*member);
     member->phase = MemberPhase::kFailed;
     member->retry.cancel();
+    // It may have been about to become in-sync.
+    in_sync_.remove(member->config.id);
   }
   share_rebuild_rate();
   update_in_sync_set("the replicas of the volume were changed");

@@ -223,7 +223,8 @@ void VolumeEngine::drop_unwanted_later() {
   env_.post([this, alive = alive_] {
     if (!*alive || state_ == State::kStopped) return;
     std::erase_if(members_, [this](const std::unique_ptr<Member>& member) {
-      return !member->wanted && !required(*member) && member->phase == MemberPhase::kFailed;
+      bool counts = required(*member) || in_sync_.wanted(member->config.id);
+      return !member->wanted && !counts && member->phase == MemberPhase::kFailed;
     });
   });
 }

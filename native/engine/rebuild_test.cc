@@ -108,6 +108,36 @@ TEST(RebuildTest, ARebuildSurvivesTheLossOfItsSource) {
   }
 }
 
+// It was about to become in-sync when nothing worked, and was taken out of the volume.
+TEST(RebuildTest, AReplicaTakenOutBeforeItBecameInSyncIsNotWantedThereAnyMore) {
+  EngineCluster cluster(98, kBlocks);
+  cluster.attach();
+  ASSERT_TRUE(cluster.write(0, pattern(1u << 20, 'a')).ok());
+  std::vector<ReplicaConfig> former = cluster.configs();
+  cluster.membership->set_reachable(false);
+  cluster.kill(cluster.replicas[0]);
+  cluster.world.run_for(500ms);  // its removal is under way
+  TestReplica& fresh = cluster.add_replica();
+  cluster.create_on(fresh, false);
+  cluster.engine().set_replicas(cluster.configs());
+  ASSERT_TRUE(cluster.run_until(
+      [&] { return cluster.engine().status().replicas[3].reason.find("about to become") != std::string::npos; }));
+  cluster.world.run_for(500ms);
+  for (std::size_t i = 1; i < 3; ++i) cluster.kill(cluster.replicas[i]);
+  cluster.kill(fresh);
+  cluster.world.run_for(200ms);
+  cluster.engine().set_replicas(former);
+  cluster.world.run_for(200ms);
+  for (std::size_t i = 0; i < 3; ++i) cluster.start(cluster.replicas[i]);
+  cluster.membership->set_reachable(true);
+  std::vector<ReplicaId> wanted{ReplicaId(101), ReplicaId(102), ReplicaId(103)};
+  EXPECT_TRUE(cluster.run_until([&] { return cluster.membership->in_sync == wanted; }));
+  cluster.world.run_for(5s);
+  EXPECT_EQ(cluster.membership->in_sync, wanted);
+  EXPECT_EQ(cluster.engine().status().replicas.size(), 3u);
+  EXPECT_EQ(*cluster.read(0, 1u << 20), pattern(1u << 20, 'a'));
+}
+
 // One in-sync copy is damaged where nobody reads: copying from it fails for ever, from the other it works.
 TEST(RebuildTest, ADamagedSourceIsNotTheOnlyOneTried) {
   EngineCluster cluster(97, kBlocks, 2);
