@@ -74,6 +74,7 @@ void Destager::start_merge(Space& space) {
 
 void Destager::on_round_ended() {
   running_ = false;
+  disk_.relieve_journal();
   for (Callback<void()>& paused : std::exchange(pause_waiters_, {})) paused();
   bool work = !disk_.failed() && any_work();
   // Work that came while a round with nothing to do was ending has told nobody else.

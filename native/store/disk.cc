@@ -176,6 +176,17 @@ bool Disk::above_low_marks() const {
          journal_->used_blocks() > journal_->size_blocks() / 4 || journal_->waiting_for_room();
 }
 
+// An engine that died, or waits for another replica, leaves entries behind that are not known to be committed. The ring
+// goes on behind them for a long while; then the other replicas of the disk must not wait for them.
+void Disk::relieve_journal() {
+  if (failure_ || closing_) return;
+  if (!journal_->waiting_for_room() && journal_->used_blocks() <= journal_->size_blocks() / 4 * 3) return;
+  std::uint64_t oldest = journal_->oldest_in_use();
+  for (const auto& [id, replica] : replicas_) {
+    if (!replica->deleted() && replica->holds_up(oldest)) replica->apply_uncommitted();
+  }
+}
+
 // Rises from the marks where destaging begins towards what makes writers wait.
 std::size_t Disk::destage_depth() const {
   if (closing_ || destager_.draining()) return kDestageDepthMax;

@@ -120,6 +120,8 @@ class Disk final : public DiskStore {
   }
   bool above_limits() const;
   bool above_low_marks() const;
+  // Has entries applied that nobody says are committed, if they hold up the journal of all replicas.
+  void relieve_journal();
   // How many writes to chunks may be in flight: few while there is time, because appends wait behind them on the
   // device.
   std::size_t destage_depth() const;

@@ -434,6 +434,7 @@ class DiskOpener {
                                               std::move(batches), found->next_position);
     Disk* self = &disk;
     disk.journal_->on_journalled([self](LogEntry& log) { self->on_journalled(log); });
+    disk.journal_->on_full([self] { self->relieve_journal(); });
     disk.journal_->on_failure([self](const Error& error) { self->fail(error); });
     for (RecoveredBatch& batch : found->batches) {
       for (RecoveredEntry& entry : batch.entries) {

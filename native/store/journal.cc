@@ -132,8 +132,11 @@ bool Journal::write_batch() {
     shape = shape_of_pending(1);
     position = place(shape.blocks());
   }
-  waiting_for_room_ = !position;
-  if (!position) return false;
+  bool waited = std::exchange(waiting_for_room_, !position);
+  if (!position) {
+    if (!waited && on_full_) on_full_();
+    return false;
+  }
 
   Batch& batch = batches_.emplace_back(
       Batch{next_number_++, *position, shape.blocks(), shape.entries, 0, false, 0, {}, Slice(), {}});

@@ -64,10 +64,14 @@ class Journal {
   std::uint64_t used_blocks() const { return next_position_ - state_.oldest_position; }
   std::uint64_t size_blocks() const { return geometry_.blocks; }
   bool waiting_for_room() const { return waiting_for_room_; }
+  // The oldest batch that has an entry in use.
+  std::uint64_t oldest_in_use() const { return releasable().oldest_number; }
   bool idle() const { return in_flight_ == 0 && pending_.empty() && !syncing_; }
 
   // Called for every entry just before its own callback.
   void on_journalled(Callback<void(LogEntry&)> journalled) { on_journalled_ = std::move(journalled); }
+  // Called when entries begin to wait for room.
+  void on_full(Callback<void()> full) { on_full_ = std::move(full); }
   // Called once, before the callbacks that get the error.
   void on_failure(Callback<void(const Error&)> failed) { on_failure_ = std::move(failed); }
   // Everything that waits or comes later fails with this.
@@ -139,6 +143,7 @@ class Journal {
   std::uint64_t sync_ticket_ = 0;
   std::optional<Error> failure_;
   Callback<void(LogEntry&)> on_journalled_;
+  Callback<void()> on_full_;
   Callback<void(const Error&)> on_failure_;
   Deferred deferred_;
 };

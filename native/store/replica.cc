@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/crc32c.h"
+#include "base/log.h"
 #include "base/plant.h"
 #include "store/disk.h"
 
@@ -16,7 +17,7 @@ Replica::Replica(Disk& disk, ReplicaId id, ReplicaIdentity identity, ReplicaAppl
       promised_(identity_.promised),
       applied_(std::move(applied)),
       last_(applied_.applied),
-      committed_(applied_.applied.seq),
+      committed_(std::min(applied_.applied.seq, applied_.committed)),
       size_blocks_(applied_.size_blocks),
       history_(applied_.history),
       space_(&space),
@@ -318,6 +319,15 @@ void Replica::set_committed(Seq seq) {
   if (seq <= committed_) return;
   committed_ = seq;
   if (!log_.empty() && may_apply(log_.front())) disk_.destager().note_work(disk_.above_low_marks());
+}
+
+void Replica::apply_uncommitted() {
+  applied_through_ = last_.seq;
+  log_warn("store", "replica " + to_hex(id_.value()) + ": entries " +
+                        std::to_string(log_.front().entry.position.seq.value()) + " to " +
+                        std::to_string(last_.seq.value()) +
+                        " are not known to be committed and hold up the journal of the disk; they are applied");
+  disk_.destager().note_work(true);
 }
 
 void Replica::on_journalled(const LogEntry& log) {

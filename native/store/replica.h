@@ -70,8 +70,14 @@ class Replica final : public ReplicaStore {
   LogPosition last() const { return last_; }
   // Whether the oldest entry of the log may be applied now.
   bool may_apply(const LogEntry& log) const {
-    return log.journalled && (apply_all_ || log.entry.position.seq <= committed_);
+    return log.journalled && (apply_all_ || log.entry.position.seq <= std::max(committed_, applied_through_));
   }
+  // Whether its log begins in this batch of the journal, with an entry that is not known to be committed.
+  bool holds_up(std::uint64_t batch) const {
+    return !log_.empty() && log_.front().journalled && log_.front().batch == batch && !may_apply(log_.front());
+  }
+  // Of what it has up to now. docs/consistency.md, "A log that nobody commits".
+  void apply_uncommitted();
   bool has_work() const { return !fills_.empty() || (!log_.empty() && may_apply(log_.front())); }
   // What will be stored once entries up to `through` are applied.
   ReplicaApplied applied_at(const LogEntry* through) const;
@@ -178,6 +184,7 @@ class Replica final : public ReplicaStore {
   ReplicaApplied applied_;    // as durable
   LogPosition last_;
   Seq committed_;
+  Seq applied_through_;  // entries up to here may be applied though not known to be committed
   std::uint64_t size_blocks_;
   std::vector<EpochStart> history_;
   std::deque<LogEntry> log_;  // (applied, last]

@@ -179,6 +179,11 @@ Task<void> Replica::run_layers(Callback<void(Result<LayerState>)> done) {
       self->disk_.destager().note_work(true);
     });
   }
+  if (usable.ok() && applied_.applied.seq > committed_) {
+    usable = Error(ErrorCode::kFailedPrecondition,
+                   "replica " + to_hex(id_.value()) +
+                       " has applied entries that are not known to be committed; attach its volume first");
+  }
   if (!usable.ok()) {
     done(std::move(usable).error());
   } else {

@@ -255,6 +255,7 @@ Task<void> Replica::run_join(JoinRequest request, StatusCallback done) {
     applied.history = history_;
     last_ = applied.applied;
     committed_ = before;
+    applied_through_ = Seq();
     size_blocks_ = applied.size_blocks;
     applied_ = applied;
     KvBatch batch;

@@ -6,8 +6,9 @@
 // Invariants (checked by recovery, asserted, attacked by tests):
 //  1. An entry is reported journalled only when its journal batch (and, for a direct write, its chunk data)
 //     was written, and so was every earlier entry of that replica.
-//  2. The log of a replica is a gapless run of seqs; what is applied (destaged) is a prefix of it and never
-//     exceeds committed_seq. Entries above committed_seq are always in the journal.
+//  2. The log of a replica is a gapless run of seqs; what is applied (destaged) is a prefix of it. Entries above
+//     committed_seq are in the journal and not applied, unless a join or the lack of room in the journal has them
+//     applied (docs/consistency.md, "A log that nobody commits").
 //  3. Journal space is reused only after the chunk data and the metadata batch covering it are durable.
 //  4. A chunk record never points to a slot that another record owns or that is free.
 //  5. Every stored block has a CRC32C in its record or journal entry; reads return it with the bytes.
