@@ -14,7 +14,7 @@ import { Cluster } from './lib/cluster.js';
 import type { ReplicaRow } from './lib/cluster.js';
 import { startNbd } from './lib/initiator.js';
 import type { NbdExport } from './lib/initiator.js';
-import { attempt, until } from './lib/process.js';
+import { attempt, run, until } from './lib/process.js';
 import { replicaContent } from './lib/replica-content.js';
 
 const loadSeconds = Number(process.env['HOLDFAST_FAULT_SECONDS'] ?? 5);
@@ -219,6 +219,44 @@ test('a detached volume is rebuilt by an engine without a front-end', async () =
   const { iscsi } = await cluster.attach(volume, '--node', 'node1');
   nbd = await startNbd(folder, volume, iscsi.url);
 }, 120_000);
+
+test('an older copy is served when the newest is lost and somebody accepts that, though the former engine is alive', async () => {
+  await cluster.createVolume('older', '64Mi', '--replicas', '2');
+  const { iscsi } = await cluster.attach('older');
+  const device = await startNbd(folder, 'older', iscsi.url);
+  const io = (command: string) => run('qemu-io', ['-f', 'raw', '-c', command, '-c', 'flush', device.uri]);
+  const rows = await cluster.replicas('older');
+  const [newest, older] = rows;
+  if (newest === undefined || older === undefined) throw new Error('two replicas');
+  const frozen = [await pidOf('replica', newest.node), await pidOf('replica', older.node)] as const;
+  const stateOf = async (id: string) => (await cluster.replicas('older')).find((row) => row.id === id)?.state;
+  try {
+    await io('write -P 0x61 0 1M');
+    process.kill(frozen[1], 'SIGSTOP');
+    await io('write -P 0x62 0 1M');
+    expect(await stateOf(older.id)).not.toBe('in-sync');
+    process.kill(frozen[0], 'SIGSTOP');
+    process.kill(frozen[1], 'SIGCONT');
+    await device.stop();
+    await until('the older copy to be reached', 30_000, async () => {
+      const { code, stdout } = await cluster.try('volume', 'attach', 'older', '--accept-data-loss');
+      if (code !== 0) return false;
+      expect(JSON.parse(stdout)).toMatchObject({ servedFrom: older.id });
+      return true;
+    });
+    const served = await cluster.attach('older');
+    const again = await startNbd(folder, 'older', served.iscsi.url);
+    await run('qemu-io', ['-f', 'raw', '-c', 'read -P 0x61 0 1M', again.uri]);
+    await again.stop();
+  } finally {
+    for (const pid of frozen) process.kill(pid, 'SIGCONT');
+  }
+  // The newest comes back, and nothing overwrites it.
+  expect(await stateOf(newest.id)).toBe('set-aside');
+  await cluster.cli('volume', 'detach', 'older');
+  await cluster.cli('volume', 'delete', 'older', '--purge');
+  await allInSync();
+}, 180_000);
 
 test('everything killed at once comes back by itself, attached where it was, all copies equal', async () => {
   await loadDuring(() => Promise.resolve(), 2);
