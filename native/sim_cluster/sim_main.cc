@@ -13,6 +13,7 @@
 // behind, and a failed CHECK ends only its own seed.
 #include <malloc.h>
 #include <poll.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -408,6 +409,13 @@ int main(int argc, char** argv) {
   // Memory is not given back to the kernel between uses: page faults would take a third of the time.
   mallopt(M_MMAP_THRESHOLD, 1 << 30);
   mallopt(M_TRIM_THRESHOLD, 1 << 30);
+  // The search for an order that explains a history goes one call deeper for every operation; the kernel leaves 128 MiB
+  // of addresses below a stack.
+  rlimit stack{};
+  if (getrlimit(RLIMIT_STACK, &stack) == 0) {
+    stack.rlim_cur = std::min<rlim_t>(stack.rlim_max, 120u << 20);
+    (void)setrlimit(RLIMIT_STACK, &stack);
+  }
   holdfast::set_log_level(options.trace ? holdfast::LogLevel::kInfo : holdfast::LogLevel::kError);
   if (!options.plant.empty() && !choose_plant(options.plant)) return 2;
   if (options.all_plants) return run_plants(options);
