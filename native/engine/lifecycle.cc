@@ -49,6 +49,7 @@ VolumeEngine::VolumeEngine(Env& env, VolumeConfig config, Membership& membership
       leave_timer_(env),
       gather_timer_(env),
       unavailable_timer_(env),
+      snapshot_flush_timer_(env),
       close_timer_(env),
       throttle_timer_(env) {
   for (const ReplicaConfig& replica : config_.replicas) members_.push_back(std::make_unique<Member>(env_, replica));
@@ -91,7 +92,7 @@ void VolumeEngine::stop(Error error) {
   stop_reason_ = error;
   for (Timer* timer :
        {&change_timer_, &attach_timer_, &announce_timer_, &stalled_timer_, &silence_timer_, &space_timer_, &pace_timer_,
-        &leave_timer_, &gather_timer_, &unavailable_timer_, &close_timer_, &throttle_timer_}) {
+        &leave_timer_, &gather_timer_, &unavailable_timer_, &snapshot_flush_timer_, &close_timer_, &throttle_timer_}) {
     timer->cancel();
   }
   for (const std::unique_ptr<Member>& member : members_) {

@@ -9,6 +9,9 @@ namespace holdfast::engine {
 
 namespace {
 
+// Between a snapshot and the flush that nobody waits for: several that are taken in a row share it.
+constexpr Nanos kFlushDelay = 10ms;
+
 template <typename Done>
 void fail_later(Env& env, Done done, Error error) {
   struct Held {
@@ -144,7 +147,9 @@ void VolumeEngine::run_snapshot_requests() {
     entry->done = [this, held, revert = request.op == store::Op::kRevert](Status status) {
       std::unique_ptr<StatusCallback> owned(held);
       if (revert) forget_all_mapped();
-      if (status.ok()) flush_after_commit({nullptr, nullptr});
+      if (status.ok() && !snapshot_flush_timer_.armed()) {
+        snapshot_flush_timer_.arm_after(kFlushDelay, [this] { flush_after_commit({nullptr, nullptr}); });
+      }
       (*owned)(std::move(status));
     };
     number_and_send(entry);

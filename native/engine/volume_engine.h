@@ -381,6 +381,7 @@ class VolumeEngine final : public Engine, private LinkEvents {
   // Snapshots. What exists is asked of a replica before the first change, and followed from then on.
   std::optional<std::unordered_set<SnapshotId>> known_snapshots_;
   std::deque<SnapshotRequest> snapshot_requests_;  // while it is not known
+  Timer snapshot_flush_timer_;                     // after one was taken or dropped: one flush for several
   bool learning_snapshots_ = false;
 
   Callback<void()> resized_;

@@ -36,6 +36,7 @@ class FakeReplica final : public store::ReplicaStore {
       later(std::move(done));
     }
   }
+  void refuse_waiting() override {}
   void flush(StatusCallback done) override { later(std::move(done)); }
   bool accepts_more() const override { return room > 0 ? --room, true : false; }
   void on_ready(Callback<void()> ready) override { ready_ = std::move(ready); }

@@ -54,6 +54,7 @@ Task<Result<Slice>> remove(Ref<Core> core, rpc::Message message) {
   replica->deleting = true;
   replica->end_all_streams(Error(ErrorCode::kNotFound, "replica " + to_hex(request.replica.value()) + " was deleted"));
   ServedReplica* target = replica.get();
+  target->store().refuse_waiting();
   (void)co_await suspend<Status>([target](StatusCallback done) { target->when_idle(std::move(done)); });
   store::DiskStore* disk = &core->disk;
   if (core->stopped()) co_return Error(ErrorCode::kConnectionLost, "the replica process is stopping");
@@ -81,6 +82,7 @@ Task<Result<Slice>> open(Ref<Core> core, rpc::Message message) {
   CO_TRY(std::move(promised));
   target->supersede(request.epoch);
   // What older streams have begun may still get into the log; the answer must tell the log's final end.
+  target->store().refuse_waiting();
   (void)co_await suspend<Status>([target](StatusCallback done) { target->when_unchanging(std::move(done)); });
   if (core->stopped() || target->deleting) co_return no_such_replica(request.replica);
   // What could not be journalled is no part of the log, and nobody knows any more where that ends.

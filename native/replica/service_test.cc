@@ -186,6 +186,26 @@ TEST_P(ServiceTest, OpenTellsTheFinalLogWhileEntriesStream) {
   }
 }
 
+// A revert is taken when all before it is applied. The engine that sent it died before it said that this was committed.
+TEST_P(ServiceTest, OpenDoesNotWaitForARevertThatCannotBeTaken) {
+  ASSERT_TRUE(client_.create(kReplica, kSizeBlocks).ok());
+  ASSERT_TRUE(client_.open(kReplica, Epoch(3)).ok());
+  auto stream = client_.append(kReplica, Epoch(3));
+  auto send = [&](std::uint64_t seq, store::Op op) {
+    store::Entry entry;
+    entry.position = {Epoch(3), Seq(seq)};
+    entry.op = op;
+    entry.snapshot = SnapshotId(7);
+    stream->send(env(), message_with(entry));
+  };
+  send(1, store::Op::kSnapshot);
+  send(2, store::Op::kRevert);
+  ASSERT_TRUE(cluster_.run_until([&] { return stream->last.journalled == Seq(1); }));
+  Result<ReplicaState> opened = client_.open(kReplica, Epoch(4));
+  ASSERT_TRUE(opened.ok()) << opened.status().error().to_string();
+  EXPECT_EQ(opened->info.last.seq, Seq(1));
+}
+
 TEST_P(ServiceTest, ANewerAppendOfTheSameEpochEndsTheOlder) {
   create_and_open();
   auto first = client_.append(kReplica, kEpoch);

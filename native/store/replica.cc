@@ -343,6 +343,11 @@ void Replica::tell_ready() {
   if (refused_ && accepts_more() && ready_) ready_();
 }
 
+void Replica::refuse_waiting() {
+  Error error(ErrorCode::kCancelled, "replica " + to_hex(id_.value()) + " was opened anew");
+  for (Waiting& waiting : std::exchange(waiting_, {})) disk_.deferred().call(std::move(waiting.done), error);
+}
+
 void Replica::fail_waiting(const Error& error) {
   for (Waiting& waiting : std::exchange(waiting_, {})) disk_.deferred().call(std::move(waiting.done), error);
   for (auto& [layer, fills] : std::exchange(fills_, {})) {

@@ -33,6 +33,7 @@ class Replica final : public ReplicaStore {
   void flush(StatusCallback done) override;
   bool accepts_more() const override;
   void on_ready(Callback<void()> ready) override { ready_ = std::move(ready); }
+  void refuse_waiting() override;
   void set_committed(Seq seq) override;
   void read(BlockRange blocks, Callback<void(Result<ReadOutcome>)> done) override;
   void map(BlockRange blocks, Callback<void(Result<ReadOutcome>)> done) override;

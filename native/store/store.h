@@ -137,9 +137,11 @@ class ReplicaStore {
   // follow, EPOCH_SUPERSEDED when position.epoch is below the last entry's, INVALID_ARGUMENT when malformed or out of
   // the volume, NO_SPACE when the disk has no room (nothing of it is kept), CORRUPT when a CRC does not match.
   // `done` comes when the entry is journalled (invariant 1). Callbacks come in seq order. An entry may wait here, after
-  // accepts_more() turned false, for the data file to grow or a join to end; until then it is not part of the log
-  // (info().last) and may still be refused.
+  // accepts_more() turned false, for the data file to grow, a join to end, or (REVERT) all before it to be applied;
+  // until then it is not part of the log (info().last) and may still be refused.
   virtual void append(Entry entry, StatusCallback done) = 0;
+  // Refuses the entries that wait so (CANCELLED): what they wait for may never come when whoever sent them is gone.
+  virtual void refuse_waiting() = 0;
   // Everything appended and journalled before this call is durable against power loss when `done` gets ok.
   virtual void flush(StatusCallback done) = 0;
   // Backpressure: false while cached bytes or journal use are above their limits; on_ready is called when that ends.
