@@ -79,6 +79,8 @@ void Destager::on_round_ended() {
   bool work = !disk_.failed() && any_work();
   // Work that came while a round with nothing to do was ending has told nobody else.
   if (work && (chosen_something_ || work_pending_)) note_work(cut_ || disk_.above_low_marks());
+  // What was noted during the round may have been part of it: nobody must wait for it.
+  if (!work) work_pending_ = false;
   if (!disk_.failed() && any_merges()) note_work(true);
   tell_drained(work);
   disk_.wake_writers();

@@ -584,6 +584,29 @@ TEST_F(UncommittedLog, IsUndoneByAJoin) {
   EXPECT_EQ((*unknown)[0].chunk, ChunkIndex(0));
 }
 
+// A join has work noted that is under way already. Writers must not wait for that when it is done.
+TEST(StoreRebuild, AfterAJoinNothingUncommittedIsWaitedFor) {
+  TestMachine machine(79);
+  machine.options.cache_bytes = 256u << 10;
+  ASSERT_TRUE(machine.open().ok());
+  ASSERT_TRUE(machine.create(kTarget, kBlocks).ok());
+  ReplicaStore& joiner = *machine.disk->find(kTarget);
+  auto append = [&](LogPosition position) {
+    return machine.wait<Status>([&](StatusCallback done) {
+      joiner.append(write_entry(machine.env(), position, {BlockIndex(position.seq.value()), 1}, 1), std::move(done));
+    });
+  };
+  for (std::uint64_t seq = 1; seq <= 3; ++seq) ASSERT_TRUE(append(at(1, seq)).ok());
+  Status joined = machine.wait<Status>([&](StatusCallback done) {
+    joiner.join({Seq(4), Seq(0), kBlocks, {{Epoch(1), Seq(1)}}}, std::move(done));
+  });
+  ASSERT_TRUE(joined.ok());
+  // More than the cache holds, and nothing of it may be applied.
+  for (std::uint64_t seq = 4; seq < 104; ++seq) ASSERT_TRUE(append(at(1, seq)).ok());
+  EXPECT_GT(machine.disk->space().cached_bytes, machine.options.cache_bytes);
+  EXPECT_TRUE(joiner.accepts_more());
+}
+
 // Hosts of other volumes on the disk may write without end.
 TEST(StoreRebuild, AJoinDoesNotWaitForOtherReplicasOfTheDisk) {
   TestMachine machine(78);
