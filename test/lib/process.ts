@@ -69,10 +69,12 @@ export function isAlive(pid: number): boolean {
   }
 }
 
+// Whoever asked for them may not listen there yet.
+const given = new Set<number>();
 const [firstPort, portsOfAWorker, ranges] = [20_000, 1_000, 12]; // below what the kernel gives to clients
 
 /**
- * A TCP port of 127.0.0.1 that nobody listens on, with `following - 1` free ones behind it. The two workers of a run take theirs
+ * A TCP port of 127.0.0.1 that nobody listens on, with `following - 1` free ones behind it; none is given twice. The two workers of a run take theirs
  * from ranges of their own: the other does not take one between this answer and its use. Runs at the same time mostly differ too.
  */
 export async function freePort(following = 1): Promise<number> {
@@ -80,8 +82,13 @@ export async function freePort(following = 1): Promise<number> {
   const range = firstPort + ((2 * process.ppid + Number(worker)) % ranges) * portsOfAWorker;
   for (let tries = 0; tries < 200; tries++) {
     const first = range + Math.floor(Math.random() * (portsOfAWorker - following));
-    const free = await Promise.all(Array.from({ length: following }, (_, i) => canListen(first + i)));
-    if (free.every(Boolean)) return first;
+    const ports = Array.from({ length: following }, (_, i) => first + i);
+    if (ports.some((port) => given.has(port))) continue;
+    const free = await Promise.all(ports.map(canListen));
+    // Somebody else may have been given one of them meanwhile.
+    if (!free.every(Boolean) || ports.some((port) => given.has(port))) continue;
+    for (const port of ports) given.add(port);
+    return first;
   }
   throw new Error('no free TCP ports on 127.0.0.1');
 }
