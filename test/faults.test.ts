@@ -238,9 +238,14 @@ test('an older copy is served when the newest is lost and somebody accepts that,
     process.kill(frozen[0], 'SIGSTOP');
     process.kill(frozen[1], 'SIGCONT');
     await device.stop();
-    await until('the older copy to be reached', 30_000, async () => {
-      const { code, stdout } = await cluster.try('volume', 'attach', 'older', '--accept-data-loss');
-      if (code !== 0) return false;
+    let refusal = '';
+    const reached = () => `the older copy to be reached (${refusal})`;
+    await until(reached, 30_000, async () => {
+      const { code, stdout, stderr } = await cluster.try('volume', 'attach', 'older', '--accept-data-loss');
+      if (code !== 0) {
+        refusal = stderr;
+        return false;
+      }
       expect(JSON.parse(stdout)).toMatchObject({ servedFrom: older.id });
       return true;
     });

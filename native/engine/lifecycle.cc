@@ -57,6 +57,7 @@ VolumeEngine::VolumeEngine(Env& env, VolumeConfig config, Membership& membership
 
 VolumeEngine::~VolumeEngine() {
   *alive_ = false;
+  closed_ = nullptr;
   if (state_ != State::kStopped)
     stop(Error(ErrorCode::kCancelled, "the engine of volume " + config_.name + " is gone"));
 }
@@ -85,6 +86,7 @@ void VolumeEngine::fence() {
 }
 
 // Operations keep their memory, since callers up the stack may still hold them; nothing of them is called again.
+// Whoever waits for close() is told, whatever it was that stopped the engine.
 void VolumeEngine::stop(Error error) {
   CHECK(state_ != State::kStopped);
   log_info("engine", "volume " + config_.name + " stops: " + error.to_string());
@@ -107,6 +109,7 @@ void VolumeEngine::stop(Error error) {
   if (writes_under_way_ > 0) note_writes(-writes_under_way_);
   throttled_.clear();
   stalled_reads_.clear();
+  if (closed_) env_.post(std::exchange(closed_, nullptr));
 }
 
 // Tells the host of everything that waits. What has entries in the log stays there and may still happen.
@@ -157,10 +160,6 @@ void VolumeEngine::close_when_idle() {
 
 void VolumeEngine::finish_close() {
   if (state_ == State::kStopped) return;
-  auto done = std::make_unique<Callback<void()>>(std::move(closed_));
-  env_.post([done = std::move(done)] {
-    if (*done) (*done)();
-  });
   stop(Error(ErrorCode::kCancelled, "volume " + config_.name + " was closed"));
 }
 

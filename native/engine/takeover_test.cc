@@ -138,6 +138,23 @@ TEST(TakeoverTest, AStaleEngineIsFenced) {
   EXPECT_EQ(*cluster.read(0, 4096), pattern(4096, 'b'));
 }
 
+// Its last flush cannot end, and then another engine takes over: whoever waits for the close still hears of it.
+TEST(TakeoverTest, AnEngineThatIsFencedWhileItClosesHasClosed) {
+  EngineCluster cluster(69, kBlocks);
+  TestHost& old_host = cluster.attach("host1");
+  ASSERT_TRUE(cluster.write(0, pattern(4096, 'a')).ok());
+  cluster.world.freeze(cluster.replicas[2].process);
+  unsigned closed = 0;
+  old_host.engine->close([&closed] { ++closed; });
+  cluster.world.run_for(100ms);
+  ASSERT_EQ(closed, 0u);
+  cluster.attach("host2");
+  EXPECT_TRUE(cluster.run_until([&] { return !cluster.membership->fenced_epochs.empty(); }));
+  EXPECT_TRUE(cluster.run_until([&closed] { return closed > 0; }));
+  cluster.world.run_for(15s);
+  EXPECT_EQ(closed, 1u);
+}
+
 // The old engine still reaches one replica that the new one does not, and no metadata store tells it anything: only the
 // lease keeps it from reading there what the new engine has overwritten.
 TEST(TakeoverTest, ACutOffEngineServesNoStaleRead) {

@@ -130,8 +130,11 @@ void Cluster::retire() {
 void Cluster::look_after_engine() {
   if (retired_) return;
   for (EngineHost& host : hosts) {
-    // A fenced engine goes away after a while in which it must refuse everything.
+    // A fenced engine goes away after a while in which it must refuse everything; one that is closing already by
+    // itself.
     for (const std::unique_ptr<Attachment>& attachment : host.attachments) {
+      if (attachment->is_stuck_closing()) oracle.violated("an engine that was told to close never did");
+      if (attachment->is_closing()) continue;
       if (attachment.get() != current_ && attachment->is_fenced() && world.random().chance(1, 10)) {
         attachment->destroy();
       }
@@ -142,6 +145,8 @@ void Cluster::look_after_engine() {
   bool gone = !current_ || current_->state() == Attachment::State::kFailed ||
               current_->state() == Attachment::State::kClosed || current_->is_fenced() ||
               current_->epoch() < store.record().epoch;
+  // A detach that lasts is not always waited for: somebody takes the volume over.
+  if (!gone && current_->is_closing() && world.random().chance(1, 10)) gone = true;
   if (!gone) {
     bool waits =
         current_->host().process()->frozen || (current_->engine() && !current_->engine()->status().failure.empty());

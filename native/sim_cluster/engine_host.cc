@@ -85,6 +85,9 @@ void Attachment::lost_data(VolumeId volume, Epoch epoch, std::string why, Status
 void Attachment::fenced(VolumeId volume, Epoch epoch) {
   fenced_ = true;
   if (client_) client_->fenced();
+  if (!closing_) return;
+  host_.world().schedule(
+      host_.world().now() + 1s, process_, [this] { stuck_closing_ = state_ == State::kServing; }, "has it closed");
 }
 
 void EngineHost::ensure_process() {

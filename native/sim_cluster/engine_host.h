@@ -38,6 +38,8 @@ class Attachment final : public engine::Membership {
   bool is_fenced() const { return fenced_; }
   // It was told to go: nothing new is asked of it.
   bool is_closing() const { return closing_; }
+  // Its engine was stopped by another while it closed, and never said that it has closed.
+  bool is_stuck_closing() const { return stuck_closing_; }
   EngineHost& host() const { return host_; }
   engine::Engine* engine() const { return engine_.get(); }
   Client* client() const { return client_.get(); }
@@ -61,6 +63,7 @@ class Attachment final : public engine::Membership {
   State state_ = State::kOpening;
   bool fenced_ = false;
   bool closing_ = false;
+  bool stuck_closing_ = false;
   std::optional<Error> failure_;
   std::unique_ptr<engine::Engine> engine_;
   std::unique_ptr<Client> client_;

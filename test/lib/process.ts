@@ -107,9 +107,9 @@ async function canListen(port: number): Promise<boolean> {
   });
 }
 
-/** Polls until `probe` gives something, or throws what `what` names after the deadline. */
+/** Polls until `probe` gives something, or throws what `what` names (or says by then) after the deadline. */
 export async function until<T>(
-  what: string,
+  what: string | (() => string),
   milliseconds: number,
   probe: () => Promise<T | undefined | false> | T | undefined | false,
 ): Promise<T> {
@@ -117,7 +117,7 @@ export async function until<T>(
   for (;;) {
     const value = await probe();
     if (value !== undefined && value !== false) return value;
-    if (Date.now() > deadline) throw new Error(`${what}: not within ${milliseconds} ms`);
+    if (Date.now() > deadline) throw new Error(`${typeof what === 'string' ? what : what()}: not within ${milliseconds} ms`);
     await sleep(50);
   }
 }
