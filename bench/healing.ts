@@ -1,6 +1,6 @@
 // What healing takes: a full rebuild on an idle machine beside the rate of its disk, what a rebuild takes from the host, what is copied
 // after an outage, and what snapshots cost.
-//   npx tsc -p bench && node build/bench/bench/healing.js [--folder DIR] [--data-mib 4096] [--snapshots 1000] [--only rebuild,throttled,outage,snapshots]
+//   node scripts/bench.mjs healing [--folder DIR] [--data-mib 4096] [--snapshots 1000] [--only rebuild,throttled,outage,snapshots]
 // Three nodes and three replicas on one disk: a rebuild reads from it and writes to it at the same time. Bytes are those that the
 // processes of replicas caused (/proc/PID/io), so what the copy itself needs is in them.
 import { spawn } from 'node:child_process';

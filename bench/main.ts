@@ -12,7 +12,7 @@ import { benchCases } from './cases.js';
 import { fill, measure } from './fio.js';
 import { cpuSeconds, residentMebibytes } from './proc.js';
 import { regressions, table, type BenchRecord, type CaseResult, type SubjectResult } from './report.js';
-import { startHoldfast, startRaw, startTgt, type Subject } from './subjects.js';
+import { startHoldfast, startRaw, startTgt, tgtIsInstalled, type Subject } from './subjects.js';
 
 const usage = `Usage: npm run bench -- [options]
 
@@ -23,11 +23,13 @@ Measures with fio, side by side: the raw disk, tgt with one copy, Holdfast with 
   --seconds N        length of one measurement (default 5)
   --rounds N         rounds; the medians are shown (default 3)
   --cases A,B        only these: ${benchCases.map((one) => one.id).join(', ')}
-  --subjects A,B     only these: raw, tgt, holdfast (default all)
+  --subjects A,B     only these: raw, tgt, holdfast (default all; tgt where it is installed)
   --json FILE        write the record there
   --compare FILE     compare ratios with an earlier record; exit 1 when one fell by more than 10 %
 
 Example: npm run bench -- --rounds 1 --cases rand-write-d32,rand-read-d32 --json build/bench.json`;
+
+const starters = { raw: startRaw, tgt: startTgt, holdfast: startHoldfast };
 
 function progress(text: string): void {
   process.stderr.write(`${text}\n`);
@@ -64,7 +66,7 @@ async function main(): Promise<number> {
       seconds: { type: 'string', default: '5' },
       rounds: { type: 'string', default: '3' },
       cases: { type: 'string', default: benchCases.map((one) => one.id).join(',') },
-      subjects: { type: 'string', default: 'raw,tgt,holdfast' },
+      subjects: { type: 'string' },
       json: { type: 'string' },
       compare: { type: 'string' },
       help: { type: 'boolean', default: false },
@@ -77,20 +79,29 @@ async function main(): Promise<number> {
   const sizeBytes = Number(values['size-mib']) * 1024 * 1024;
   const [seconds, rounds] = [Number(values.seconds), Number(values.rounds)];
   const chosen = values.cases.split(',');
-  const wanted = values.subjects.split(',');
+  const wanted = values.subjects?.split(',') ?? Object.keys(starters);
   const unknown = chosen.filter((id) => !benchCases.some((one) => one.id === id));
-  if (unknown.length > 0 || !(sizeBytes > 0) || !(seconds > 0) || !(rounds > 0)) {
-    console.error(
-      unknown.length > 0 ? `there is no case ${unknown.join(', ')}` : 'sizes, seconds and rounds are numbers > 0',
-    );
+  const strange = wanted.filter((name) => !Object.hasOwn(starters, name));
+  if (unknown.length > 0 || strange.length > 0 || !(sizeBytes > 0) || !(seconds > 0) || !(rounds > 0)) {
+    if (unknown.length > 0) console.error(`there is no case ${unknown.join(', ')}`);
+    else if (strange.length > 0) console.error(`there is no subject ${strange.join(', ')}`);
+    else console.error('sizes, seconds and rounds are numbers > 0');
     console.error(usage);
     return 2;
+  }
+  if (wanted.includes('tgt') && !tgtIsInstalled()) {
+    const how = 'tgt is not installed: "apt-get install tgt" does that (its package may start a service on port 3260)';
+    if (values.subjects !== undefined) {
+      console.error(how);
+      return 1;
+    }
+    progress(`${how}; measuring without it`);
+    wanted.splice(wanted.indexOf('tgt'), 1);
   }
 
   const folder = resolve(values.folder);
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(folder, { recursive: true });
-  const starters = { raw: startRaw, tgt: startTgt, holdfast: startHoldfast };
   const subjects: Subject[] = [];
   const results: CaseResult[] = [];
   try {

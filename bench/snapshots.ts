@@ -1,6 +1,6 @@
 // What many snapshots of one volume cost: taking them under writes, listing them, reads and writes of the volume beside those of one without
 // any, deleting them in random order, and the space that comes back.
-//   npx tsc -p bench && node build/bench/bench/snapshots.js [--folder DIR] [--data-mib 256] [--counts 10,1000,10000] [--rate 200] [--seconds 3] [--rounds 3]
+//   node scripts/bench.mjs snapshots [--folder DIR] [--data-mib 256] [--counts 10,1000,10000] [--rate 200] [--seconds 3] [--rounds 3]
 // Both volumes are measured in turn, since the machine changes; ratios are medians of pairs. `--rate`: random writes a second between snapshots.
 // Each such write takes a slot of its own (256 KiB on each of three replicas): it ends early rather than leave less than 25 GiB of the disk.
 import { spawn } from 'node:child_process';

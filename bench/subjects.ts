@@ -2,7 +2,7 @@
  * What is measured side by side: the raw disk, tgt with one unreplicated copy, and Holdfast with three replicas,
  * all on the same disk. Each one is started once and kept for all cases; only one of them has work at a time.
  */
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { closeSync, mkdirSync, openSync } from 'node:fs';
 import { join } from 'node:path';
 
@@ -35,6 +35,10 @@ export async function startRaw(options: SubjectOptions): Promise<Subject> {
     pids: () => Promise.resolve([]),
     stop: () => Promise.resolve(),
   };
+}
+
+export function tgtIsInstalled(): boolean {
+  return ['tgtd', 'tgtadm'].every((program) => spawnSync(program, ['--version']).error === undefined);
 }
 
 /** tgt with one copy, direct I/O, behind the same initiator as Holdfast. */

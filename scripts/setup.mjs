@@ -1,5 +1,5 @@
 // Makes a fresh Debian 12 (or newer) or Ubuntu 24.04 able to build, try and test Holdfast:
-//   node scripts/setup.mjs [build|demo|test|guest|bench]      (default: test)
+//   node scripts/setup.mjs [build|demo|test|guest]      (default: test)
 // Installs what is missing with apt-get, as root or through sudo. Where it may not, it prints the exact line to run and
 // ends with exit code 1. With nothing missing it takes some milliseconds.
 import { spawnSync } from 'node:child_process';
@@ -45,13 +45,11 @@ const testPackages = [
 const sharePackages = ['nfs-ganesha', 'nfs-ganesha-vfs'];
 testPackages.push(...sharePackages, 'libnfs-utils', 'rpcbind');
 const guestPackages = [...testPackages, 'qemu-system-x86', 'cpio', 'kmod', 'busybox-static?'];
-// tgt is the peer that benchmarks compare with; its package may start a service on port 3260, so tests do without it.
 const groups = {
   build: buildPackages,
   demo: demoPackages,
   test: testPackages,
   guest: guestPackages,
-  bench: [...testPackages, 'tgt'],
 };
 
 /** Those of `packages` that are not installed. A name that ends in `?` may be missing where the distribution lacks it. */
