@@ -6,7 +6,24 @@
 namespace holdfast {
 
 namespace {
+
 constexpr std::size_t kPage = 4096;
+
+class HeapMemory final : public BufferMemory {
+ public:
+  std::byte* allocate(std::size_t bytes) override {
+    void* block = std::aligned_alloc(kPage, bytes);
+    CHECK(block != nullptr, "out of memory");
+    return static_cast<std::byte*>(block);
+  }
+  void free(std::byte* block, std::size_t) override { std::free(block); }
+};
+
+}  // namespace
+
+BufferMemory& heap_memory() {
+  static HeapMemory memory;
+  return memory;
 }
 
 BufferPool::~BufferPool() {
@@ -19,20 +36,26 @@ BufferPool::~BufferPool() {
   }
 }
 
+// The steps from 2^(k-1) to 2^k are whole pages: below 16 KiB there are fewer.
+BufferPool::SizeClass BufferPool::size_class(std::size_t size) {
+  unsigned log2 = std::max<unsigned>(kSmallestLog2, static_cast<unsigned>(std::bit_width(size - 1)));
+  std::size_t power = std::size_t{1} << log2;
+  std::size_t step = std::max(kPage, power / (2 * kSteps));
+  std::size_t bytes = (size + step - 1) / step * step;
+  return {(log2 - kSmallestLog2 + 1) * kSteps - 1 - (power - bytes) / step, bytes};
+}
+
 Buffer* BufferPool::take(std::size_t size) {
   CHECK(size > 0 && size <= (std::size_t{1} << kLargestLog2), "buffer size out of range");
-  unsigned log2 = std::max<unsigned>(kSmallestLog2, static_cast<unsigned>(std::bit_width(size - 1)));
-  Buffer*& head = free_[log2 - kSmallestLog2];
-  last_taken_[log2 - kSmallestLog2] = ++takes_;
-  std::size_t capacity = std::size_t{1} << log2;
+  auto [index, capacity] = size_class(size);
+  Buffer*& head = free_[index];
+  last_taken_[index] = ++takes_;
   Buffer* buffer = head;
   if (buffer) {
     head = buffer->next_free;
     bytes_retained_ -= capacity;
   } else {
-    void* memory = std::aligned_alloc(kPage, capacity);
-    CHECK(memory != nullptr, "out of memory");
-    buffer = new Buffer{static_cast<std::byte*>(memory), static_cast<std::uint32_t>(capacity), 0, this, nullptr};
+    buffer = new Buffer{memory_.allocate(capacity), static_cast<std::uint32_t>(capacity), 0, this, nullptr};
   }
   buffer->references = 1;
   bytes_in_use_ += capacity;
@@ -40,8 +63,7 @@ Buffer* BufferPool::take(std::size_t size) {
 }
 
 void BufferPool::give_back(Buffer* buffer) {
-  std::size_t capacity = buffer->capacity;
-  std::size_t index = static_cast<unsigned>(std::bit_width(capacity - 1)) - kSmallestLog2;
+  auto [index, capacity] = size_class(buffer->capacity);
   bytes_in_use_ -= capacity;
   while (bytes_retained_ + capacity > retained_bytes_max_) {
     if (!make_room(index)) return release(buffer);
@@ -66,7 +88,7 @@ bool BufferPool::make_room(std::size_t index) {
 }
 
 void BufferPool::release(Buffer* buffer) {
-  std::free(buffer->data);
+  memory_.free(buffer->data, buffer->capacity);
   delete buffer;
 }
 

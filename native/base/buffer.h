@@ -20,6 +20,20 @@ namespace holdfast {
 
 class BufferPool;
 
+// Where a pool takes memory from: blocks of a multiple of 4096 bytes, aligned to 4096 at least. Not for every buffer: a
+// pool keeps what it has used before.
+class BufferMemory {
+ public:
+  virtual ~BufferMemory() = default;
+  // Never null: without memory the process ends.
+  virtual std::byte* allocate(std::size_t bytes) = 0;
+  // `bytes`: as allocated.
+  virtual void free(std::byte* block, std::size_t bytes) = 0;
+};
+
+// malloc's. Thread: any.
+BufferMemory& heap_memory();
+
 // One allocation. `data` is aligned to 4096 bytes, as O_DIRECT wants it.
 struct Buffer {
   std::byte* data;
@@ -72,12 +86,15 @@ class Slice {
   std::uint32_t size_ = 0;
 };
 
-// Keeps freed buffers by power-of-two size for the next user. Memory goes back to the system only
-// beyond `retained_bytes_max`, and then that of the size that was asked for least recently: what is kept follows what
-// is in use. Must outlive every slice it gave out.
+// Keeps freed buffers by size for the next user, in four sizes from one power of two to the next: a message of 1 MiB
+// and its header does not take 2 MiB. Memory goes back to the system only beyond `retained_bytes_max`, and then that of
+// the size that was asked for least recently: what is kept follows what is in use. Must outlive every slice it gave
+// out.
 class BufferPool {
  public:
-  explicit BufferPool(std::size_t retained_bytes_max = 64u << 20) : retained_bytes_max_(retained_bytes_max) {}
+  // `memory` must outlive the pool.
+  explicit BufferPool(std::size_t retained_bytes_max = 64u << 20, BufferMemory& memory = heap_memory())
+      : memory_(memory), retained_bytes_max_(retained_bytes_max) {}
   ~BufferPool();
   BufferPool(const BufferPool&) = delete;
   BufferPool& operator=(const BufferPool&) = delete;
@@ -102,13 +119,20 @@ class BufferPool {
   static constexpr unsigned kSmallestLog2 = 12;
   static constexpr unsigned kLargestLog2 = 27;
 
-  static constexpr std::size_t kSizes = kLargestLog2 - kSmallestLog2 + 1;
+  static constexpr std::size_t kSteps = 4;  // from one power of two to the next
+  static constexpr std::size_t kSizes = (kLargestLog2 - kSmallestLog2 + 1) * kSteps;
+
+  struct SizeClass {
+    std::size_t index, bytes;
+  };
+  static SizeClass size_class(std::size_t size);
 
   Buffer* take(std::size_t size);
   void give_back(Buffer* buffer);
   bool make_room(std::size_t index);
   void release(Buffer* buffer);
 
+  BufferMemory& memory_;
   std::array<Buffer*, kSizes> free_{};
   std::array<std::uint64_t, kSizes> last_taken_{};  // in terms of takes_
   std::uint64_t takes_ = 0;

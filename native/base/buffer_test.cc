@@ -25,6 +25,16 @@ TEST(BufferPool, AlignsAllSizes) {
   EXPECT_EQ(pool.bytes_in_use(), 0u);
 }
 
+// No more than a fourth of a large buffer is left unused.
+TEST(BufferPool, TakesLittleMoreThanItIsAskedFor) {
+  BufferPool pool;
+  for (std::size_t size = 4096; size <= 4u << 20; size += 4096) {
+    Slice slice = pool.allocate(size);
+    EXPECT_GE(pool.bytes_in_use(), size);
+    EXPECT_LE(pool.bytes_in_use(), std::max(size + 4096, size * 5 / 4)) << size;
+  }
+}
+
 TEST(BufferPool, GivesTheSameMemoryAgain) {
   BufferPool pool;
   Slice first = pool.allocate(5'000);

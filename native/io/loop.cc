@@ -20,6 +20,23 @@ Nanos monotonic_now() {
   return Nanos(now.tv_sec * std::int64_t{1'000'000'000} + now.tv_nsec);
 }
 
+constexpr std::size_t kRetainedBytesMax = 64u << 20;
+
+// AddressSanitizer watches the edges of what malloc gives, not those of blocks of a region.
+BufferMemory& payload_memory([[maybe_unused]] HugeMemory& huge) {
+#if defined(__SANITIZE_ADDRESS__)
+  return heap_memory();
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+  return heap_memory();
+#else
+  return huge;
+#endif
+#else
+  return huge;
+#endif
+}
+
 void relax() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -31,7 +48,8 @@ void relax() {
 }  // namespace
 
 Loop::Loop(const ReactorOptions& options)
-    : blocking_pool_(inbox_, options.blocking_threads_max),
+    : buffers_(kRetainedBytesMax, payload_memory(memory_)),
+      blocking_pool_(inbox_, options.blocking_threads_max),
       poll_policy_(usable_cpus() < options.spin_cpus_min ? Nanos(0) : options.spin_max) {
   refresh_now();
 }

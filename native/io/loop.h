@@ -16,6 +16,7 @@
 #include "base/buffer.h"
 #include "io/blocking_pool.h"
 #include "io/env.h"
+#include "io/huge_memory.h"
 #include "io/inbox.h"
 #include "io/poll_policy.h"
 #include "io/reactor.h"
@@ -102,7 +103,8 @@ class Loop final : private Completion {
   void sleep(Nanos wait_max);
   void refresh_now();
 
-  BufferPool buffers_;  // first: slices everywhere below refer to it
+  HugeMemory memory_;
+  BufferPool buffers_;  // slices everywhere below refer to it
   Inbox inbox_;
   std::unique_ptr<Ring> ring_;
   std::unique_ptr<ReceiveBuffers> receive_buffers_;
