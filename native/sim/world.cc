@@ -75,12 +75,17 @@ Process* World::start_process(const std::string& node, const std::string& name) 
   return processes_.back().get();
 }
 
+void World::died(Process* process) {
+  process->alive = false;
+  process->frozen = false;
+  process->env->drop_free_buffers();
+}
+
 void World::kill(Process* process) {
   if (!process->alive) return;
   trace("kill " + process->name);
   ++crashes_.kills;
-  process->alive = false;
-  process->frozen = false;
+  died(process);
   disk(process->node).process_died(process->id);
   std::erase_if(listeners_, [&](const auto& entry) { return entry.second->process() == process; });
   for (SimStream* stream : std::vector<SimStream*>(streams_)) {
@@ -94,8 +99,7 @@ void World::power_off(const std::string& node) {
   ++crashes_.power_losses;
   for (auto& process : processes_) {
     if (process->node != node || !process->alive) continue;
-    process->alive = false;
-    process->frozen = false;
+    died(process.get());
     disk(node).process_died(process->id);
     std::erase_if(listeners_, [&](const auto& entry) { return entry.second->process() == process.get(); });
     for (SimStream* stream : std::vector<SimStream*>(streams_)) {
@@ -172,6 +176,11 @@ SimDisk& World::disk(const std::string& node) {
   auto& disk = disks_[node];
   if (!disk) disk = std::make_unique<SimDisk>(*this, node);
   return *disk;
+}
+
+void World::retire() {
+  disks_.clear();
+  for (auto& process : processes_) process->env->drop_free_buffers();
 }
 
 std::uint64_t World::schedule(Nanos time, Process* process, Callback<void()> work, const char* what) {

@@ -5,7 +5,7 @@
 //
 // Words: a node is a host (its disks survive it); a process is one incarnation of a program on a node and owns one
 // SimEnv. A crashed process is abandoned: its objects are never destroyed and never called again, as after SIGKILL.
-// Their memory stays allocated; run many seeds in child processes to bound it.
+// Their memory stays allocated, but for free buffers; run many seeds in child processes to bound it.
 #pragma once
 
 #include <cstdint>
@@ -123,6 +123,9 @@ class World {
   SimDisk& disk(const std::string& node);
   DiskFaults& disk_faults(const std::string& node) { return disk_faults_[node]; }
 
+  // For a world that will not run again: gives back the memory of its disks and of the buffers that nobody uses.
+  void retire();
+
   // ---- running ----
   // Runs `work` at `time` on behalf of `process` (nullptr: the world itself, e.g. fault injection).
   // Returns an id for cancel(). Events of a dead process are dropped, of a frozen one deferred.
@@ -161,6 +164,7 @@ class World {
 
   bool link_up(const std::string& from, const std::string& to) const;
   Nanos net_delay(const std::string& from, const std::string& to);
+  void died(Process* process);
   void abandon_work(Event* event);
 
   Random random_;

@@ -197,6 +197,7 @@ Outcome simulate(std::uint64_t seed, bool trace, Variant variant) {
   outcome.slowest_seconds = static_cast<double>(cluster->counts.slowest.count()) / 1e9;
   outcome.scenario = cluster->scenario.describe();
   outcome.virtual_seconds = static_cast<double>(cluster->world.now().count()) / 1e9;
+  cluster->world.retire();
   return outcome;
 }
 
