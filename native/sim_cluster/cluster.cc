@@ -91,7 +91,9 @@ void Cluster::look_after(Member& member) {
   bool failed = node.disk() && !node.disk()->failure().empty();
   if (failed || node.state() == ReplicaNode::State::kBroken) {
     // As the agent does: the process is started again, after a moment.
-    bool lost = node.failure() && node.failure()->code() == ErrorCode::kJournalDamaged;
+    std::optional<ErrorCode> why;
+    if (node.failure()) why = node.failure()->code();
+    bool lost = why == ErrorCode::kJournalDamaged || why == ErrorCode::kWrongDisk;  // the latter: its only batch is bad
     node.kill();
     member.restart_at = world.now() + Nanos(world.random().below(2'000'000'000));
     if (lost) member.retiring = true;

@@ -72,6 +72,13 @@ void seal_batch(std::span<std::byte> blocks, BatchHeader header) {
   std::memcpy(blocks.data() + offsetof(BatchHeader, crc), &header.crc, sizeof header.crc);
 }
 
+bool begins_batch(std::span<const std::byte> first_block, std::uint64_t key) {
+  BatchHeader header;
+  CHECK(first_block.size() >= sizeof header);
+  std::memcpy(&header, first_block.data(), sizeof header);
+  return header.magic == kJournalMagic && header.key == key;
+}
+
 std::optional<BatchHeader> peek_batch(std::span<const std::byte> first_block, std::uint64_t key) {
   BatchHeader header;
   CHECK(first_block.size() >= sizeof header);

@@ -95,6 +95,9 @@ std::size_t put_entry_descriptor(std::byte* out, const EntryHeader& header, std:
 // Fills in magic, format and crc of the header at the start of `blocks`, which are all header blocks of the batch.
 void seal_batch(std::span<std::byte> blocks, BatchHeader header);
 
+// Whether a batch of this journal was written to this place, be it in part.
+bool begins_batch(std::span<const std::byte> first_block, std::uint64_t key);
+
 // The fixed part of what may be a batch: magic, format, key and sizes are plausible. The CRC is not checked.
 std::optional<BatchHeader> peek_batch(std::span<const std::byte> first_block, std::uint64_t key);
 // Whether the CRC over all header blocks is right.

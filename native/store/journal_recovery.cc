@@ -13,6 +13,7 @@ namespace {
 
 constexpr std::uint64_t kWindowBlocks = 1024;
 constexpr int kAttempts = 3;
+constexpr std::size_t kSectorSize = 512;  // what a device writes whole, at least
 
 // Numbers of batches up to which headers say that all was durable, and was written.
 struct Watermarks {
@@ -24,6 +25,10 @@ std::uint32_t crc_at(std::span<const std::byte> crcs, std::uint32_t block) {
   std::uint32_t crc;
   std::memcpy(&crc, crcs.data() + std::size_t{block} * 4, 4);
   return crc;
+}
+
+bool only_zeros(std::span<const std::byte> bytes) {
+  return std::all_of(bytes.begin(), bytes.end(), [](std::byte byte) { return byte == std::byte{0}; });
 }
 
 // Reads the ring in large pieces and gives out parts of them.
@@ -75,6 +80,12 @@ class Recovery {
     if (!walked.ok()) co_return std::move(walked).error();
     Status scanned = co_await scan_rest();
     if (!scanned.ok()) co_return std::move(scanned).error();
+    if (foreign()) {
+      co_return Error(ErrorCode::kWrongDisk,
+                      "its journal holds nothing that this disk wrote: another file or device is in its place, or it "
+                      "was emptied; nothing was changed there. Check the journal's path; if the journal is lost, the "
+                      "replicas on this disk must be rebuilt: remove the disk, format it, and add it again");
+    }
     Status verified = co_await verify_direct();
     if (!verified.ok()) co_return std::move(verified).error();
     std::uint64_t cut = first_incomplete();
@@ -148,6 +159,7 @@ class Recovery {
     out_.batches.push_back(std::move(batch));
     ++next_number_;
     next_position_ = position + blocks;
+    own_ = true;
     co_return true;
   }
 
@@ -204,6 +216,8 @@ class Recovery {
       std::uint64_t first = position % geometry_.blocks;
       Result<Slice> block = co_await ring_.read(first, 1);
       if (!block.ok()) co_return std::move(block).error();
+      own_ = own_ || begins_batch(block->bytes(), geometry_.key);
+      if (first == 0) starts_with_zeros_ = only_zeros(block->bytes().first(kSectorSize));
       std::optional<BatchHeader> header = peek_batch(block->bytes(), geometry_.key);
       if (!header || header->position % geometry_.blocks != first) continue;
       if (first + header->header_blocks > geometry_.blocks) continue;
@@ -218,6 +232,14 @@ class Recovery {
       if (header->number >= next_number_) note_watermarks(*header);
     }
     co_return Status();
+  }
+
+  // Whether the ring cannot be that of this disk. There is always a batch in it, be it a torn one, once the metadata
+  // tells of one; before that it begins with zeros or with the first batch. (One that is torn is torn between sectors.)
+  bool foreign() const {
+    if (own_) return false;
+    bool made = state_.oldest_number > 1 || state_.runs.back().first_number > 1;
+    return made || !starts_with_zeros_;
   }
 
   // Reads what direct writes left in their slots.
@@ -305,6 +327,8 @@ class Recovery {
   RecoveredJournal out_;
   std::uint64_t next_number_ = 1;
   std::uint64_t next_position_ = 0;
+  bool own_ = false;                // a batch of this journal was found, whole or not
+  bool starts_with_zeros_ = false;  // the first sector
   std::vector<DirectCheck> failed_checks_;
 };
 
@@ -320,7 +344,7 @@ Task<Result<RecoveredJournal>> recover_journal(Env* env, File* journal, File* da
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
     Recovery recovery(*env, *journal, *data, geometry, state, needed, marks);
     Result<RecoveredJournal> outcome = co_await recovery.run();
-    bool doubtful = outcome.ok() ? outcome->lost_acknowledged : outcome.error().code() == ErrorCode::kJournalDamaged;
+    bool doubtful = outcome.ok() ? outcome->lost_acknowledged : outcome.error().code() != ErrorCode::kDiskIo;
     if (!doubtful) co_return outcome;
     if (!best || !outcome.ok() || (best->ok() && outcome->next_number > (*best)->next_number))
       best = std::move(outcome);

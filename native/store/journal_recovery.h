@@ -32,7 +32,8 @@ struct RecoveredJournal {
 };
 
 // `needed`: whether an entry has not been applied yet (its content is then verified). JOURNAL_DAMAGED when something
-// that was durable cannot be read back; DISK_IO when the device fails.
+// that was durable cannot be read back; WRONG_DISK when the ring is not that of this disk; DISK_IO when the device
+// fails.
 Task<Result<RecoveredJournal>> recover_journal(Env* env, File* journal, File* data, JournalGeometry geometry,
                                                JournalState state, std::function<bool(const EntryHeader&)> needed);
 

@@ -435,6 +435,55 @@ TEST_F(StoreTest, WhatAnOpenFoundIsDurableFromThenOn) {
   EXPECT_EQ(machine.open().error().code(), ErrorCode::kJournalDamaged);
 }
 
+// Devices change their names, and journals are replaced: what is found then must neither pass for a journal whose end
+// was lost, nor be written over.
+TEST_F(StoreTest, AnotherJournalInThePlaceOfItsOwnIsRefused) {
+  machine.options.journal_path = "/fast/journal";
+  sim::SimDisk& files = machine.world.disk("node");
+  auto refused_with = [&](sim::SimFileData& in_place) {
+    sim::SimFileData* journal = files.find("/fast/journal");
+    std::map<std::uint64_t, sim::SimFileData::Page> before = in_place.current;
+    std::swap(journal->current, in_place.current);
+    Status opened = machine.open();
+    ASSERT_FALSE(opened.ok());
+    EXPECT_EQ(opened.error().code(), ErrorCode::kWrongDisk) << opened.error().to_string();
+    machine.kill();
+    EXPECT_EQ(journal->current, before) << "nothing is written to it";
+    std::swap(journal->current, in_place.current);
+  };
+  sim::SimFileData blank, foreign, another;
+  foreign.current[0].fill(std::byte{'x'});
+  {
+    TestMachine other(2);
+    ASSERT_TRUE(other.open().ok());
+    ASSERT_TRUE(other.create(kOne, kBlocks).ok());
+    ASSERT_TRUE(other
+                    .wait<Status>([&](StatusCallback done) {
+                      other.disk->find(kOne)->append(write_entry(other.env(), at(1, 1), range(0, 4), 1),
+                                                     std::move(done));
+                    })
+                    .ok());
+    another.current = other.world.disk("node").find("/disk/journal")->current;
+  }
+
+  open();
+  machine.kill();
+  refused_with(foreign);  // before the first batch
+  refused_with(another);
+  ASSERT_TRUE(machine.open().ok());
+  for (std::uint64_t seq = 1; seq <= 3; ++seq) ASSERT_TRUE(write(seq, range(seq, 1), seq).ok());
+  machine.close();  // everything is applied: the journal is not needed for what was written so far
+  ASSERT_TRUE(machine.open().ok());
+  ASSERT_TRUE(write(4, range(4, 1), 4).ok());
+  ASSERT_TRUE(machine.wait<Status>([&](StatusCallback done) { one().flush(std::move(done)); }).ok());
+  machine.kill();
+  refused_with(blank);
+  refused_with(foreign);
+  refused_with(another);
+  ASSERT_TRUE(machine.open().ok()) << "its own is good as before";
+  EXPECT_EQ(tags(range(1, 4)), (std::vector<std::uint64_t>{1, 2, 3, 4}));
+}
+
 TEST_F(StoreTest, LostDirectDataCutsTheLogUnlessFlushed) {
   for (bool flushed : {false, true}) {
     machine.kill();
