@@ -74,6 +74,20 @@ function isKnownToApt(name) {
   return /Candidate: (?!\(none\))/.test(policy.stdout ?? '');
 }
 
+/**
+ * The runtimes of clang's sanitizers and fuzzer, without which it compiles but does not link. They are a package of their
+ * own where clang only recommends them, named after the version that the distribution calls clang.
+ */
+function missingClangRuntime() {
+  const query = spawnSync('dpkg-query', ['-W', '-f', '${db:Status-Status}\\n', 'libclang-rt-*-dev'], {
+    encoding: 'utf8',
+  });
+  if (query.stdout.split('\n').includes('installed')) return [];
+  const depends = spawnSync('apt-cache', ['depends', 'clang'], { encoding: 'utf8' });
+  const name = `libclang-rt-${/Depends: clang-(\d+)/.exec(depends.stdout ?? '')?.[1]}-dev`;
+  return isKnownToApt(name) ? [name] : [];
+}
+
 /** How to become root without a question: a list of words before the command, or null. */
 function rootPrefix() {
   if (process.getuid() === 0) return [];
@@ -107,7 +121,8 @@ export function setupSystem(group, log = console.log) {
         `  ${groups[group].map((name) => name.replace('?', '')).join(' ')}`,
     );
   }
-  const required = missing.filter((name) => !name.endsWith('?'));
+  const missingRuntime = () => (groups[group].includes('clang') ? missingClangRuntime() : []);
+  const required = [...missing.filter((name) => !name.endsWith('?')), ...missingRuntime()];
   if (required.length === 0) return; // an optional one alone is not worth asking for rights
   const prefix = rootPrefix();
   if (prefix === null) {
@@ -119,6 +134,7 @@ export function setupSystem(group, log = console.log) {
   log(`setup: installing ${required.join(' ')}`);
   const updated = aptGet(prefix, ['update', '-q']);
   missing = missing.filter((name) => !name.endsWith('?') || isKnownToApt(name.replace('?', '')));
+  missing.push(...missingRuntime()); // the lists of packages are there now
   const install = ['install', '-y', '-q', '--no-install-recommends', ...missing.map((name) => name.replace('?', ''))];
   if (!aptGet(prefix, install)) {
     throw new SetupError(
