@@ -184,13 +184,16 @@ void Session::keep_alive() {
 // ---- text ----
 
 void Session::handle_text(const TextRequest& pdu, const Slice& data) {
-  bool continues_answer = pdu.TargetTransferTag != kReservedTag;
-  if (continues_answer) {
+  bool continues = pdu.TargetTransferTag != kReservedTag;
+  bool continues_request = !text_in_.empty() && pdu.InitiatorTaskTag == text_tag_;
+  if (continues && !continues_request) {  // the rest of the answer
     if (!text_open_ || pdu.TargetTransferTag != kTextTransferTag || !data.empty()) {
       return reject(RejectReason::kInvalidPduField, *reinterpret_cast<const Header*>(&pdu));
     }
     return send_text(pdu.InitiatorTaskTag, pdu.LUN);
   }
+  if (!continues_request) text_in_.clear();  // another exchange ends the one before (RFC 7143 section 11.10.4)
+  text_tag_ = pdu.InitiatorTaskTag;
   text_open_ = false;
   if (text_in_.size() + data.size() > kTextBytesMax) {
     return protocol_error(*reinterpret_cast<const Header*>(&pdu), "too much text");

@@ -142,7 +142,8 @@ class Session {
   std::uint32_t next_transfer_tag_ = 1;
   bool resuming_ = false;
 
-  std::string text_in_;
+  std::string text_in_;  // a request that comes in several PDUs, so far
+  std::uint32_t text_tag_ = 0;
   std::string text_out_;
   bool text_open_ = false;
   Timer keepalive_;

@@ -195,6 +195,35 @@ TEST_F(SessionTest, ANormalSessionMayAskForItsOwnTarget) {
                                               {"TargetAddress", address.to_string() + ",1"}}));
 }
 
+// The target answers each part with a transfer tag, by which the initiator goes on (RFC 7143 section 11.10.4).
+TEST_F(SessionTest, ATextRequestInSeveralPdus) {
+  RawInitiator& host = session();
+  auto part = [&](std::string_view text, std::uint32_t tag, std::uint32_t transfer_tag, bool more) {
+    TextRequest request;
+    request.opcode = static_cast<std::uint8_t>(Opcode::kTextRequest) | kImmediateBit;
+    request.flags = more ? kContinueBit : kFinalBit;
+    request.InitiatorTaskTag = tag;
+    request.TargetTransferTag = transfer_tag;
+    request.CmdSN = host.cmd_sn;
+    host.send(request, text);
+    return host.next();
+  };
+  auto first = part("SendTar", 5, kReservedTag, true);
+  ASSERT_TRUE(first && first->code() == Opcode::kTextResponse);
+  EXPECT_EQ(first->header.flags & (kFinalBit | kContinueBit), 0);
+  EXPECT_EQ(first->data, "");
+  auto last = part(std::string("gets=\0", 6), 5, first->as<TextResponse>().TargetTransferTag, false);
+  ASSERT_TRUE(last && last->code() == Opcode::kTextResponse);
+  EXPECT_TRUE(last->header.final());
+  EXPECT_EQ(last->as<TextResponse>().TargetTransferTag, kReservedTag);
+  EXPECT_EQ(last->data, RawInitiator::text({{"TargetName", std::string(testing::kTargetName)},
+                                            {"TargetAddress", address.to_string() + ",1"}}));
+  // Another exchange does not begin with what is left of one that was given up.
+  ASSERT_TRUE(part("X-left=", 6, kReservedTag, true));
+  auto other = part(std::string("X-new=1\0", 8), 7, kReservedTag, false);
+  EXPECT_EQ(other->data, RawInitiator::text({{"X-new", "NotUnderstood"}}));
+}
+
 // ---- logout ----
 
 TEST_F(SessionTest, Logout) {
