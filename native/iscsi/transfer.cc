@@ -64,6 +64,10 @@ void Session::handle_command(const ScsiCommand& pdu, Slice data) {
     return;
   }
   task.in_unit = true;
+  if (task.reads && task.expected > 0 && task.data_out_length > 0) {
+    // Announced as a read: its data will never come, and GOOD would say that it was written.
+    return unit_->unit->fail(task, scsi::senses::kInvalidFieldInInformationUnit);
+  }
   task.wanted = static_cast<std::uint32_t>(std::min<std::uint64_t>(task.expected_data_out, task.data_out_length));
   if (task.received >= task.wanted && !task.unsolicited_open) return data_out_complete(task);
   start_data_out(task);
@@ -272,15 +276,17 @@ void Session::respond(Task& task) {
   tasks_.remove(&task);  // before the answer, whose MaxCmdSN then counts it as ended
   bool failed = task.status == scsi::ScsiStatus::kCheckCondition;
   std::uint64_t in = failed ? 0 : task.data_in_length;
-  std::uint64_t moved = task.writes ? task.data_out_length : std::max(in, task.data_out_length);
+  std::uint64_t moved = task.writes ? task.data_out_length : failed ? 0 : std::max(in, task.data_out_length);
+  // Without a direction nothing is transferred, whatever length was expected.
+  std::uint64_t expected = task.reads || task.writes ? task.expected : 0;
   std::uint8_t flags = 0;
   std::uint64_t residual = 0;
-  if (moved > task.expected) {
+  if (moved > expected) {
     flags = kOverflowBit;
-    residual = moved - task.expected;
-  } else if (moved < task.expected) {
+    residual = moved - expected;
+  } else if (moved < expected) {
     flags = kUnderflowBit;
-    residual = task.expected - moved;
+    residual = expected - moved;
   }
   auto count = static_cast<std::uint32_t>(std::min<std::uint64_t>(residual, 0xffff'ffff));
   std::uint64_t send = task.reads && !task.writes ? std::min<std::uint64_t>(in, task.expected) : 0;

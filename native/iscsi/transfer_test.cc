@@ -152,6 +152,44 @@ TEST_F(TransferTest, Residuals) {
   EXPECT_EQ(failed->residual, 512u);
 }
 
+// A write that is announced as a read brings no data: GOOD would say that it was written.
+TEST_F(TransferTest, AWriteAnnouncedAsARead) {
+  RawInitiator& host = session();
+  auto ended = host.run(write16(0, 1), {.read = 512});
+  ASSERT_TRUE(ended);
+  EXPECT_EQ(ended->status, 2);
+  EXPECT_EQ(ended->sense_key(), 5);
+  EXPECT_EQ(ended->sense_code(), 0x0e03);
+  EXPECT_EQ(ended->residual_flags, kUnderflowBit);
+  EXPECT_EQ(ended->residual, 512u);
+}
+
+// Without R and W nothing is transferred; a residual of zero would say that everything was.
+TEST_F(TransferTest, ALengthWithoutADirection) {
+  RawInitiator& host = session();
+  auto run = [&](const testing::Cdb& cdb) {
+    ScsiCommand pdu;
+    pdu.opcode = static_cast<std::uint8_t>(Opcode::kScsiCommand);
+    pdu.flags = kFinalBit | 1;
+    pdu.InitiatorTaskTag = 1000 + host.cmd_sn;
+    pdu.ExpectedDataTransferLength = 512;
+    pdu.CmdSN = host.cmd_sn++;
+    std::copy(cdb.begin(), cdb.end(), pdu.CDB);
+    host.send(pdu);
+    return host.outcome(pdu.InitiatorTaskTag);
+  };
+  for (const auto& cdb : {read16(0, 1), write16(0, 1)}) {
+    auto ended = run(cdb);
+    ASSERT_TRUE(ended);
+    EXPECT_EQ(ended->residual_flags, kOverflowBit);
+    EXPECT_EQ(ended->residual, 512u);
+    EXPECT_EQ(ended->data, "");
+  }
+  auto reserve = run({0x16});
+  EXPECT_EQ(reserve->status, 0) << "some hosts send RESERVE(6) so";
+  EXPECT_EQ(reserve->residual_flags, 0);
+}
+
 // A part of a block that was written would leave the block torn.
 TEST_F(TransferTest, APartOfABlockIsNotWritten) {
   RawInitiator& host = session();
