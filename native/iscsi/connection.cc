@@ -30,7 +30,7 @@ std::size_t padding_of(std::size_t size) { return (4 - size % 4) % 4; }
 }  // namespace
 
 Connection::Connection(TargetServer& server, std::unique_ptr<Stream> stream)
-    : server_(server), stream_(std::move(stream)), login_timer_(server.env()) {
+    : server_(server), id_(server.make_connection_id()), stream_(std::move(stream)), login_timer_(server.env()) {
   login_ = std::make_unique<Login>(server, [&env = server.env()] { return env.random(); });
   last_received_ = server.env().now();
 }
@@ -51,6 +51,8 @@ void Connection::end_session() {
   session_.reset();
   if (unit) server_.session_ended(unit);
 }
+
+bool Connection::without_unit() const { return !session_ || !session_->unit(); }
 
 void Connection::close(Close how, std::string_view why) {
   if (closed_) return;
@@ -109,7 +111,7 @@ void Connection::on_data(std::span<const std::byte> bytes) {
         break;
     }
   }
-  if (!closed_ && stream_->unsent_bytes() > kUnsentBytesMax) {
+  if (!closed_ && stream_->unsent_bytes() > (session_ ? kUnsentBytesMax : kLoginUnsentBytesMax)) {
     reading_paused_ = true;
     stream_->pause_receiving();
   }
@@ -228,8 +230,11 @@ void Connection::pdu_complete() {
 
 // ---- login ----
 
-void Connection::reject_login(LoginStatus status) {
+void Connection::reject_login(const LoginRequest& request, LoginStatus status) {
   LoginResponse response;
+  response.ISID = request.ISID;
+  response.TSIH = request.TSIH;
+  response.InitiatorTaskTag = request.InitiatorTaskTag;
   response.StatusClass = static_cast<std::uint8_t>(static_cast<std::uint16_t>(status) >> 8);
   response.StatusDetail = static_cast<std::uint8_t>(status);
   response.StatSN = take_stat_sn();
@@ -241,17 +246,18 @@ void Connection::handle_login() {
   const auto& request = *reinterpret_cast<const LoginRequest*>(header_.data());
   Slice data = std::move(segment_);
   if ((request.opcode & kOpcodeMask) != static_cast<std::uint8_t>(Opcode::kLoginRequest)) {
-    return reject_login(LoginStatus::kInvalidDuringLogin);
+    return reject_login(request, LoginStatus::kInvalidDuringLogin);
   }
   Login::Reply reply = login_->handle(request, data.text());
   if (reply.next == Login::Next::kFullFeature) {
     Unit* unit = login_->type() == SessionType::kNormal ? server_.find_unit(login_->target()) : nullptr;
-    if (login_->type() == SessionType::kNormal && !unit) return reject_login(LoginStatus::kNotFound);
+    if (login_->type() == SessionType::kNormal && !unit) return reject_login(request, LoginStatus::kNotFound);
     server_.reinstate(*login_, unit);
+    if (unit && !server_.has_room_for_session()) return reject_login(request, LoginStatus::kOutOfResources);
     session_ = std::make_unique<Session>(server_, *this, *login_, server_.make_session_id(), unit, request.CmdSN);
     if (!session_->begin()) {
       session_.reset();
-      return reject_login(LoginStatus::kOutOfResources);
+      return reject_login(request, LoginStatus::kOutOfResources);
     }
   }
   reply.header.StatSN = take_stat_sn();

@@ -4,7 +4,7 @@
 // Invariants:
 //  1. A header is acted upon only when it is complete and its digest is right; a data segment is never longer than
 //     declared to the peer.
-//  2. A peer that sends and does not read gets no further than kUnsentBytesMax.
+//  2. A peer that sends and does not read gets no further than kUnsentBytesMax, before login kLoginUnsentBytesMax.
 //  3. After close() nothing of the stream is parsed or sent any more; the object dies in a later turn.
 #pragma once
 
@@ -29,6 +29,7 @@ inline constexpr std::uint32_t kCommandWindow = 128;  // commands a session may 
 inline constexpr std::uint32_t kLoginSegmentBytesMax = 64u << 10;
 // Answers that the peer has not taken; beyond, nothing more is read from it until it has taken all of them.
 inline constexpr std::size_t kUnsentBytesMax = 72u << 20;
+inline constexpr std::size_t kLoginUnsentBytesMax = 256u << 10;  // the same before login, when anybody may be the peer
 
 class Connection final : private StreamHandler {
  public:
@@ -59,6 +60,9 @@ class Connection final : private StreamHandler {
   void end_session();
 
   Session* session() const { return session_.get(); }
+  std::uint64_t id() const { return id_; }
+  // Has no volume: it has not logged in, only asks for the names of targets, or has ended its session.
+  bool without_unit() const;
   std::string peer() const { return stream_->peer_address().to_string(); }
   Address local_address() const { return stream_->local_address(); }
   Nanos last_received() const { return last_received_; }
@@ -78,12 +82,13 @@ class Connection final : private StreamHandler {
   bool begin_segment(const Header& header);
   void pdu_complete();
   void handle_login();
-  void reject_login(LoginStatus status);
+  void reject_login(const LoginRequest& request, LoginStatus status);
   void send_pdu(std::byte* header, std::span<Slice> data);
   void account_unsent(std::size_t now);
   Slice header_memory(std::size_t size);
 
   TargetServer& server_;
+  const std::uint64_t id_;
   std::unique_ptr<Stream> stream_;
   std::unique_ptr<Login> login_;
   std::unique_ptr<Session> session_;

@@ -13,6 +13,10 @@ constexpr std::uint8_t kTransitBit = 0x80;
 constexpr std::string_view kDeclarations[] = {"InitiatorName", "InitiatorAlias", "TargetName", "SessionType"};
 constexpr std::string_view kSecurityKeys[] = {"AuthMethod", "CHAP_A", "CHAP_I", "CHAP_C", "CHAP_N", "CHAP_R"};
 
+// What one side says of itself, rather than offers. Some initiators say it again in each stage.
+constexpr std::string_view kRepeatable[] = {"InitiatorName", "InitiatorAlias", "TargetName", "SessionType",
+                                            "MaxRecvDataSegmentLength"};
+
 bool is_any_of(std::string_view key, std::span<const std::string_view> keys) {
   return std::find(keys.begin(), keys.end(), key) != keys.end();
 }
@@ -56,6 +60,20 @@ LoginStatus Login::check_request(const LoginRequest& request) {
   return LoginStatus::kSuccess;
 }
 
+// Nothing is negotiated twice during login (RFC 7143 section 6.2: "MUST respond with a Login reject (initiator
+// error)"). False: it was, or what was said of itself has changed.
+bool Login::note_keys(const TextPairs& pairs) {
+  for (const auto& [key, value] : pairs) {
+    bool repeatable = is_any_of(key, kRepeatable);
+    const std::string* before = find_text(keys_, key);
+    if (before && !(repeatable && *before == value)) return false;
+    if (before) continue;
+    if (keys_.size() >= kTextPairsMax) return false;
+    keys_.emplace_back(key, repeatable ? value : std::string());
+  }
+  return true;
+}
+
 Login::Reply Login::handle(const LoginRequest& request, std::string_view text) {
   if (LoginStatus status = check_request(request); status != LoginStatus::kSuccess) return respond(request, status);
   if (pending_text_.size() + text.size() > kTextBytesMax) return respond(request, LoginStatus::kInitiatorError);
@@ -64,7 +82,7 @@ Login::Reply Login::handle(const LoginRequest& request, std::string_view text) {
 
   Result<TextPairs> pairs = parse_text(pending_text_);
   pending_text_.clear();
-  if (!pairs.ok()) return respond(request, LoginStatus::kInitiatorError);
+  if (!pairs.ok() || !note_keys(*pairs)) return respond(request, LoginStatus::kInitiatorError);
   std::string answer;
   LoginStatus status = identified_ ? LoginStatus::kSuccess : identify(*pairs, answer);
   if (status == LoginStatus::kSuccess && stage_ == kSecurity) status = handle_security(*pairs, answer);

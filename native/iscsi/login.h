@@ -2,7 +2,7 @@
 // machine: requests in, responses out; the connection adds sequence numbers and sends them.
 //
 // Invariants: kFullFeature comes only for a target that exists, an initiator it admits and, where it has CHAP
-// credentials, after CHAP; accumulated text is bounded by kTextBytesMax.
+// credentials, after CHAP; accumulated text is bounded by kTextBytesMax, the keys of all requests by kTextPairsMax.
 #pragma once
 
 #include <functional>
@@ -76,6 +76,7 @@ class Login {
  private:
   Reply respond(const LoginRequest& request, LoginStatus status);
   LoginStatus check_request(const LoginRequest& request);
+  bool note_keys(const TextPairs& pairs);
   LoginStatus identify(const TextPairs& pairs, std::string& answer);
   LoginStatus identify_target(const TextPairs& pairs, std::string& answer);
   LoginStatus handle_security(const TextPairs& pairs, std::string& answer);
@@ -88,6 +89,7 @@ class Login {
   bool identified_ = false;
   int stage_ = -1;
   std::string pending_text_;
+  TextPairs keys_;  // that the initiator has sent; the values only of those that it may repeat
   SessionType type_ = SessionType::kNormal;
   std::string initiator_;
   std::string target_;

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "iscsi/connection.h"
+#include "iscsi/target_server.h"
 #include "iscsi/testing/fixture.h"
 
 namespace holdfast::iscsi {
@@ -72,6 +73,91 @@ TEST_F(LoginTest, RefusalsSayWhy) {
   EXPECT_EQ(status(RawInitiator::identity(), 1, 0), 0x0200) << "a stage backwards";
   EXPECT_EQ(status(RawInitiator::identity(), 3, 3), 0x0200) << "no stage of login";
   EXPECT_EQ(RawInitiator::status_of(connect().login_step(1, 3, true, "garbage")), 0x0200);
+}
+
+TEST_F(LoginTest, NothingIsNegotiatedTwice) {
+  auto status = [&](const Keys& more) { return connect().login(more); };
+  EXPECT_EQ(status({{"MaxBurstLength", "65536"}, {"MaxBurstLength", "65536"}}), 0x0200);
+  EXPECT_EQ(status({{"HeaderDigest", "None"}, {"HeaderDigest", "CRC32C"}}), 0x0200);
+  EXPECT_EQ(status({{"X-vendor", "1"}, {"X-vendor", "1"}}), 0x0200);
+  EXPECT_EQ(status({{"InitiatorName", "iqn.1994-05.com.example:other"}}), 0x0200) << "who is it?";
+  RawInitiator& host = connect();
+  Keys first = RawInitiator::identity();
+  first.emplace_back("InitialR2T", "No");
+  EXPECT_EQ(step(host, 1, 1, false, first), 0);
+  EXPECT_EQ(step(host, 1, 3, true, {{"InitialR2T", "Yes"}}), 0x0200) << "in a later request either";
+  EXPECT_TRUE(host.closed);
+}
+
+// As some initiators do in each stage.
+TEST_F(LoginTest, WhoIsWhoMayBeSaidAgain) {
+  RawInitiator& host = connect();
+  Keys again = RawInitiator::identity();
+  again.emplace_back("MaxRecvDataSegmentLength", "8192");
+  EXPECT_EQ(step(host, 1, 1, false, again), 0);
+  EXPECT_EQ(step(host, 1, 3, true, again), 0);
+  EXPECT_TRUE(host.full_feature());
+}
+
+TEST_F(LoginTest, KeysWithoutEndAreRefused) {
+  RawInitiator& host = connect();
+  ASSERT_EQ(step(host, 1, 1, false, RawInitiator::identity()), 0);
+  std::uint16_t status = 0;
+  for (int round = 0; round < 10 && status == 0; ++round) {
+    Keys keys;
+    for (int i = 0; i < 100; ++i) keys.emplace_back("X-" + std::to_string(100 * round + i), "");
+    status = step(host, 1, 1, false, keys);
+  }
+  EXPECT_EQ(status, 0x0200);
+}
+
+// Connections that say nothing, and discovery sessions that stay, do not keep hosts out.
+TEST_F(LoginTest, AFloodOfStrangersKeepsNobodyOut) {
+  RawInitiator& host = session();
+  RawInitiator& oldest = connect();
+  for (std::size_t i = 0; i < kStrangersMax + 10; ++i) {
+    if (i % 2 == 0) {
+      connect();
+    } else {
+      ASSERT_EQ(connect().login({}, RawInitiator::identity("Discovery")), 0);
+    }
+  }
+  EXPECT_TRUE(oldest.closed);
+  EXPECT_EQ(host.run(testing::read16(0, 1), {.read = 512})->status, 0);
+  RawInitiator& late = connect();
+  late.isid[5] = 2;
+  EXPECT_EQ(late.login(), 0);
+}
+
+TEST_F(LoginTest, NoRoomForAnotherSession) {
+  for (std::size_t i = 0; i < scsi::kNexusesMax; ++i) {
+    RawInitiator& host = connect();
+    host.isid[4] = static_cast<std::uint8_t>(i >> 8);
+    host.isid[5] = static_cast<std::uint8_t>(i);
+    ASSERT_EQ(host.login(), 0);
+  }
+  RawInitiator& late = connect();
+  late.isid[3] = 1;
+  auto refused = late.login_step(1, 3, true, RawInitiator::text(RawInitiator::identity()));
+  EXPECT_EQ(RawInitiator::status_of(refused), 0x0302);
+  EXPECT_EQ(refused->header.InitiatorTaskTag, 1u) << "or the initiator does not know what was refused";
+  EXPECT_EQ(refused->as<LoginResponse>().ISID, late.isid);
+}
+
+// Whoever has not logged in yet cannot make the target hold megabytes of answers.
+TEST_F(LoginTest, ALoginThatReadsNothingIsNotReadFrom) {
+  RawInitiator& host = connect();
+  ASSERT_EQ(step(host, 1, 1, false, RawInitiator::identity()), 0);
+  const std::string& unsent = env.newest().ends[0].inbound;
+  host.stop_reading();
+  LoginRequest request;
+  request.opcode = static_cast<std::uint8_t>(Opcode::kLoginRequest) | kImmediateBit;
+  request.flags = 0x04;
+  request.ISID = host.isid;
+  request.CID = 7;
+  for (std::size_t sent = 0; sent < 4 * kLoginUnsentBytesMax; sent += kHeaderBytes) host.send(request);
+  host.settle();
+  EXPECT_LE(unsent.size(), 2 * kLoginUnsentBytesMax);
 }
 
 TEST_F(LoginTest, AnUnknownSessionOrASecondConnection) {

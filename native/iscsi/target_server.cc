@@ -30,21 +30,24 @@ Result<Address> TargetServer::listen(const Address& portal) {
   return bound;
 }
 
+// Anybody can connect and say nothing, keep a discovery session, or not let go of a refused login. When there are too
+// many of those, the oldest goes: a host that logs in at once, as hosts do, gets through a flood of them.
 void TargetServer::accept(std::unique_ptr<Stream> stream) {
-  auto logins = std::count_if(connections_.begin(), connections_.end(), [](auto& each) { return !each->session(); });
-  if (connections_.size() >= kConnectionsMax || static_cast<std::size_t>(logins) >= kLoginsMax) {
-    log_warn("iscsi", "refused the connection of " + stream->peer_address().to_string() + ": too many connections");
-    return;
+  auto is_stranger = [](auto& each) { return each->without_unit(); };
+  if (std::count_if(connections_.begin(), connections_.end(), is_stranger) >= std::ptrdiff_t{kStrangersMax}) {
+    auto oldest = std::find_if(connections_.begin(), connections_.end(), is_stranger);
+    log_info("iscsi", "dropping the connection of " + (*oldest)->peer() + ": too many have no volume");
+    std::unique_ptr<Connection> ending = std::move(*oldest);
+    connections_.erase(oldest);
   }
   connections_.push_back(std::make_unique<Connection>(*this, std::move(stream)));
   connections_.back()->start();
 }
 
 void TargetServer::discard(Connection* connection) {
-  env_.post([this, alive = alive(), connection] {
+  env_.post([this, alive = alive(), id = connection->id()] {
     if (alive.expired()) return;
-    auto found =
-        std::find_if(connections_.begin(), connections_.end(), [&](auto& each) { return each.get() == connection; });
+    auto found = std::find_if(connections_.begin(), connections_.end(), [&](auto& each) { return each->id() == id; });
     if (found == connections_.end()) return;
     // Out of the list first: the end of a session looks through it.
     std::unique_ptr<Connection> ending = std::move(*found);
@@ -70,6 +73,12 @@ void TargetServer::reinstate(const Login& login, const Unit* unit) {
     each->close(Connection::Close::kNow, "the initiator logged in again");
     each->end_session();
   }
+}
+
+bool TargetServer::has_room_for_session() const {
+  auto sessions =
+      std::count_if(connections_.begin(), connections_.end(), [](auto& each) { return !each->without_unit(); });
+  return sessions < std::ptrdiff_t{kSessionsMax};
 }
 
 void TargetServer::drop_sessions(const Unit* unit, Connection::Close how, std::string_view why) {

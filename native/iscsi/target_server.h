@@ -16,8 +16,8 @@
 
 namespace holdfast::iscsi {
 
-inline constexpr std::size_t kConnectionsMax = 1'024;
-inline constexpr std::size_t kLoginsMax = 256;  // connections that have not logged in yet
+inline constexpr std::size_t kSessionsMax = 4'096;  // of all volumes together
+inline constexpr std::size_t kStrangersMax = 256;   // connections without a volume: logins, discovery, ends
 inline constexpr std::size_t kTotalBytesMax = 512u << 20;
 inline constexpr Nanos kLogoutGrace = 1s;  // between the request to log out and the end of the connection
 
@@ -58,8 +58,10 @@ class TargetServer final : public Target, public LoginDirectory, public scsi::Co
   Session* find_session(std::uint64_t id) const;
   // Ends an older session of the same initiator port with the same target (RFC 7143 section 6.3.5).
   void reinstate(const Login& login, const Unit* unit);
+  bool has_room_for_session() const;
   void drop_sessions(const Unit* unit, Connection::Close how, std::string_view why);
   std::uint64_t make_session_id() { return ++last_session_id_; }
+  std::uint64_t make_connection_id() { return ++last_connection_id_; }
   std::vector<std::string> targets_for(std::string_view initiator) const;
   const std::vector<Address>& portals() const { return portals_; }
 
@@ -88,6 +90,7 @@ class TargetServer final : public Target, public LoginDirectory, public scsi::Co
   std::vector<std::pair<std::string, Address>> redirects_;
   std::vector<std::unique_ptr<Connection>> connections_;
   std::uint64_t last_session_id_ = 0;
+  std::uint64_t last_connection_id_ = 0;
   std::uint16_t last_tsih_ = 0;
   std::uint64_t memory_used_ = 0;  // by commands
   std::uint64_t unsent_ = 0;       // in answers that were not taken yet
