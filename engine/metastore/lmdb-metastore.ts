@@ -32,6 +32,8 @@ const noRoom: ReadonlySet<unknown> = new Set([28, 122, 'ENOSPC', 'EDQUOT']);
 const inputOutputError = 5;
 const fullBelowBytes = 2 ** 20;
 const leaseRetryMs = 1_000;
+// The longest key that lmdb takes, with its pages of 4 KiB. No longer one can be there.
+const keyBytesMax = 1_978;
 // Room for 126 readers, as lmdb has by default, and more.
 const lockFileBytes = 16 * 1024;
 
@@ -154,13 +156,18 @@ class LmdbMetastore {
 
   get(key: string): StoredEntry | null {
     this.#assertOpen();
-    const row = this.#entries.get(key);
+    const row = this.#row(key);
     return row === undefined ? null : toEntry(key, row);
+  }
+
+  #row(key: string): Row | undefined {
+    return fits(key) ? this.#entries.get(key) : undefined;
   }
 
   range(prefix: string, options: { readonly limit?: number; readonly after?: string } = {}): RangeOutcome {
     this.#assertOpen();
     const entries: StoredEntry[] = [];
+    if (!fits(prefix)) return { entries, revision: this.#revision() };
     const start = options.after ?? prefix;
     for (const { key, value } of this.#entries.getRange({ start, end: `${prefix}\u{10ffff}` })) {
       if (entries.length === (options.limit ?? Infinity)) break;
@@ -253,10 +260,11 @@ class LmdbMetastore {
   // Runs inside a write transaction.
   #apply(compares: readonly Compare[], changes: readonly Change[]): Applied {
     const before = this.#revision();
-    const holds = compares.every(({ key, modRevision }) => (this.#entries.get(key)?.[1] ?? 0) === modRevision);
+    const holds = compares.every(({ key, modRevision }) => (this.#row(key)?.[1] ?? 0) === modRevision);
     if (!holds) return { outcome: { succeeded: false, revision: before }, events: [] };
     // Checked before the first change: a transaction that fails must change nothing.
     for (const change of changes) {
+      if (change.kind === 'put' && !fits(change.key)) throw keyTooLong(change.key);
       if (change.kind === 'put' && change.lease !== undefined && this.#leases.get(change.lease) === undefined) {
         throw leaseNotFound(change.lease);
       }
@@ -269,7 +277,7 @@ class LmdbMetastore {
   }
 
   #applyChange(change: Change, revision: number): WatchEvent[] {
-    const former = this.#entries.get(change.key);
+    const former = this.#row(change.key);
     const formerLease = former?.[2] ?? null;
     const lease = change.kind === 'put' ? (change.lease ?? null) : null;
     if (formerLease !== null && formerLease !== lease)
@@ -315,6 +323,17 @@ class LmdbMetastore {
   #assertOpen(): void {
     if (this.#closed) throw new HoldfastError('STORE_UNAVAILABLE', 'the metadata store is closed');
   }
+}
+
+function fits(key: string): boolean {
+  return Buffer.byteLength(key) <= keyBytesMax;
+}
+
+function keyTooLong(key: string): HoldfastError {
+  return new HoldfastError(
+    'INVALID_ARGUMENT',
+    `the metadata store takes keys of at most ${keyBytesMax} bytes, not of ${Buffer.byteLength(key)} ("${key.slice(0, 40)}…"): use a shorter name`,
+  );
 }
 
 function toEntry(key: string, row: Row): StoredEntry {

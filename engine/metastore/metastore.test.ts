@@ -97,6 +97,16 @@ const etcd: Implementation = {
 
 const put = (key: string, value: string): Change => ({ kind: 'put', key, value });
 
+test('lmdb refuses a key that it cannot hold, and the transaction changes nothing', async () => {
+  const bench = lmdb.bench();
+  const store = await bench.open();
+  const changes: Change[] = ['b', 'a'.repeat(2_000)].map((key) => ({ kind: 'put', key, value: '1' }));
+  await expect(store.transact([], changes)).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
+  expect(await store.get('b')).toBeNull();
+  await store.close();
+  bench.remove();
+});
+
 describe.each([lmdb, etcd])('metastore on $name', (implementation) => {
   if (implementation.skip) {
     test.skip('is not installed', () => undefined);
@@ -123,6 +133,18 @@ describe.each([lmdb, etcd])('metastore on $name', (implementation) => {
 
   test('an absent key is null', async () => {
     expect(await store.get('/a')).toBeNull();
+  });
+
+  // Names of requests become keys as they are.
+  test('a key of any length can be asked for', async () => {
+    const long = '/volumes/' + 'a'.repeat(100_000);
+    await store.transact([], [{ kind: 'put', key: '/volumes/b', value: '1' }]);
+    expect(await store.get(long)).toBeNull();
+    expect((await store.range(long)).entries).toEqual([]);
+    const outcome = await store.transact([{ key: long, modRevision: 0 }], [{ kind: 'delete', key: long }]);
+    expect(outcome.succeeded).toBe(true);
+    expect((await store.transact([{ key: long, modRevision: 7 }], [])).succeeded).toBe(false);
+    expect((await store.get('/volumes/b'))?.value).toBe('1');
   });
 
   test('a put is read back with its revisions, also after a reopen', async () => {
