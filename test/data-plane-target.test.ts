@@ -126,6 +126,23 @@ afterEach(() => {
   manager.stop();
 });
 
+test('a volume that is expected is unavailable, and not unknown: initiators come again', async () => {
+  const loginStatus = async () => {
+    const { code, stdout, stderr } = await attempt('iscsi-inq', [url()], { timeoutMilliseconds: 10_000 });
+    return code === 0 ? 0 : Number(/\((\d+)\)/.exec(stdout + stderr)?.[1]);
+  };
+  const expectIqns = (...expectedIqns: string[]) =>
+    unary((done) => client.setRedirects({ redirects: [], expectedIqns }, done));
+  expect(await loginStatus(), 'nobody has said what it serves').toBe(0x0301);
+  await expectIqns(iqn);
+  expect(await loginStatus(), 'it takes a while').toBe(0x0301);
+  await attach(attachRequest(1n));
+  expect(await loginStatus()).toBe(0);
+  await unary((done) => client.detach({ volumeId, epoch: 0n }, done));
+  await expectIqns();
+  expect(await loginStatus(), 'it is not to be served here').toBe(0x0203);
+}, 60_000);
+
 test('three replicas: what an initiator wrote is there after a replica and then the target were killed', async () => {
   const attached = await attach(attachRequest(1n));
   expect(attached).toMatchObject({ portal: target.state.portal, sizeBytes });

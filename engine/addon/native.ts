@@ -152,7 +152,10 @@ export type ViewRequest = {
   readonly directory: string;
 };
 
-export type Redirects = { readonly redirects: readonly { readonly iqn: string; readonly portal: string }[] };
+export type Redirects = {
+  readonly redirects: readonly { readonly iqn: string; readonly portal: string }[];
+  readonly expectedIqns: readonly string[];
+};
 
 export type ReplicaPhase = 'in-sync' | 'rebuilding' | 'failed';
 

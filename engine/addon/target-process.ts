@@ -183,12 +183,13 @@ export class TargetProcess implements AsyncDisposable {
     await native(() => loadAddon().targetUnmap(this.#handle, request));
   }
 
-  async setRedirects(redirects: Redirects['redirects']): Promise<void> {
+  async setRedirects(redirects: Redirects['redirects'], expectedIqns: Redirects['expectedIqns']): Promise<void> {
     for (const redirect of redirects) {
       checkIqn(redirect.iqn);
       checkAddress(redirect.portal, 'portal');
     }
-    await native(() => loadAddon().targetSetRedirects(this.#handle, { redirects }));
+    for (const iqn of expectedIqns) checkIqn(iqn);
+    await native(() => loadAddon().targetSetRedirects(this.#handle, { redirects, expectedIqns }));
   }
 
   async status(): Promise<readonly VolumeStatus[]> {

@@ -211,7 +211,11 @@ export type DataPlane = {
   readonly unmap: (control: string, volumeId: string, force: boolean) => Promise<void>;
   /** Blocks written again; CORRUPT when no good copy is left. */
   readonly repair: (control: string, repair: Repair) => Promise<number>;
-  readonly setRedirects: (control: string, redirects: readonly Redirect[]) => Promise<void>;
+  readonly setRedirects: (
+    control: string,
+    redirects: readonly Redirect[],
+    expectedIqns: readonly string[],
+  ) => Promise<void>;
   readonly targetStatus: (control: string) => Promise<TargetStatus>;
   readonly createReplica: (address: string, replica: NewReplica) => Promise<void>;
   readonly deleteReplica: (address: string, replicaId: string) => Promise<void>;

@@ -337,8 +337,11 @@ function targetCalls(pool: ClientPool<TargetClient>): TargetCalls {
       );
       return repairedBlocks;
     },
-    setRedirects: async (control, redirects) => {
-      const message = { redirects: redirects.map(({ iqn, portal }) => ({ iqn, portal })) };
+    setRedirects: async (control, redirects, expectedIqns) => {
+      const message = {
+        redirects: redirects.map(({ iqn, portal }) => ({ iqn, portal })),
+        expectedIqns: [...expectedIqns],
+      };
       await pool.call(control, deadlineMs.configure, (client, metadata, options, done) =>
         client.setRedirects(message, metadata, options, done),
       );

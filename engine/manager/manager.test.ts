@@ -235,6 +235,7 @@ describe('attach and detach', () => {
     await manager.settle();
     expect(node(2).target.redirects).toEqual([{ iqn: 'iqn.2026-11.io.holdfast:db', portal: '127.0.0.1:3260' }]);
     expect(node(1).target.redirects).toEqual([]);
+    expect([1, 2].map((n) => node(n).target.expectedIqns)).toEqual([['iqn.2026-11.io.holdfast:db'], []]);
     await manager.api.detachVolume('db', false);
     await manager.settle();
     expect(node(2).target.redirects).toEqual([]);

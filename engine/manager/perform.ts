@@ -47,14 +47,15 @@ export async function perform(context: ManagerContext, action: Action): Promise<
     case 'configure':
       await configure(context, action);
       return;
-    case 'set-redirects':
-      // Not needed for what it serves itself.
-      await dataPlane.setRedirects(
-        action.control,
-        action.redirects.filter(({ portal }) => portal !== runningTarget(observed.node(action.node))?.portal),
-      );
+    case 'set-redirects': {
+      // No redirect to itself: what it serves, or soon will, it is told by name.
+      const own = runningTarget(observed.node(action.node))?.portal;
+      const elsewhere = action.redirects.filter(({ portal }) => portal !== own);
+      const here = action.redirects.filter(({ portal }) => portal === own).map(({ iqn }) => iqn);
+      await dataPlane.setRedirects(action.control, elsewhere, here);
       observed.setRedirectsKey(action.node, action.instanceId, action.key);
       return;
+    }
     case 'order-shares':
       observed.orderShares(action.node, action.orders);
       return;

@@ -75,8 +75,8 @@ export function createTargetService({ instanceId, target, volumes, files }: Serv
     repair: unary(async ({ volumeId, replicaId, firstBlock, blockCount, differs }: RepairBlocksRequest) => ({
       repairedBlocks: await volumes.repair({ volumeId, replicaId, firstBlock, blockCount, differs }),
     })),
-    setRedirects: unary(async ({ redirects }) => {
-      await target.setRedirects(redirects);
+    setRedirects: unary(async ({ redirects, expectedIqns }) => {
+      await target.setRedirects(redirects, expectedIqns);
       return {};
     }),
     getStatus: unary(async (): Promise<TargetStatus> => ({

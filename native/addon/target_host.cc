@@ -30,6 +30,7 @@ Result<std::string> TargetHost::open(const std::string& portal, const std::optio
     channels_.set_tls({identity_});
   }
   ASSIGN_OR_RETURN(Address address, Address::parse(portal));
+  target_->expect_targets();  // until somebody says what this process serves
   ASSIGN_OR_RETURN(Address bound, target_->listen(address));
   portal_ = bound.to_string();
   return portal_;
@@ -255,13 +256,15 @@ void TargetHost::read_snapshot(VolumeId volume, SnapshotId snapshot, BlockRange 
   (*engine)->read_snapshot(snapshot, blocks, std::move(done));
 }
 
-Status TargetHost::set_redirects(const std::vector<std::pair<std::string, std::string>>& iqn_and_portal) {
+Status TargetHost::set_redirects(const std::vector<std::pair<std::string, std::string>>& iqn_and_portal,
+                                 std::vector<std::string> expected_iqns) {
   std::vector<std::pair<std::string, Address>> redirects;
   for (const auto& [iqn, portal] : iqn_and_portal) {
     ASSIGN_OR_RETURN(Address address, Address::parse(portal));
     redirects.emplace_back(iqn, std::move(address));
   }
   target_->set_redirects(std::move(redirects));
+  target_->set_expected(std::move(expected_iqns));
   return {};
 }
 

@@ -91,7 +91,8 @@ class TargetHost final : private engine::Membership, private iscsi::ReservationS
   void close_view(const std::string& directory, StatusCallback done);
   // Whole blocks, at most 256.
   void read_snapshot(VolumeId volume, SnapshotId snapshot, BlockRange blocks, BlockDevice::ReadCallback done);
-  Status set_redirects(const std::vector<std::pair<std::string, std::string>>& iqn_and_portal);
+  Status set_redirects(const std::vector<std::pair<std::string, std::string>>& iqn_and_portal,
+                       std::vector<std::string> expected_iqns);
   std::vector<VolumeStatus> status() const;
   void answer(std::uint64_t id, Status status);
   // Ends local devices that nobody uses, detaches every volume.

@@ -386,11 +386,17 @@ Napi::Value set_redirects(const Napi::CallbackInfo& info) {
   auto process = process_of<JsTarget>(info, kTag);
   if (!process) return info.Env().Undefined();
   Record record(info.Env(), info[1], "table");
-  auto redirects = std::make_shared<std::vector<std::pair<std::string, std::string>>>();
-  record.records("redirects", [&](Record& row) { redirects->emplace_back(row.text("iqn"), row.text("portal")); });
+  struct Table {
+    std::vector<std::pair<std::string, std::string>> redirects;
+    std::vector<std::string> expected_iqns;
+  };
+  auto table = std::make_shared<Table>();
+  record.records("redirects", [&](Record& row) { table->redirects.emplace_back(row.text("iqn"), row.text("portal")); });
+  table->expected_iqns = record.texts("expectedIqns");
   if (!record.ok()) return info.Env().Undefined();
-  return process->ask_done(
-      info.Env(), [redirects](JsTarget& target, StatusCallback done) { done(target.host.set_redirects(*redirects)); });
+  return process->ask_done(info.Env(), [table](JsTarget& target, StatusCallback done) {
+    done(target.host.set_redirects(table->redirects, std::move(table->expected_iqns)));
+  });
 }
 
 const char* phase_name(engine::ReplicaPhase phase) {

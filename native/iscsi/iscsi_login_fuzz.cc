@@ -26,6 +26,7 @@ class Directory final : public LoginDirectory {
     return iqn == open.iqn ? &open : iqn == closed.iqn ? &closed : nullptr;
   }
   const Address* find_redirect(std::string_view iqn) const override { return iqn == "iqn.x:moved" ? &moved : nullptr; }
+  bool is_expected(std::string_view iqn) const override { return iqn == "iqn.x:soon"; }
   std::vector<ChapAccount> discovery_accounts() const override { return {{*closed.chap, closed.mutual_chap}}; }
   bool session_exists(std::uint16_t tsih) const override { return tsih == 1; }
   std::uint16_t make_tsih() override { return 2; }

@@ -141,6 +141,7 @@ LoginStatus Login::identify_target(const TextPairs& pairs, std::string& answer) 
   const TargetConfig* config = directory_.find_target(*name);
   if (!config) {
     const Address* elsewhere = directory_.find_redirect(*name);
+    if (!elsewhere && directory_.is_expected(*name)) return LoginStatus::kServiceUnavailable;
     if (!elsewhere) return LoginStatus::kNotFound;
     redirect_ = elsewhere->to_string();
     return LoginStatus::kTargetMovedTemporarily;

@@ -33,6 +33,7 @@ enum class LoginStatus : std::uint16_t {
   kSessionDoesNotExist = 0x020a,
   kInvalidDuringLogin = 0x020b,
   kTargetError = 0x0300,
+  kServiceUnavailable = 0x0301,
   kOutOfResources = 0x0302,
 };
 
@@ -41,6 +42,7 @@ class LoginDirectory {
  public:
   virtual const TargetConfig* find_target(std::string_view iqn) const = 0;
   virtual const Address* find_redirect(std::string_view iqn) const = 0;
+  virtual bool is_expected(std::string_view iqn) const = 0;  // not here yet
   virtual std::vector<ChapAccount> discovery_accounts() const = 0;
   virtual bool session_exists(std::uint16_t tsih) const = 0;
   virtual std::uint16_t make_tsih() = 0;

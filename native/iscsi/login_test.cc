@@ -220,6 +220,24 @@ TEST_F(LoginTest, Redirects) {
   EXPECT_EQ(connect().login({}, RawInitiator::identity("Normal", "iqn.2026-11.io.holdfast:moved")), 0x0203);
 }
 
+// A process that has just started does not know yet what it will serve; then it knows, and it takes a while.
+TEST_F(LoginTest, ATargetThatIsExpected) {
+  auto status = [&](std::string_view target) { return connect().login({}, RawInitiator::identity("Normal", target)); };
+  target->expect_targets();
+  EXPECT_EQ(status("iqn.2026-11.io.holdfast:soon"), 0x0301);
+  EXPECT_EQ(status("iqn.2026-11.io.holdfast:never"), 0x0301);
+  EXPECT_EQ(status(testing::kTargetName), 0) << "it is there";
+  target->set_expected({"iqn.2026-11.io.holdfast:soon", std::string(testing::kTargetName)});
+  EXPECT_EQ(status("iqn.2026-11.io.holdfast:soon"), 0x0301);
+  EXPECT_EQ(status("iqn.2026-11.io.holdfast:never"), 0x0203);
+  EXPECT_EQ(status(testing::kTargetName), 0);
+  target->set_redirects({{"iqn.2026-11.io.holdfast:soon", {"192.0.2.7", 3260, ""}}});
+  EXPECT_EQ(status("iqn.2026-11.io.holdfast:soon"), 0x0101) << "it has moved";
+  target->set_redirects({});
+  target->set_expected({});
+  EXPECT_EQ(status("iqn.2026-11.io.holdfast:soon"), 0x0203);
+}
+
 // What is here is served here, whatever an older table says.
 TEST_F(LoginTest, ALocalTargetIsNeverRedirected) {
   target->set_redirects({{std::string(testing::kTargetName), {"192.0.2.7", 3260, ""}}});

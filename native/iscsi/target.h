@@ -57,6 +57,11 @@ class Target {
   virtual void remove_target(const std::string& iqn, Callback<void()> done) = 0;
   // Login to an iqn listed here is answered with a temporary redirect to that portal. Replaces the earlier table.
   virtual void set_redirects(std::vector<std::pair<std::string, Address>> iqn_and_portal) = 0;
+  // Targets that will be served here: a login to one that is not yet, and to any before the first call after
+  // expect_targets(), is answered with "service unavailable", upon which initiators try again. "Not found" makes some
+  // give up.
+  virtual void expect_targets() = 0;
+  virtual void set_expected(std::vector<std::string> iqns) = 0;
   virtual std::vector<SessionInfo> sessions() const = 0;
 };
 

@@ -169,6 +169,11 @@ void TargetServer::set_redirects(std::vector<std::pair<std::string, Address>> iq
   redirects_ = std::move(iqn_and_portal);
 }
 
+void TargetServer::set_expected(std::vector<std::string> iqns) {
+  expected_ = std::unordered_set<std::string>(iqns.begin(), iqns.end());
+  expects_any_ = false;
+}
+
 std::vector<SessionInfo> TargetServer::sessions() const {
   std::vector<SessionInfo> infos;
   for (auto& each : connections_) {
@@ -191,6 +196,10 @@ const Address* TargetServer::find_redirect(std::string_view iqn) const {
     if (name == iqn) return &portal;
   }
   return nullptr;
+}
+
+bool TargetServer::is_expected(std::string_view iqn) const {
+  return expects_any_ || expected_.contains(std::string(iqn));
 }
 
 std::vector<ChapAccount> TargetServer::discovery_accounts() const {

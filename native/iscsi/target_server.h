@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <unordered_set>
 #include <vector>
 
 #include "iscsi/connection.h"
@@ -40,11 +41,14 @@ class TargetServer final : public Target, public LoginDirectory, public scsi::Co
   Status add_target(TargetConfig config) override;
   void remove_target(const std::string& iqn, Callback<void()> done) override;
   void set_redirects(std::vector<std::pair<std::string, Address>> iqn_and_portal) override;
+  void expect_targets() override { expects_any_ = true; }
+  void set_expected(std::vector<std::string> iqns) override;
   std::vector<SessionInfo> sessions() const override;
 
   // LoginDirectory
   const TargetConfig* find_target(std::string_view iqn) const override;
   const Address* find_redirect(std::string_view iqn) const override;
+  bool is_expected(std::string_view iqn) const override;
   std::vector<ChapAccount> discovery_accounts() const override;
   bool session_exists(std::uint16_t tsih) const override;
   std::uint16_t make_tsih() override;
@@ -88,6 +92,8 @@ class TargetServer final : public Target, public LoginDirectory, public scsi::Co
   std::vector<Address> portals_;
   std::vector<std::unique_ptr<Unit>> units_;
   std::vector<std::pair<std::string, Address>> redirects_;
+  std::unordered_set<std::string> expected_;
+  bool expects_any_ = false;
   std::vector<std::unique_ptr<Connection>> connections_;
   std::uint64_t last_session_id_ = 0;
   std::uint64_t last_connection_id_ = 0;

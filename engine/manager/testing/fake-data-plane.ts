@@ -66,6 +66,7 @@ export class FakeTarget {
   /** What it answers to ReadSnapshotFiles. */
   files: readonly Buffer[] = [];
   redirects: readonly Redirect[] = [];
+  expectedIqns: readonly string[] = [];
   refuseAttach: HoldfastError | null = null;
   refuseSnapshots: HoldfastError | null = null;
   leaseWaitMs = 0n;
@@ -145,8 +146,9 @@ export class FakeTarget {
         this.repairs.push(request);
         return { repairedBlocks: request.blockCount };
       }),
-      setRedirects: unary(({ redirects }) => {
+      setRedirects: unary(({ redirects, expectedIqns }) => {
         this.redirects = redirects;
+        this.expectedIqns = expectedIqns;
         return {};
       }),
       getStatus: unary(() => ({
