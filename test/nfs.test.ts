@@ -4,7 +4,7 @@
  */
 import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
 import { randomBytes } from 'node:crypto';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -246,6 +246,35 @@ describe.skipIf(lacking !== null)('a shared volume', () => {
     const moved = shared.parse(await cluster.cli('volume', 'move', 'moves', '--node', to));
     expect(moved).toEqual({ ...at, node: to });
     await untilServed(moved, 'file', 'content', 20_000);
+  });
+
+  test('in use on its node, it is not taken away unless by force, and keeps no other from being served', async () => {
+    const { id } = z
+      .object({ id: z.string() })
+      .parse(await cluster.cli('volume', 'create', 'held', '--size', '256Mi', '--access', 'rwx'));
+    const at = shared.parse(await cluster.cli('volume', 'attach', 'held', '--node', 'node1'));
+    const mounted = join(folder, 'cluster/node1/agent/shares', id, 'fs');
+    const user = spawn('sleep', ['600'], { cwd: mounted, stdio: 'ignore' });
+    try {
+      await until('somebody is in its folder', 10_000, () => readlinkSync(`/proc/${user.pid}/cwd`) === mounted);
+      // A move that cannot be leaves it where it was.
+      const stays = await cluster.try('volume', 'move', 'held', '--node', 'node2');
+      expect(stays.stderr).toContain('IN_USE');
+      await until('it is served again', 30_000, async () => {
+        return (await attempt('nfs-ls', [url(at)], { timeoutMilliseconds: 5_000 })).code === 0;
+      });
+      const kept = await cluster.try('volume', 'detach', 'held');
+      expect(kept.stderr).toContain('IN_USE');
+      await cluster.cli('volume', 'create', 'beside', '--size', '256Mi', '--access', 'rwx');
+      shared.parse(await cluster.cli('volume', 'attach', 'beside', '--node', 'node1'));
+      await cluster.cli('volume', 'detach', 'held', '--force');
+    } finally {
+      user.kill();
+    }
+    await until('nothing of it is left', 30_000, () => !listMounts().some(({ directory }) => directory === mounted));
+    expect(shared.parse(await cluster.cli('volume', 'attach', 'held', '--node', 'node1')).nfs).toEqual(at.nfs);
+    await cluster.cli('volume', 'detach', 'held');
+    await cluster.cli('volume', 'detach', 'beside');
   });
 });
 

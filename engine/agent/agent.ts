@@ -22,7 +22,7 @@ import { AgentMemory } from './agent-memory.js';
 import type { AgentConfig, DiskConfig } from './config.js';
 import type { ProcessHost } from './process-host.js';
 import { Shares } from './shares.js';
-import { dropDevice, isFenced } from './target-client.js';
+import { dropDevice, servingOf } from './target-client.js';
 import { RegistryClient } from './registry-client.js';
 import type { IdentitySource } from '../security/identity.js';
 import { supervise } from './supervisor.js';
@@ -91,9 +91,9 @@ export async function runAgent(options: AgentOptions, signal: AbortSignal): Prom
       const control = reports.get('target')?.address ?? '';
       await dropDevice(control, volumeId, options.certificate?.identity ?? null);
     },
-    isFenced: async (volumeId) => {
+    serving: async (volumeId) => {
       const control = reports.get('target')?.address ?? '';
-      return await isFenced(control, volumeId, options.certificate?.identity ?? null);
+      return await servingOf(control, volumeId, options.certificate?.identity ?? null);
     },
   });
   const start = (supervision: Supervision, stop: AbortSignal): Promise<void> => {

@@ -30,6 +30,7 @@ import { addAddress, removeAddress } from './share-address.js';
 import { endStaleDevices } from './stale-devices.js';
 import { supervise } from './supervisor.js';
 import type { SupervisedState } from './supervisor.js';
+import type { Serving } from './target-client.js';
 
 export type ShareContext = {
   /** DIR; made where it is missing. */
@@ -39,8 +40,8 @@ export type ShareContext = {
   readonly host: ProcessHost;
   readonly logger: Logger;
   readonly onStatus: (status: ShareStatus) => void;
-  /** Whether another engine owns the volume, as far as the target process of this node knows. */
-  readonly isFenced: (volumeId: string) => Promise<boolean>;
+  /** Whether the target process of this node serves the volume. */
+  readonly serving: (volumeId: string) => Promise<Serving>;
 };
 
 const retryFirstMs = 200;
@@ -49,7 +50,7 @@ const readyPollMs = 30;
 const healthEveryMs = 5_000;
 const healthTimeoutMs = 5_000;
 // A server that is busy, or whose volume waits, is left alone for that long.
-const unhealthyMax = 12;
+const unhealthyMaxMs = 60_000;
 // One that does not answer that long after its start is started again.
 const startTimeoutMs = 20_000;
 const stopGraceMs = 4_000;
@@ -112,9 +113,14 @@ export async function endShare(directory: string, host: ProcessHost, lazy: boole
     // Unmounting writes nothing back where another mount namespace has a copy of the mount.
     if (!lazy) await runChecked('sync', ['-f', folder], { timeoutMs: 30_000 });
     const { code, stderr } = await runCommand('umount', [...(lazy ? ['-l'] : []), folder], { timeoutMs: 30_000 });
-    if (code !== 0) throw new HoldfastError('IN_USE', `cannot unmount ${folder}: ${stderr.trim()}`);
+    if (code !== 0) throw notUnmounted(folder, stderr);
   }
   rmSync(join(directory, 'server'), { recursive: true, force: true });
+}
+
+function notUnmounted(folder: string, stderr: string): HoldfastError {
+  if (!stderr.includes('busy')) return new HoldfastError('INTERNAL', `cannot unmount ${folder}: ${stderr.trim()}`);
+  return new HoldfastError('IN_USE', `a program on its node has a file or folder of ${folder} open: end it`);
 }
 
 type Prepared = { readonly fs: string; readonly port: number };
@@ -299,18 +305,18 @@ async function watchHealth(
   order: ShareOrder,
   signal: AbortSignal,
 ): Promise<void> {
-  let unhealthy = 0;
+  let healthyAt = performance.now();
   while (!signal.aborted) {
     await sleep(healthEveryMs, signal);
     const server = host.find(serverDir);
     const answered =
       server === null || (await nullCall(context.address, port(), order.options.v3 ? 3 : 4, healthTimeoutMs));
     // Cut off from its volume, and perhaps from its manager: whoever serves the share now must have the address alone.
-    if (!answered && (await context.isFenced(order.volumeId))) await dropAddress(context.directory);
-    unhealthy = answered ? 0 : unhealthy + 1;
-    if (server === null || unhealthy < unhealthyMax) continue;
+    if (!answered && (await context.serving(order.volumeId)) === 'fenced') await dropAddress(context.directory);
+    if (answered) healthyAt = performance.now();
+    if (server === null || performance.now() - healthyAt < unhealthyMaxMs) continue;
     context.logger.error('the NFS server does not answer: ending it', { pid: server.identity.pid });
     signalProcess(server.identity, 'SIGKILL');
-    unhealthy = 0;
+    healthyAt = performance.now();
   }
 }

@@ -1,14 +1,17 @@
 // The shares of a node: makes what runs equal to what the manager ordered last. Orders are whole: what is not in them is ended.
-// Before the first order of this life nothing is touched, so that a restart of the agent interrupts nobody.
+// Before the first order of this life nothing is touched, so that a restart of the agent interrupts nobody. Each share has its own turn:
+// one that cannot be ended, because somebody works in it, keeps no other from being served.
 import { existsSync, readdirSync, rmdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { backoffMs, sleep } from '../async/wait.js';
+import { toHoldfastError } from '../errors/holdfast-error.js';
 import { errorFields } from '../log/logger.js';
 import type { Logger } from '../log/logger.js';
 import type { ShareOrder, ShareStatus } from '../nfs/share-types.js';
 import { growFilesystem } from '../filesystem/filesystem.js';
 import type { ProcessHost } from './process-host.js';
 import { endShare, runShare } from './share.js';
+import type { Serving } from './target-client.js';
 
 export type SharesOptions = {
   /** Holds one folder per share, by volume id. */
@@ -19,8 +22,15 @@ export type SharesOptions = {
   readonly onChange: () => void;
   /** Ends the block device of a volume that is served elsewhere by now; its I/O fails from then on. */
   readonly dropDevice: (volumeId: string) => Promise<void>;
-  readonly isFenced: (volumeId: string) => Promise<boolean>;
+  /** Whether the target process of this node serves a volume. */
+  readonly serving: (volumeId: string) => Promise<Serving>;
+  /** How long a volume that is not served here may come back, before what is left of its share is given up. */
+  readonly absentMaxMs?: number;
 };
+
+const absentMaxMs = 10_000;
+const endRetryFirstMs = 200;
+const endRetryMaxMs = 5_000;
 
 type Running = { readonly order: ShareOrder; readonly stop: AbortController; readonly done: Promise<void> };
 
@@ -29,7 +39,8 @@ export class Shares {
   readonly #running = new Map<string, Running>();
   readonly #statuses = new Map<string, ShareStatus>();
   #wanted: ReadonlyMap<string, ShareOrder> | null = null;
-  #turn: Promise<void> = Promise.resolve();
+  // By volume id: what is being done, one after the other.
+  readonly #turns = new Map<string, Promise<void>>();
   #closed = new AbortController();
 
   constructor(options: SharesOptions) {
@@ -42,24 +53,37 @@ export class Shares {
 
   order(orders: readonly ShareOrder[]): void {
     this.#wanted = new Map(orders.map((order) => [order.volumeId, order]));
-    this.#turn = this.#turn.then(() => this.#apply());
+    for (const id of new Set([
+      ...this.#wanted.keys(),
+      ...this.#running.keys(),
+      ...this.#turns.keys(),
+      ...this.#onDisk(),
+    ]))
+      this.#schedule(id);
   }
 
   /** Stops looking after them; what runs keeps running. */
   async close(): Promise<void> {
     this.#closed.abort();
     for (const { stop } of this.#running.values()) stop.abort();
-    await Promise.all([this.#turn, ...[...this.#running.values()].map(({ done }) => done)]);
+    await Promise.all([...this.#turns.values(), ...[...this.#running.values()].map(({ done }) => done)]);
   }
 
-  async #apply(): Promise<void> {
-    const wanted = this.#wanted;
-    if (wanted === null || this.#closed.signal.aborted) return;
-    const gone = [...new Set([...this.#running.keys(), ...this.#onDisk()])].filter((id) => !wanted.has(id));
-    await Promise.all(gone.map((id) => this.#end(id)));
-    for (const order of wanted.values()) {
-      if (order.device !== '') await this.#serve(order);
-    }
+  #schedule(volumeId: string): void {
+    const turn = (this.#turns.get(volumeId) ?? Promise.resolve())
+      .then(() => this.#apply(volumeId))
+      .finally(() => {
+        if (this.#turns.get(volumeId) === turn) this.#turns.delete(volumeId);
+      });
+    this.#turns.set(volumeId, turn);
+  }
+
+  // Makes it what was ordered last.
+  async #apply(volumeId: string): Promise<void> {
+    if (this.#wanted === null || this.#closed.signal.aborted) return;
+    const order = this.#wanted.get(volumeId);
+    if (order === undefined) await this.#end(volumeId);
+    else if (order.device !== '') await this.#serve(order);
   }
 
   async #serve(order: ShareOrder): Promise<void> {
@@ -79,7 +103,7 @@ export class Shares {
       directory: this.#directoryOf(order.volumeId),
       address,
       host,
-      isFenced: this.#options.isFenced,
+      serving: this.#options.serving,
       logger: logger.child({ share: order.volume }),
       onStatus: (status: ShareStatus) => {
         this.#set(status);
@@ -98,27 +122,48 @@ export class Shares {
 
   async #end(volumeId: string): Promise<void> {
     const present = this.#running.get(volumeId);
-    const status = this.#statuses.get(volumeId);
-    if (status !== undefined) this.#set({ ...status, state: 'stopping' });
+    this.#stopping(volumeId, null);
     present?.stop.abort();
     await present?.done;
     this.#running.delete(volumeId);
-    const directory = this.#directoryOf(volumeId);
     // Not served by this life of the agent: the volume may be elsewhere by now, and what is mounted here hang for ever.
     const stale = present === undefined;
+    const givenUpMs = this.#options.absentMaxMs ?? absentMaxMs;
+    let absentAt = performance.now();
     for (let attempt = 1; !this.#closed.signal.aborted; attempt++) {
-      try {
-        await endShare(directory, this.#options.host, stale);
-        if (stale) await this.#options.dropDevice(volumeId);
-        removeFolders(directory);
-        break;
-      } catch (error) {
-        this.#options.logger.warn('a share could not be ended yet', { volumeId, ...errorFields(error) });
-        await sleep(backoffMs(attempt, 200, 5_000), this.#closed.signal);
-      }
+      // Served again, it goes on as it is.
+      if (this.#wanted?.has(volumeId) === true) return;
+      const serving = stale ? 'fenced' : await this.#options.serving(volumeId);
+      if (serving !== 'absent') absentAt = performance.now();
+      const isLost = serving === 'fenced' || (serving === 'absent' && performance.now() - absentAt >= givenUpMs);
+      // Whoever writes back what nobody takes would wait as long.
+      const ended = (serving === 'serving' || isLost) && (await this.#tryEnd(volumeId, isLost));
+      if (ended) break;
+      await sleep(backoffMs(attempt, endRetryFirstMs, endRetryMaxMs), this.#closed.signal);
     }
     this.#statuses.delete(volumeId);
     this.#options.onChange();
+  }
+
+  // `isLost`: nothing that is written to the volume here will ever reach it.
+  async #tryEnd(volumeId: string, isLost: boolean): Promise<boolean> {
+    const directory = this.#directoryOf(volumeId);
+    try {
+      await endShare(directory, this.#options.host, isLost);
+      if (isLost) await this.#options.dropDevice(volumeId);
+      removeFolders(directory);
+      return true;
+    } catch (error) {
+      this.#options.logger.warn('a share could not be ended yet', { volumeId, ...errorFields(error) });
+      const { code, message } = toHoldfastError(error);
+      this.#stopping(volumeId, { code, message });
+      return false;
+    }
+  }
+
+  #stopping(volumeId: string, failure: ShareStatus['failure']): void {
+    const status = this.#statuses.get(volumeId);
+    if (status !== undefined) this.#set({ ...status, state: 'stopping', failure });
   }
 
   #set(status: ShareStatus): void {

@@ -26,18 +26,27 @@ export async function dropDevice(control: string, volumeId: string, identity: Id
   }
 }
 
-/** Whether another engine owns a volume that this node serves or served. Unknown while the target does not run: false. */
-export async function isFenced(control: string, volumeId: string, identity: IdentitySource | null): Promise<boolean> {
-  if (control === '') return false;
+/** absent: it has no engine there (any more, or not yet). unknown: the target process does not answer. */
+export type Serving = 'serving' | 'fenced' | 'absent' | 'unknown';
+
+/** Whether the target process of this node serves a volume. Fenced: another engine owns it. */
+export async function servingOf(control: string, volumeId: string, identity: IdentitySource | null): Promise<Serving> {
+  if (control === '') return 'unknown';
   const client = new TargetClient(control, credentialsFor(control, identity, 'node'), tlsChannelOptions);
   try {
-    return await new Promise<boolean>((resolve) => {
+    return await new Promise<Serving>((resolve) => {
       client.getStatus({}, new Metadata(), { deadline: Date.now() + statusDeadlineMs }, (error, status) => {
         const id = BigInt(`0x${volumeId}`);
-        resolve(error === null && status.volumes.some((volume) => volume.volumeId === id && volume.state === 'fenced'));
+        if (error !== null) resolve('unknown');
+        else resolve(servingAs(status.volumes.find((volume) => volume.volumeId === id)?.state));
       });
     });
   } finally {
     client.close();
   }
+}
+
+function servingAs(state: string | undefined): Serving {
+  if (state === undefined) return 'absent';
+  return state === 'fenced' ? 'fenced' : 'serving';
 }

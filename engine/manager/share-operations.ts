@@ -18,6 +18,8 @@ type Kick = () => void;
 // A file system that was not unmounted replays its log first.
 const serveWaitMs = 60_000;
 const endWaitMs = 45_000;
+// Somebody who has just begun to use it, such as a mount namespace that began as a copy, lets go of it soon.
+const endInUseWaitMs = 8_000;
 
 /** Serves the volume over NFS. Served already: the same answer. */
 export async function attachShared(
@@ -70,7 +72,12 @@ export async function moveShared(context: ManagerContext, name: string, node: st
         `the target process of ${node} does not run: volume "${name}" stays where it is`,
       );
     }
-    await endShare(context, record.id, false, kick);
+    try {
+      await endShare(context, record.id, false, kick);
+    } catch (error) {
+      await serveAgain(context, record, kick);
+      throw error;
+    }
     return await serveAt(context, record.id, node, kick);
   });
 }
@@ -92,6 +99,16 @@ export async function failOver(context: ManagerContext, volumeId: string, from: 
 async function serveAt(context: ManagerContext, volumeId: string, node: string, kick: Kick): Promise<SharedAt> {
   const moved = await context.repository.updateVolume(volumeId, (latest) => ({ ...latest, attachment: { node } }));
   return await serveShare(context, moved, kick);
+}
+
+// Its move has failed: clients go on where it was.
+async function serveAgain(context: ManagerContext, record: VolumeRecord, kick: Kick): Promise<void> {
+  await serveShare(context, record, kick).catch((error: unknown) => {
+    context.logger.error('a share that could not be moved is not served yet', {
+      volume: record.name,
+      ...errorFields(error),
+    });
+  });
 }
 
 async function serveShare(context: ManagerContext, { id, name }: VolumeRecord, kick: Kick): Promise<SharedAt> {
@@ -117,31 +134,54 @@ async function serveShare(context: ManagerContext, { id, name }: VolumeRecord, k
 }
 
 async function endShare(context: ManagerContext, volumeId: string, force: boolean, kick: Kick): Promise<VolumeRecord> {
-  const { repository, observed, logger } = context;
+  const { repository, logger } = context;
   const record = await repository.updateVolume(volumeId, (latest) => withShare(latest, { wanted: false }));
   const node = record.attachment?.node;
   if (node === undefined) return record;
   kick();
+  const failure = await endExport(context, record, node);
+  if (failure !== null && !force) throw failure;
   try {
-    const ended = await observed.waitFor(() => {
-      const seen = observed.node(node);
-      // An agent that has not been told yet says nothing about shares of an earlier life.
-      const told = seen !== undefined && seen.agentPid !== null && typeof seen.shareOrdersKey === 'string';
-      return told && shareOf(context, node, volumeId) === undefined ? true : null;
-    }, endWaitMs);
-    if (ended === null) {
-      throw new HoldfastError(
-        'CONNECTION_LOST',
-        `${node} has not ended the share of volume "${record.name}" yet: see that its agent runs and try again, or use --force`,
-      );
-    }
-    await endUnmountedDevice(context, record, node, force);
+    if (failure === null) await endUnmountedDevice(context, record, node, force);
+    else await endDevice(context, record, node, true);
     await ensureDetached(context, record, node);
   } catch (error) {
     if (!force || !isHoldfastError(error, 'CONNECTION_LOST')) throw error;
     logger.warn('detached by force', { volume: record.name, node, ...errorFields(error) });
   }
   return await repository.updateVolume(volumeId, (latest) => ({ ...latest, attachment: null }));
+}
+
+// Null: its agent has ended the server and unmounted the file system.
+async function endExport(
+  context: ManagerContext,
+  { id, name }: VolumeRecord,
+  node: string,
+): Promise<HoldfastError | null> {
+  const { observed } = context;
+  const began = performance.now();
+  const ended = await observed.waitFor(() => {
+    const seen = observed.node(node);
+    // An agent that has not been told yet says nothing about shares of an earlier life.
+    const told = seen !== undefined && seen.agentPid !== null && typeof seen.shareOrdersKey === 'string';
+    if (!told) return null;
+    const share = shareOf(context, node, id);
+    if (share === undefined) return 'ended';
+    return isInUse(share) && performance.now() - began > endInUseWaitMs ? 'in use' : null;
+  }, endWaitMs);
+  if (ended === 'ended') return null;
+  const share = shareOf(context, node, id);
+  if (share !== undefined && isInUse(share)) {
+    return new HoldfastError(
+      'IN_USE',
+      `the file system of shared volume "${name}" cannot be unmounted on ${node}: ${share.failure?.message ?? ''}, ` +
+        `then try again; "holdfast volume detach ${name} --force" gives it errors instead`,
+    );
+  }
+  return new HoldfastError(
+    'CONNECTION_LOST',
+    `${node} has not ended the share of volume "${name}" yet: see that its agent runs and try again, or use --force`,
+  );
 }
 
 // Its agent has written everything back and unmounted it. Whoever still has it open has so by accident: a mount namespace that began as a
@@ -188,6 +228,10 @@ function withShare(record: VolumeRecord, change: Partial<ShareRecord>): VolumeRe
 
 function shareOf({ observed }: ManagerContext, node: string, volumeId: string): Share | undefined {
   return observed.node(node)?.shares?.find((share) => share.volumeId === volumeId);
+}
+
+function isInUse({ state, failure }: Share): boolean {
+  return state === 'stopping' && failure?.code === 'IN_USE';
 }
 
 // Waiting does not help against these.
