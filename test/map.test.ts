@@ -299,6 +299,19 @@ describe.skipIf(lacking !== null)('mount', () => {
     return [...main, 'snapshot', 'cp', `${name}@now:/before`, '-', '--server', cluster.server];
   }
 
+  test('a folder that cannot be one is refused at once, and none is made in vain', async () => {
+    await cluster.createVolume('nowhere', '64Mi');
+    writeFileSync(join(folder, 'plain'), '');
+    for (const place of ['/proc/holdfast/x', join(folder, 'plain/x'), join(folder, 'plain')]) {
+      const refused = await cluster.try('mount', 'nowhere', place, '--via', 'fuse');
+      expect(refused.stderr).toContain('INVALID_ARGUMENT');
+    }
+    const unknown = await cluster.try('mount', 'unknown', join(folder, 'unknown'), '--via', 'fuse');
+    expect(unknown.stderr).toContain('NOT_FOUND');
+    expect(existsSync(join(folder, 'unknown'))).toBe(false);
+    expect(await cluster.cli('volume', 'show', 'nowhere')).toMatchObject({ state: 'detached', device: null });
+  });
+
   test('never makes a file system over data', async () => {
     await cluster.createVolume('data', '64Mi');
     const device = await map('data');

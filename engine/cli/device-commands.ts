@@ -1,11 +1,11 @@
 // holdfast map, unmap, mount, umount
-import { mkdirSync, realpathSync, statSync } from 'node:fs';
+import { existsSync, realpathSync, statSync } from 'node:fs';
 import { isAbsolute, resolve } from 'node:path';
 import { Option } from 'commander';
 import type { Command } from 'commander';
 import { validateVolumeName } from '../config/volume-input.js';
 import { sleep } from '../async/wait.js';
-import { HoldfastError, isHoldfastError } from '../errors/holdfast-error.js';
+import { HoldfastError, isHoldfastError, toHoldfastError } from '../errors/holdfast-error.js';
 import {
   ensureFilesystem,
   filesystemTypes,
@@ -15,6 +15,7 @@ import {
 } from '../filesystem/filesystem.js';
 import type { FilesystemType } from '../filesystem/filesystem.js';
 import type { VolumeView } from '../manager/views.js';
+import { makeFolders } from '../os/folders.js';
 import { listMounts } from '../os/mounts.js';
 import { deviceHere, mapHere, unmapHere } from './local-devices.js';
 import type { LocalDevice, Via } from './local-devices.js';
@@ -140,8 +141,9 @@ async function mountVolume(
   wantedDirectory: string,
   options: MountOptions,
 ): Promise<MountView> {
-  const directory = requireFolder(wantedDirectory);
+  checkFolder(resolve(wantedDirectory));
   const before = await session.call<VolumeView>('GET', `/v1/volumes/${name}`);
+  const directory = makeFolder(resolve(wantedDirectory));
   const mapped = await mapHere(session, name, { node: options.node ?? null, via: options.via ?? null });
   try {
     const present = mountOf(mapped.device);
@@ -190,11 +192,17 @@ function mountedOn(volumes: readonly VolumeView[], directory: string): VolumeVie
   return device === undefined ? undefined : volumes.find((volume) => deviceHere(volume) === device);
 }
 
-function requireFolder(path: string): string {
-  const absolute = resolve(path);
-  const present = statSync(absolute, { throwIfNoEntry: false });
-  if (present !== undefined && !present.isDirectory())
-    throw new UsageError(new HoldfastError('INVALID_ARGUMENT', `${absolute} is not a folder`));
-  mkdirSync(absolute, { recursive: true });
-  return realpathSync(absolute);
+function checkFolder(path: string): void {
+  if (existsSync(path) && !statSync(path).isDirectory())
+    throw new UsageError(new HoldfastError('INVALID_ARGUMENT', `${path} is not a folder`));
+}
+
+function makeFolder(path: string): string {
+  try {
+    makeFolders(path);
+    return realpathSync(path);
+  } catch (error) {
+    const reason = toHoldfastError(error).message;
+    throw new HoldfastError('INVALID_ARGUMENT', `${path} cannot be made (${reason}): mount in another folder`);
+  }
 }

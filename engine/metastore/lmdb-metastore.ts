@@ -6,12 +6,13 @@
 // A full file system is an error of each transaction that comes to need room (STORE_UNAVAILABLE): it changes nothing, what is stored stays
 // readable, and transactions succeed again once there is room. After any other failure of a commit it is not known what the environment holds
 // in memory: the process ends (uncaught), and the next one opens it anew.
-import { existsSync, mkdirSync, renameSync, rmSync, statfsSync, writeFileSync } from 'node:fs';
+import { existsSync, renameSync, rmSync, statfsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { open } from 'lmdb';
 import type { Database, RootDatabase } from 'lmdb';
 import { z } from 'zod';
 import { HoldfastError } from '../errors/holdfast-error.js';
+import { makeFolders } from '../os/folders.js';
 import type {
   Change,
   Compare,
@@ -83,7 +84,7 @@ export async function openLmdbMetastore(directory: string, clock: Clock = system
 async function openStoreIn(directory: string, clock: Clock): Promise<LmdbMetastore> {
   let root: RootDatabase | null = null;
   try {
-    mkdirSync(directory, { recursive: true });
+    makeFolders(directory);
     makeLockFile(directory);
     root = open({
       path: directory,

@@ -1,11 +1,12 @@
 // Small files that are either old or new, never half: written beside, synced, renamed, folder synced.
-import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, writeSync } from 'node:fs';
+import { closeSync, fsyncSync, openSync, readFileSync, renameSync, rmSync, writeSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { systemErrorCode } from '../errors/holdfast-error.js';
+import { makeFolders } from './folders.js';
 
 export function writeFileAtomic(path: string, content: string): void {
   const folder = dirname(path);
-  mkdirSync(folder, { recursive: true });
+  makeFolders(folder);
   const temporary = `${path}.${process.pid}.tmp`;
   const file = openSync(temporary, 'w', 0o600);
   try {

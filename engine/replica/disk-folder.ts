@@ -1,7 +1,8 @@
 // The folder that becomes, or is, a disk. Looked at before the store opens it: the store formats a folder without a disk,
 // and must not do so among somebody's files or below an empty mount point.
-import { mkdirSync, readdirSync } from 'node:fs';
+import { readdirSync } from 'node:fs';
 import { HoldfastError, systemErrorCode } from '../errors/holdfast-error.js';
+import { makeFolders } from '../os/folders.js';
 
 // What the store makes (docs/on-disk-format.md), and what a new file system brings along.
 const ownNames = /^(?:disk\.json.*|data|journal|meta|lock|lost\+found)$/;
@@ -13,7 +14,7 @@ export function prepareDiskFolder(directory: string, expectedDiskId: string | nu
     if (expectedDiskId !== null) {
       throw new HoldfastError('WRONG_DISK', `${directory} does not exist: is disk ${expectedDiskId} mounted?`);
     }
-    mkdirSync(directory, { recursive: true });
+    makeFolders(directory);
     return;
   }
   const foreign = names.find((name) => !ownNames.test(name));

@@ -6,7 +6,7 @@
 //   DIR/agent/identity.json     this node's certificate
 //   DIR/manager/, agent/, target/, diskN/   run directories, as in the folder of `up`
 import { randomBytes } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, writeFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join, resolve } from 'node:path';
 import { z } from 'zod';
@@ -15,6 +15,7 @@ import { storeSettingsSchema } from '../metastore/store-options.js';
 import type { StoreSettings } from '../metastore/store-options.js';
 import { readJson, writeJsonAtomic } from '../os/atomic-file.js';
 import { formatHostPort, parseHostPort } from '../os/addresses.js';
+import { makeFolders } from '../os/folders.js';
 import { createAuthority, fingerprintOf } from '../security/certificates.js';
 import type { KeyPair } from '../security/certificates.js';
 import { formatJoinToken, makeToken, parseJoinToken } from '../security/tokens.js';
@@ -115,7 +116,7 @@ export async function planHost(options: HostOptions, server: boolean): Promise<H
 
 /** Writes what planHost has decided. */
 export function keepHost({ folder, file, made }: HostPlan): void {
-  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  makeFolders(folder, 0o700);
   writeJsonAtomic(hostFilePath(folder), file);
   if (made === null) return;
   writeJsonAtomic(authorityFilePath(folder), made.authority);

@@ -1,7 +1,6 @@
 // `holdfast up`: a whole cluster on this machine. Supervises one manager and one agent per node, each a process of its own;
 // the agents supervise the data plane. If this process is killed, manager and agents go with it and the data plane stays, and
 // the next start takes over from there.
-import { mkdirSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { createProcessHost } from '../agent/process-host.js';
@@ -13,6 +12,7 @@ import type { Logger } from '../log/logger.js';
 import type { ManagerConfig } from '../manager/config.js';
 import { writeJsonAtomic } from '../os/atomic-file.js';
 import { formatHostPort, parseHostPort } from '../os/addresses.js';
+import { makeFolders } from '../os/folders.js';
 import { defaultPrefix } from '../metastore/store-options.js';
 import { superviseEtcd } from './private-etcd.js';
 import { stopDataPlaneOf, stopIn } from './data-plane-end.js';
@@ -172,7 +172,7 @@ async function stopEverything(plan: UpPlan): Promise<void> {
 
 function makeFolder(folder: string): void {
   try {
-    mkdirSync(folder, { recursive: true, mode: 0o700 });
+    makeFolders(folder, 0o700);
   } catch (error) {
     throw new HoldfastError(
       'INVALID_ARGUMENT',
