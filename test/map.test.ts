@@ -321,6 +321,14 @@ describe.skipIf(lacking !== null)('mount', () => {
     expect(refused.stderr).toContain('FAILED_PRECONDITION');
     expect(sha256(device)).toBe(before);
 
+    // Nor over data that lies anywhere else, not even when what it reads as was asked before it was written.
+    await run('blkdiscard', [device]);
+    await run('dd', [`of=${device}`, 'bs=4096', 'seek=9001', 'conv=fsync,notrunc'], { input: 'd'.repeat(4096) });
+    const middle = sha256(device);
+    const again = await cluster.try('mount', 'data', join(folder, 'data'), '--via', 'fuse');
+    expect(again.stderr).toContain(`at byte ${9001 * 4096}`);
+    expect(sha256(device)).toBe(middle);
+
     await run('mkfs.ext4', ['-q', '-F', device]);
     const other = await cluster.try('mount', 'data', join(folder, 'data'), '--via', 'fuse', '--fs', 'xfs');
     expect(other.stderr).toContain('holds ext4, not xfs');

@@ -272,6 +272,8 @@ export type NativeAddon = {
   readonly readFileAttributes: (path: Buffer) => readonly NativeAttribute[] | null;
   /** Whether it is kept. DISK_IO */
   readonly writeFileAttribute: (path: Buffer, name: Buffer, value: Buffer) => boolean;
+  /** null: there is nothing but zeros. DISK_IO */
+  readonly firstData: (path: string) => Promise<bigint | null>;
 };
 
 const addonFile = join('build', 'addon', 'holdfast.node');

@@ -1,5 +1,8 @@
 // File systems on the block devices of volumes: found, made on an empty device only, mounted, grown.
+import { readFileSync } from 'node:fs';
 import { open } from 'node:fs/promises';
+import { basename } from 'node:path';
+import { firstData } from '../addon/device-content.js';
 import { HoldfastError } from '../errors/holdfast-error.js';
 import { runChecked, runCommand } from '../os/command.js';
 import { listMounts } from '../os/mounts.js';
@@ -13,19 +16,15 @@ export type DeviceContent =
   | { readonly kind: 'filesystem'; readonly type: string }
   | { readonly kind: 'other'; readonly what: string };
 
-const edgeBytes = 1 << 20;
-
-/**
- * Empty is a device where blkid finds nothing, and whose first and last MiB are zeros. Whatever else there is belongs to
- * somebody.
- */
+/** Empty is a device where blkid finds nothing, and that is all zeros. Whatever else there is belongs to somebody. */
 export async function contentOf(device: string): Promise<DeviceContent> {
   // -p: looks at the device and never at a cache. Exit code 2: nothing found; 8: several things found.
   const { code, stdout, stderr } = await runCommand('blkid', ['-p', '-o', 'export', device], { timeoutMs: 60_000 });
   if (code === 0) return parseBlkid(stdout);
   if (code === 8) return { kind: 'other', what: 'several file systems or partition tables at once' };
   if (code !== 2) throw new HoldfastError('DISK_IO', `blkid cannot look at ${device}: ${stderr.trim()}`);
-  return (await hasZeroEdges(device)) ? { kind: 'empty' } : { kind: 'other', what: 'data of an unknown kind' };
+  const at = await firstDataOf(device);
+  return at === null ? { kind: 'empty' } : { kind: 'other', what: `data of an unknown kind (at byte ${at})` };
 }
 
 export function parseBlkid(text: string): DeviceContent {
@@ -41,21 +40,24 @@ export function parseBlkid(text: string): DeviceContent {
   return { kind: 'other', what: type ?? (table === undefined ? 'data' : `a partition table (${table})`) };
 }
 
-async function hasZeroEdges(device: string): Promise<boolean> {
+// Volumes are large, and what was never written of them is known: to the file under a loop device, and to a SCSI disk.
+async function firstDataOf(device: string): Promise<bigint | null> {
   const file = await open(device, 'r');
   try {
-    const stat = await file.stat();
-    // A block device has no size in its stat.
-    const size = stat.isBlockDevice() ? Number(await runChecked('blockdev', ['--getsize64', device])) : stat.size;
-    const edge = Buffer.alloc(Math.min(edgeBytes, size));
-    for (const position of [0, size - edge.length]) {
-      const { bytesRead } = await file.read(edge, 0, edge.length, position);
-      if (bytesRead !== edge.length) throw new HoldfastError('DISK_IO', `${device} cannot be read at ${position}`);
-      if (edge.some((byte) => byte !== 0)) return false;
-    }
-    return true;
+    await file.sync(); // what was written through the kernel's cache
   } finally {
     await file.close();
+  }
+  return await firstData(fileUnder(device) ?? device);
+}
+
+// Where it can be seen from here: another mount namespace has something else in its place, or nothing.
+function fileUnder(device: string): string | null {
+  try {
+    const path = readFileSync(`/sys/block/${basename(device)}/loop/backing_file`, 'utf8').trim();
+    return listMounts().some(({ directory, type }) => directory === path && type === 'fuse.holdfast') ? path : null;
+  } catch {
+    return null; // no loop device
   }
 }
 

@@ -10,6 +10,7 @@ static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   export_replica_process(env, exports);
   export_target_process(env, exports);
   export_file_attributes(env, exports);
+  export_device_content(env, exports);
   return exports;
 }
 

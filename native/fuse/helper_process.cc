@@ -48,6 +48,8 @@ int spawn_plan(const HelperPlan& plan, pid_t& pid) {
   }
   // Without the close-on-exec of the original. Where the two numbers are the same, dup2 clears it as well.
   if (plan.descriptor >= 0) posix_spawn_file_actions_adddup2(&actions, plan.descriptor, kHelperDescriptor);
+  // Nothing else that this process has open, be it inherited: it may outlive whoever waits for its end.
+  posix_spawn_file_actions_addclosefrom_np(&actions, kHelperDescriptor + (plan.descriptor >= 0 ? 1 : 0));
   posix_spawn_file_actions_addchdir_np(&actions, plan.directory.c_str());
   sigset_t none;
   sigset_t all;

@@ -18,6 +18,7 @@
 #include <iterator>
 #include <thread>
 
+#include "fuse/device_content.h"
 #include "fuse/helper_process.h"
 #include "fuse/loop_device.h"
 #include "iscsi/memory_device.h"
@@ -248,6 +249,40 @@ TEST_F(MappingTest, MayBeLookedAtWhileItWaits) {
   });
   ASSERT_EQ(looked.wait_for(std::chrono::seconds(10)), std::future_status::ready);
   EXPECT_TRUE(looked.get());
+}
+
+TEST_F(MappingTest, SaysWhereDataIs) {
+  open(memory_.get());
+  for (const std::string& path : {file(), device_}) {
+    Result<std::optional<std::uint64_t>> found = first_data(path);
+    ASSERT_TRUE(found.ok()) << found.error().to_string();
+    EXPECT_EQ(*found, std::nullopt) << path;
+  }
+  {
+    Open opened(device_, O_RDWR | O_DIRECT);
+    Pages page(kPage, 0x5a);
+    ASSERT_EQ(::pwrite(opened.fd, page.data, kPage, 20 << 20), static_cast<ssize_t>(kPage));
+    ASSERT_EQ(::fsync(opened.fd), 0);
+  }
+  Open opened(file(), O_RDONLY);
+  EXPECT_EQ(::lseek(opened.fd, 4096, SEEK_DATA), 20 << 20);
+  EXPECT_EQ(::lseek(opened.fd, 20 << 20, SEEK_HOLE), (20 << 20) + static_cast<off_t>(kPage));
+  EXPECT_EQ(::lseek(opened.fd, 21 << 20, SEEK_HOLE), 21 << 20);
+  EXPECT_EQ(::lseek(opened.fd, 21 << 20, SEEK_DATA), -1);
+  EXPECT_EQ(errno, ENXIO);
+  for (const std::string& path : {file(), device_}) {
+    EXPECT_EQ(*first_data(path), std::optional<std::uint64_t>(20 << 20));
+  }
+}
+
+TEST_F(MappingTest, WrittenZerosAreNoData) {
+  open(memory_.get());
+  {
+    Open opened(device_, O_RDWR | O_DIRECT);
+    Pages page(kPage);
+    ASSERT_EQ(::pwrite(opened.fd, page.data, kPage, 8 << 20), static_cast<ssize_t>(kPage));
+  }
+  EXPECT_EQ(*first_data(file()), std::nullopt);
 }
 
 TEST_F(MappingTest, GrowsWithItsVolume) {

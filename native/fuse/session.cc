@@ -150,6 +150,10 @@ void Session::dispatch(const fuse_in_header& in, std::span<const std::byte> argu
       fuse_fallocate_in fallocate_in;
       return parse(argument, fallocate_in) ? allocate(in.unique, fallocate_in) : answer_error(in.unique, EINVAL);
     }
+    case FUSE_LSEEK: {
+      fuse_lseek_in seek_in;
+      return parse(argument, seek_in) ? seek(in.unique, seek_in) : answer_error(in.unique, EINVAL);
+    }
     case FUSE_FSYNC:
       return flush(in.unique);
     case FUSE_SETLKW:
@@ -251,6 +255,43 @@ void Session::flush(std::uint64_t unique) {
   ++stats_.flushes;
   ++in_flight_;
   device_->flush(completion(unique, 0));
+}
+
+// Where the next data or hole is: lseek(2).
+void Session::seek(std::uint64_t unique, const fuse_lseek_in& in) {
+  if (in.whence != SEEK_DATA && in.whence != SEEK_HOLE) return answer_error(unique, EINVAL);
+  if (in.offset >= device_->size_bytes()) return answer_error(unique, ENXIO);
+  ++in_flight_;
+  seek_from(unique, in.offset, in.whence == SEEK_DATA);
+}
+
+// Asks the device run by run. Counted as in flight.
+void Session::seek_from(std::uint64_t unique, std::uint64_t offset, bool data) {
+  std::uint64_t length = device_->size_bytes() - offset;
+  auto found = [this, unique, offset, length, data, generation = generation_](Result<BlockDevice::Extent> extent) {
+    bool ours = generation == generation_;
+    if (!extent.ok() || !ours) {
+      Error error = extent.ok() ? Error(ErrorCode::kCancelled, "the engine went away") : std::move(extent).error();
+      if (abandoned(error, generation)) {
+        ++stats_.dropped;
+      } else {
+        answer_status(unique, error);
+      }
+      return finish();
+    }
+    if (extent->mapped != data && extent->length > 0 && extent->length < length) {
+      return seek_from(unique, offset + extent->length, data);
+    }
+    // The end of the file is a hole, and there is no data behind it.
+    bool at_end = extent->mapped != data;
+    if (at_end && data) {
+      answer_error(unique, ENXIO);
+    } else {
+      answer(unique, fuse_lseek_out{at_end ? offset + length : offset});
+    }
+    finish();
+  };
+  device_->extent(offset, length, std::move(found));
 }
 
 void Session::lock(std::uint64_t unique) {

@@ -73,6 +73,8 @@ class Session {
   void write(std::uint64_t unique, const fuse_write_in& in, SliceList data);
   void allocate(std::uint64_t unique, const fuse_fallocate_in& in);
   void flush(std::uint64_t unique);
+  void seek(std::uint64_t unique, const fuse_lseek_in& in);
+  void seek_from(std::uint64_t unique, std::uint64_t offset, bool data);
   void lock(std::uint64_t unique);
   void answer_attributes(std::uint64_t unique);
   void answer_capacity(std::uint64_t unique);
