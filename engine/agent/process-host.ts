@@ -5,13 +5,14 @@
 //   log, log.1     its stderr; the older one is kept when the log was large at a start
 import { spawn } from 'node:child_process';
 import type { StdioOptions } from 'node:child_process';
-import { closeSync, mkdirSync, openSync, readSync, renameSync, statSync } from 'node:fs';
+import { closeSync, openSync, readSync, renameSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { sleep } from '../async/wait.js';
 import { HoldfastError, isErrorCode } from '../errors/holdfast-error.js';
 import type { ErrorCode } from '../errors/error-codes.js';
 import { readJson, removeFile, writeJsonAtomic } from '../os/atomic-file.js';
+import { makeFolders } from '../os/folders.js';
 import { isAlive, startTimeOf, stopProcess } from '../os/proc.js';
 import type { ProcessIdentity } from '../os/proc.js';
 
@@ -98,7 +99,7 @@ export function createProcessHost({ tied }: { readonly tied: boolean }): Process
 export const systemProcessHost: ProcessHost = createProcessHost({ tied: false });
 
 function startProcess(runDir: string, command: readonly string[], config: unknown, tied: boolean): HostedProcess {
-  mkdirSync(runDir, { recursive: true });
+  makeFolders(runDir);
   removeFile(join(runDir, 'state.json'));
   writeJsonAtomic(join(runDir, 'config.json'), config);
   const log = openLog(runDir);

@@ -2,7 +2,7 @@
 // already runs is adopted, so that a restart of the agent interrupts nobody.
 //
 // DIR/fs is where the file system is mounted, DIR/server the run directory of the NFS server (process-host.ts).
-import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { backoffMs, sleep } from '../async/wait.js';
 import { HoldfastError, toHoldfastError } from '../errors/holdfast-error.js';
@@ -23,6 +23,7 @@ import { nullCall, rpcNullCall } from '../nfs/null-call.js';
 import type { ShareOrder, ShareStatus } from '../nfs/share-types.js';
 import { findFreePorts, tryBind } from '../os/addresses.js';
 import { runChecked, runCommand } from '../os/command.js';
+import { makeFolders } from '../os/folders.js';
 import { listMounts } from '../os/mounts.js';
 import { signalProcess, stopProcess } from '../os/proc.js';
 import type { HostedProcess, ProcessHost } from './process-host.js';
@@ -159,7 +160,7 @@ async function prepareFilesystem(order: ShareOrder, context: ShareContext): Prom
   const folder = join(context.directory, 'fs');
   const present = listMounts().findLast((mount) => mount.directory === folder);
   if (present !== undefined && present.source !== order.device) await endShare(context.directory, context.host, true);
-  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  makeFolders(folder, 0o700);
   let fs = present?.source === order.device ? present.type : null;
   if (fs === null) {
     const elsewhere = mountOf(order.device);
@@ -173,7 +174,7 @@ async function prepareFilesystem(order: ShareOrder, context: ShareContext): Prom
   await growFilesystem(order.device).catch((error: unknown) => {
     context.logger.warn('the file system could not be grown', errorFields(error));
   });
-  mkdirSync(join(folder, recoveryFolder), { recursive: true, mode: 0o700 });
+  makeFolders(join(folder, recoveryFolder), 0o700);
   return fs;
 }
 
@@ -238,7 +239,7 @@ function writeConfiguration(order: ShareOrder, context: ShareContext, port: numb
     options: order.options,
   });
   const serverDir = join(context.directory, 'server');
-  mkdirSync(serverDir, { recursive: true, mode: 0o700 });
+  makeFolders(serverDir, 0o700);
   writeFileSync(join(serverDir, 'ganesha.conf'), text);
   return text;
 }

@@ -1,5 +1,5 @@
 // Small files that are either old or new, never half: written beside, synced, renamed, folder synced.
-import { closeSync, fsyncSync, openSync, readFileSync, renameSync, rmSync, writeSync } from 'node:fs';
+import { closeSync, fsyncSync, openSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { systemErrorCode } from '../errors/holdfast-error.js';
 import { makeFolders } from './folders.js';
@@ -8,15 +8,25 @@ export function writeFileAtomic(path: string, content: string): void {
   const folder = dirname(path);
   makeFolders(folder);
   const temporary = `${path}.${process.pid}.tmp`;
-  const file = openSync(temporary, 'w', 0o600);
   try {
-    writeSync(file, content);
+    writeSynced(temporary, content);
+    renameSync(temporary, path);
+  } catch (error) {
+    rmSync(temporary, { force: true });
+    throw error;
+  }
+  syncFolder(folder);
+}
+
+// All of it, or an error: writeSync may write less on a file system that is nearly full.
+function writeSynced(path: string, content: string): void {
+  const file = openSync(path, 'w', 0o600);
+  try {
+    writeFileSync(file, content);
     fsyncSync(file);
   } finally {
     closeSync(file);
   }
-  renameSync(temporary, path);
-  syncFolder(folder);
 }
 
 export function writeJsonAtomic(path: string, value: unknown): void {

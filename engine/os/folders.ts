@@ -1,27 +1,31 @@
-// Folders where people say they are to be.
+// Folders with all that is above them. mkdirSync's own `recursive` never returns where the system says ENOENT although the folder above
+// exists, as below /proc; and it does not say which folder could not be made.
 import { mkdirSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { systemErrorCode } from '../errors/holdfast-error.js';
 
-/**
- * Makes a folder with all that lead to it; there already: fine. Throws what mkdir(2) says. The recursive mkdir of Node.js never returns
- * where the kernel allows none, as below /proc.
- */
+/** Makes what is missing of the path; those that exist stay as they are. `mode` is that of every folder made. Throws what mkdir(2) says. */
 export function makeFolders(path: string, mode = 0o777): void {
-  if (tryMake(path, mode)) return;
-  makeFolders(dirname(path), mode);
-  if (!tryMake(path, mode)) mkdirSync(path, { mode });
+  const missing: string[] = [];
+  for (let folder = path; !isThere(folder); folder = dirname(folder)) missing.push(folder);
+  for (const folder of missing.reverse()) {
+    try {
+      mkdirSync(folder, { mode });
+    } catch (error) {
+      if (systemErrorCode(error) !== 'EEXIST' || !isFolder(folder)) throw error;
+    }
+  }
 }
 
-// False: what leads to it is missing.
-function tryMake(path: string, mode: number): boolean {
+// What is there and no folder is for mkdir(2) of the one below to refuse.
+function isThere(path: string): boolean {
+  return dirname(path) === path || isFolder(path);
+}
+
+function isFolder(path: string): boolean {
   try {
-    mkdirSync(path, { mode });
-    return true;
-  } catch (error) {
-    const code = systemErrorCode(error);
-    if (code === 'EEXIST' && statSync(path, { throwIfNoEntry: false })?.isDirectory() === true) return true;
-    if (code === 'ENOENT' && dirname(path) !== path) return false;
-    throw error;
+    return statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
+  } catch {
+    return false;
   }
 }

@@ -3,11 +3,12 @@
 //
 // Invariants: a file system is made on an empty device only (or when somebody said that what is there may go), and never on the device
 // of a disk that is known. A device that anything else uses is not touched.
-import { closeSync, constants, mkdirSync, openSync, rmdirSync, statSync } from 'node:fs';
+import { closeSync, constants, openSync, rmdirSync, statSync } from 'node:fs';
 import { HoldfastError, systemErrorCode } from '../errors/holdfast-error.js';
 import { contentOf, mountFilesystem, unmountFilesystem } from '../filesystem/filesystem.js';
 import type { DeviceContent } from '../filesystem/filesystem.js';
 import { runChecked, runCommand } from '../os/command.js';
+import { makeFolders } from '../os/folders.js';
 import { listMounts } from '../os/mounts.js';
 
 export type BlockDisk = {
@@ -40,7 +41,7 @@ export async function mountDisk(disk: BlockDisk): Promise<void> {
   }
   refuseUsed(device);
   await prepare(disk);
-  mkdirSync(directory, { recursive: true });
+  makeFolders(directory);
   await mountFilesystem(device, directory, 'ext4', mountOptions);
 }
 

@@ -13,6 +13,7 @@ import { mountsOfVolumes } from '../filesystem/volume-mounts.js';
 import type { Logger } from '../log/logger.js';
 import { errorFields } from '../log/logger.js';
 import { runCommand } from '../os/command.js';
+import { makeFolders } from '../os/folders.js';
 import { listMounts } from '../os/mounts.js';
 import type { TargetVolumes } from './volumes.js';
 
@@ -53,7 +54,7 @@ export class SnapshotFiles {
     }
     this.#readers += 1;
     const directory = join(this.#directory, randomUUID());
-    mkdirSync(directory, { recursive: true, mode: 0o700 });
+    makeFolders(directory, 0o700);
     try {
       const { device, fs } = await this.#open(request, join(directory, 'view'));
       mkdirSync(join(directory, 'fs'));

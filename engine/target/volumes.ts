@@ -3,7 +3,7 @@
 //
 // Invariants: the epoch of a volume never falls here; a fenced volume is never served again under the same epoch; changes
 // of one in-sync set go to the manager one after the other, with a rising sequence.
-import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync } from 'node:fs';
+import { existsSync, readFileSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { KeyedMutex } from '../async/keyed-mutex.js';
 import type {
@@ -26,6 +26,7 @@ import { whileFrozen } from '../filesystem/freezer.js';
 import type { Frozen } from '../filesystem/freezer.js';
 import type { Logger } from '../log/logger.js';
 import { errorFields } from '../log/logger.js';
+import { makeFolders } from '../os/folders.js';
 import { isAlive } from '../os/proc.js';
 import type { Membership } from './membership-client.js';
 
@@ -176,7 +177,7 @@ export class TargetVolumes {
   async map(volumeId: bigint): Promise<string> {
     return await this.#order.run(key(volumeId), async () => {
       const host = this.#servingHost(volumeId);
-      mkdirSync(this.#devicesDir, { recursive: true, mode: 0o700 });
+      makeFolders(this.#devicesDir, 0o700);
       const device = await host.mapVolume({ volumeId, directory: this.#directoryOf(volumeId), force: false });
       this.#log.info('the volume is mapped', { volume: this.#attached.get(volumeId)?.name, device });
       return device;
