@@ -68,11 +68,20 @@ export async function tryBind(address: HostPort): Promise<{ readonly port: numbe
 const rangeFirst = 20_000;
 const rangeSize = 12_000;
 
-/** `count` consecutive free ports. The search begins at a place that `seed` decides, so that neighbours rarely meet. */
-export async function findFreePorts(host: string, count: number, seed: string): Promise<number> {
+/**
+ * `count` consecutive free ports, none of them `given` to something else already. The search begins at a place that `seed` decides, so
+ * that neighbours rarely meet.
+ */
+export async function findFreePorts(
+  host: string,
+  count: number,
+  seed: string,
+  given: readonly number[] = [],
+): Promise<number> {
   const start = hash(seed) % rangeSize;
   for (let attempt = 0; attempt < rangeSize; attempt += count) {
     const first = rangeFirst + ((start + attempt) % (rangeSize - count));
+    if (given.some((port) => port >= first && port < first + count)) continue;
     if (await allFree(host, first, count)) return first;
   }
   throw new HoldfastError('IN_USE', `no ${count} free ports in a row on ${host} between ${rangeFirst} and 32000`);

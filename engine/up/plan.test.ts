@@ -111,6 +111,18 @@ describe('planUp', () => {
     await expect(plan({ data: join(data, 'thesis.tex') })).rejects.toThrow(code('WRONG_DISK'));
   });
 
+  test('free ports are given once', async () => {
+    const portOf = (address: string) => Number(address.split(':').at(-1));
+    const first = await plan();
+    const apiPort = portOf(first.listen);
+    // The ports that would be free for both, were it not for each other.
+    const beside = await plan({ iscsi: `127.0.0.1:${apiPort}` });
+    expect(beside.nodes.map(({ portal }) => portOf(portal))).not.toContain(portOf(beside.listen));
+    const portal = portOf(first.nodes[1]?.portal ?? '');
+    const around = await plan({ api: `127.0.0.1:${portal}` });
+    expect(around.nodes.map((node) => portOf(node.portal))).not.toContain(portal);
+  });
+
   test('a port in use is named, with the option to change it', async () => {
     const { server, port } = await listenSomewhere();
     try {
@@ -135,6 +147,9 @@ describe('planUp', () => {
     { iscsi: '0.0.0.0:3260' },
     { iscsi: 'example.org:3260' },
     { iscsi: '127.0.0.1:65535' },
+    { api: '127.0.0.1:20007', iscsi: '127.0.0.1:20005' },
+    { api: '0.0.0.0:20005', iscsi: '127.0.0.1:20005' },
+    { api: 'localhost:20006', iscsi: '127.0.0.1:20005' },
     { journalBytes: 4096 },
     { cacheBytes: 0 },
   ])('%j is refused', async (options) => {

@@ -65,18 +65,21 @@ export async function planUp(options: UpOptions, environment: NodeJS.ProcessEnv,
   if (holder !== null) throw folderInUse(folder, holder.pid);
 
   const nodes = nodeCount(options.nodes, stored, folder);
-  const api = await withPort(parseHostPort(options.api ?? stored?.api ?? upDefaults.api, '--api'), 1, `${folder} api`);
-  const iscsi = await withPort(
-    numericHost(parseHostPort(options.iscsi ?? stored?.iscsi ?? upDefaults.iscsi, '--iscsi')),
-    nodes,
-    `${folder} iscsi`,
+  const portals = numericHost(parseHostPort(options.iscsi ?? stored?.iscsi ?? upDefaults.iscsi, '--iscsi'));
+  const api = await withPort(
+    parseHostPort(options.api ?? stored?.api ?? upDefaults.api, '--api'),
+    1,
+    `${folder} api`,
+    portals.port === 0 ? [] : consecutive(portals.port, nodes),
   );
+  const iscsi = await withPort(portals, nodes, `${folder} iscsi`, [api.port]);
   if (iscsi.port + nodes - 1 > 65_535) {
     throw new HoldfastError(
       'INVALID_ARGUMENT',
       `--iscsi ${formatHostPort(iscsi)}: ${nodes} ports from there on do not exist`,
     );
   }
+  refuseOverlap(api, iscsi, nodes);
   const file: ClusterFile = {
     format: 'holdfast-cluster',
     version: clusterFileVersion,
@@ -94,7 +97,7 @@ export async function planUp(options: UpOptions, environment: NodeJS.ProcessEnv,
       cacheBytesMin,
       '--cache-size',
     ),
-    store: await chooseStore(options.store, stored, folder, environment),
+    store: await chooseStore(options.store, stored, folder, environment, [api.port, ...consecutive(iscsi.port, nodes)]),
   };
   const plan: UpPlan = {
     folder,
@@ -112,6 +115,18 @@ export async function planUp(options: UpOptions, environment: NodeJS.ProcessEnv,
   };
   await checkPorts(plan);
   return plan;
+}
+
+// Both are free now, and cannot be taken both.
+function refuseOverlap(api: HostPort, iscsi: HostPort, nodes: number): void {
+  const everywhere = (host: string) => host === '0.0.0.0' || host === '::';
+  const numeric = api.host === 'localhost' ? '127.0.0.1' : api.host;
+  if (numeric !== iscsi.host && !everywhere(numeric)) return;
+  if (api.port < iscsi.port || api.port >= iscsi.port + nodes) return;
+  throw new HoldfastError(
+    'INVALID_ARGUMENT',
+    `--api ${formatHostPort(api)} is one of the ${nodes} portals from --iscsi ${formatHostPort(iscsi)} on: choose another port for either`,
+  );
 }
 
 function nodeCount(wanted: number | null, stored: ClusterFile | null, folder: string): number {
@@ -134,6 +149,7 @@ async function chooseStore(
   stored: ClusterFile | null,
   folder: string,
   environment: NodeJS.ProcessEnv,
+  given: readonly number[],
 ): Promise<ClusterFile['store']> {
   const present = stored?.store ?? null;
   if (present !== null && (wanted === null || wanted.choice.kind === present.kind)) {
@@ -151,7 +167,7 @@ async function chooseStore(
     return { kind: 'etcd', etcd: { ...wanted.etcd, urls: [...choice.urls] } };
   }
   findEtcd(environment);
-  const port = await findFreePorts('127.0.0.1', 2, `${folder} etcd`);
+  const port = await findFreePorts('127.0.0.1', 2, `${folder} etcd`, given);
   const address = (offset: number) => formatHostPort({ host: '127.0.0.1', port: port + offset });
   return { kind: 'private-etcd', client: address(0), peer: address(1) };
 }
@@ -165,8 +181,12 @@ function atLeast(bytes: number, least: number, option: string): number {
 }
 
 // Port 0 asks for free ones; they are kept for later starts.
-async function withPort(address: HostPort, count: number, seed: string): Promise<HostPort> {
-  return address.port === 0 ? { ...address, port: await findFreePorts(address.host, count, seed) } : address;
+async function withPort(address: HostPort, count: number, seed: string, given: readonly number[]): Promise<HostPort> {
+  return address.port === 0 ? { ...address, port: await findFreePorts(address.host, count, seed, given) } : address;
+}
+
+function consecutive(first: number, count: number): readonly number[] {
+  return Array.from({ length: count }, (_, index) => first + index);
 }
 
 // What hosts are told to connect to must be an address, and one they can use.
