@@ -1,5 +1,6 @@
 // The manager's API: one function per method, plain records in and out. gRPC (grpc-services.ts) and REST (http/routes.ts) are
 // two ways to call it.
+import { sleep } from '../async/wait.js';
 import { HoldfastError } from '../errors/holdfast-error.js';
 import type { Authority } from './authority.js';
 import { createAdminApi } from './admin-api.js';
@@ -103,6 +104,8 @@ export type ManagerApi = AdminApi & {
   readonly watchEvents: (signal: AbortSignal) => AsyncIterable<ClusterEvent>;
 };
 
+const lookPatienceMs = 1_500;
+
 export type AttachChoices = Partial<Omit<AttachOptions, 'node'>>;
 
 export type ApiOptions = {
@@ -143,6 +146,13 @@ export function createApi(context: ManagerContext, options: ApiOptions): Manager
       throw error;
     }
   };
+  // Until the agents have reported after a start of the manager, everything looks as if it were gone. Whoever only looks does not wait for
+  // long: one may be gone.
+  const reported = Promise.race([context.ready, sleep(lookPatienceMs)]);
+  const look = async <T>(task: () => Promise<T> | T): Promise<T> => {
+    await reported;
+    return await task();
+  };
   const view = async (record: VolumeRecord): Promise<VolumeView> => {
     const [seen] = await volumeViews(context, [record], options.scrubber);
     if (seen === undefined) throw new HoldfastError('INTERNAL', `volume "${record.name}" has no view`);
@@ -156,8 +166,8 @@ export function createApi(context: ManagerContext, options: ApiOptions): Manager
       return { id: context.cluster.id, version: options.version, nodes: nodes.length, volumes: volumes.length };
     },
     createVolume: (input) => change(async () => view(await createVolume(context, input))),
-    getVolume: async (name) => await view((await repository.volume(name)).record),
-    listVolumes: async () => await volumeViews(context, await repository.listVolumes(), options.scrubber),
+    getVolume: (name) => look(async () => view((await repository.volume(name)).record)),
+    listVolumes: () => look(async () => volumeViews(context, await repository.listVolumes(), options.scrubber)),
     deleteVolume: (name, forGood) =>
       change(async () => {
         const { pendingReplicas, purgeAt, linkedClones } = await deleteVolume(context, name, forGood);
@@ -212,32 +222,35 @@ export function createApi(context: ManagerContext, options: ApiOptions): Manager
         };
       }),
     unmapVolume: (name, force) => change(async () => view(await unmapVolume(context, name, force))),
-    listReplicas: async (volume) => (await view((await repository.volume(volume)).record)).replicas,
-    listNodes: () => nodeViews(context),
-    getNode: async (name) => {
-      const found = (await nodeViews(context)).find((node) => node.name === name);
-      if (found !== undefined) return found;
-      throw new HoldfastError('NOT_FOUND', `node "${name}" does not exist: "holdfast node ls" lists the nodes`);
-    },
-    listDisks: () => diskViews(context),
-    listProcesses: () => Promise.resolve(processViews(options.pid, observed.nodes)),
-    getStatus: async () => {
-      const { volumes, nodes, disks, trashed } = await everything(context, options.scrubber);
-      const { version } = options;
-      return statusView({
-        cluster: context.cluster.id,
-        version,
-        nodes,
-        disks,
-        volumes,
-        trashed,
-        failing: options.failing(),
-      });
-    },
-    getMetrics: async () => {
-      const seen = await everything(context, options.scrubber);
-      return expose(metricFamilies({ ...seen, version: options.version, manager: options.statistics.read() }));
-    },
+    listReplicas: (volume) => look(async () => (await view((await repository.volume(volume)).record)).replicas),
+    listNodes: () => look(() => nodeViews(context)),
+    getNode: (name) =>
+      look(async () => {
+        const found = (await nodeViews(context)).find((node) => node.name === name);
+        if (found !== undefined) return found;
+        throw new HoldfastError('NOT_FOUND', `node "${name}" does not exist: "holdfast node ls" lists the nodes`);
+      }),
+    listDisks: () => look(() => diskViews(context)),
+    listProcesses: () => look(() => processViews(options.pid, observed.nodes)),
+    getStatus: () =>
+      look(async () => {
+        const { volumes, nodes, disks, trashed } = await everything(context, options.scrubber);
+        const { version } = options;
+        return statusView({
+          cluster: context.cluster.id,
+          version,
+          nodes,
+          disks,
+          volumes,
+          trashed,
+          failing: options.failing(),
+        });
+      }),
+    getMetrics: () =>
+      look(async () => {
+        const seen = await everything(context, options.scrubber);
+        return expose(metricFamilies({ ...seen, version: options.version, manager: options.statistics.read() }));
+      }),
     listEvents: (limit, after) => {
       if (![limit, after].every((number) => Number.isInteger(number) && number >= 0))
         throw new HoldfastError('INVALID_ARGUMENT', 'limit and after are numbers of events');

@@ -42,10 +42,11 @@ async function start(listen = '127.0.0.1:0'): Promise<void> {
   });
 }
 
-async function restartManager(): Promise<void> {
+async function restartManager(alone: () => void = () => undefined): Promise<void> {
   const { address } = manager;
   await manager.close();
   await start(address);
+  alone();
   await Promise.all(nodes.map((node) => node.connect(manager.address)));
   await manager.settle();
 }
@@ -205,6 +206,22 @@ describe('attach and detach', () => {
     await restartManager();
     expect(node(1).target.epochs).toEqual([1n]);
     expect(await manager.api.attachVolume('db', null)).toMatchObject({ epoch: 1, node: 'node1' });
+  });
+
+  test('what is asked before the agents are back is answered with what they say', async () => {
+    await create();
+    await manager.api.attachVolume('db', 'node1');
+    const asked: Promise<unknown>[] = [];
+    await restartManager(() => {
+      const { api } = manager;
+      asked.push(api.listVolumes(), api.getVolume('db'), api.getStatus(), api.listNodes(), api.getMetrics());
+    });
+    const [volumes, volume, status, nodeList, metrics] = await Promise.all(asked);
+    expect(volumes).toMatchObject([{ state: 'attached', health: 'healthy' }]);
+    expect(volume).toMatchObject({ state: 'attached', health: 'healthy' });
+    expect(status).toMatchObject({ health: 'healthy', nodes: { online: 3 } });
+    expect(nodeList).toMatchObject([{ state: 'online' }, { state: 'online' }, { state: 'online' }]);
+    expect(metrics).toContain('holdfast_volume_health{volume="db",health="healthy"} 1');
   });
 
   test('an engine that nobody wants is stopped', async () => {
