@@ -43,9 +43,9 @@ export async function changeDisk(
 ): Promise<DiskRecord> {
   const disk = await requireDisk(context, node, name);
   for (const tag of change.tags ?? []) validateLabel(tag, 'tag');
-  const { tags = disk.tags, ...rest } = change;
-  const edit = (latest: DiskRecord | null) => ({ ...(latest ?? disk), ...rest, tags: [...new Set(tags)].sort() });
-  return (await context.repository.updateDisk(node, name, edit)) ?? disk;
+  const { tags, ...rest } = change;
+  const edited = tags === undefined ? rest : { ...rest, tags: [...new Set(tags)].sort() };
+  return (await context.repository.updateDisk(node, name, (latest) => ({ ...(latest ?? disk), ...edited }))) ?? disk;
 }
 
 export type NewDisk = Pick<
@@ -80,7 +80,8 @@ export async function addDisk(context: ManagerContext, { node, name, ...order }:
     evicting: false,
     order: { ...order, removed: false },
   };
-  await repository.updateDisk(node, name, () => record);
+  const stored = await repository.updateDisk(node, name, (latest) => (latest === null ? record : null));
+  if (stored !== record) throw new HoldfastError('ALREADY_EXISTS', `${node} has ${name} already`);
   return record;
 }
 
@@ -88,13 +89,7 @@ export async function addDisk(context: ManagerContext, { node, name, ...order }:
 export async function removeDisk(context: ManagerContext, node: string, name: string, force: boolean): Promise<void> {
   const { repository, observed } = context;
   const disk = await requireDisk(context, node, name);
-  const holders = await holdersOf(context, node, name);
-  if (holders.length > 0) {
-    throw new HoldfastError(
-      'FAILED_PRECONDITION',
-      `${name} of ${node} holds replicas of ${nameSome(holders)}: empty it first ("holdfast disk evict ${node} ${name}")`,
-    );
-  }
+  await requireEmpty(context, node, name);
   const process = observed.node(node)?.processes.find((each) => each.disk === name);
   if (disk.order === null && process !== undefined && !force) {
     throw new HoldfastError(
@@ -150,10 +145,7 @@ async function blockers(
     const request = requestOf(volume, settings);
     const neighbours = neighboursOf(staying, candidates);
     const fits = candidates.some((each) => !goes(each) && objection(each, request, neighbours) === null);
-    if (!replacements && !fits) return [{ volume: volume.name, reason: 'no other disk can take its replica' }];
-    if (volume.attachment === null && !replacements)
-      return [{ volume: volume.name, reason: 'it is detached: its new replica is filled while it is attached' }];
-    return [];
+    return replacements || fits ? [] : [{ volume: volume.name, reason: 'no other disk can take its replica' }];
   });
 }
 
@@ -162,9 +154,7 @@ export async function changeSettings(
   change: { readonly [K in keyof Omit<SettingsRecord, 'version'>]?: SettingsRecord[K] | undefined },
 ): Promise<SettingsRecord> {
   const given = Object.fromEntries(Object.entries(change).filter(([, value]) => value !== undefined));
-  const edited: SettingsRecord = { ...(await repository.settings()), ...given };
-  await repository.putSettings(edited);
-  return edited;
+  return await repository.updateSettings((latest) => ({ ...latest, ...given }));
 }
 
 /** Names of zones, tags and disks. */
@@ -176,13 +166,24 @@ export function validateLabel(text: string, what: string): string {
   );
 }
 
-async function holdersOf({ repository }: ManagerContext, node: string, disk: string): Promise<readonly string[]> {
+async function requireEmpty({ repository }: ManagerContext, node: string, disk: string): Promise<void> {
   const holds = ({ replicas }: VolumeRecord) => replicas.some((each) => each.node === node && each.disk === disk);
   const [volumes, trash] = await Promise.all([repository.listVolumes(), repository.listTrash()]);
-  return [
-    ...volumes.filter(holds).map(({ name }) => name),
-    ...trash.filter(({ volume }) => holds(volume)).map(({ volume }) => `${volume.name} (in the trash)`),
-  ];
+  const holders = volumes.filter(holds).map(({ name }) => name);
+  if (holders.length > 0) {
+    throw new HoldfastError(
+      'FAILED_PRECONDITION',
+      `${disk} of ${node} holds replicas of ${nameSome(holders)}: empty it first ("holdfast disk evict ${node} ${disk}")`,
+    );
+  }
+  const deleted = trash.filter(({ volume }) => holds(volume)).map(({ volume }) => `${volume.name} (${volume.id})`);
+  if (deleted.length > 0) {
+    throw new HoldfastError(
+      'FAILED_PRECONDITION',
+      `${disk} of ${node} holds replicas of volumes in the trash: ${nameSome(deleted)}. ` +
+        `Delete those for good ("holdfast trash purge"), or restore them and empty the disk`,
+    );
+  }
 }
 
 function nameSome(names: readonly string[]): string {

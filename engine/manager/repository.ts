@@ -221,8 +221,9 @@ export class Repository {
     return (await this.#get(keys.settings, settingsSchema))?.record ?? defaultSettings;
   }
 
-  async putSettings(record: SettingsRecord): Promise<void> {
-    await this.#store.transact([], [putRecord(keys.settings, record)]);
+  async updateSettings(edit: (former: SettingsRecord) => SettingsRecord): Promise<SettingsRecord> {
+    const edited = await this.#update(keys.settings, settingsSchema, (former) => edit(former ?? defaultSettings));
+    return edited ?? defaultSettings;
   }
 
   async doomedReplica(id: string): Promise<DoomedReplicaRecord | null> {

@@ -1,4 +1,5 @@
 // The trash: a deleted volume keeps its replicas, and all that is recorded of it, until it is purged. Its name is free at once.
+import { validateVolumeName } from '../config/volume-input.js';
 import { HoldfastError } from '../errors/holdfast-error.js';
 import type { ManagerContext } from './context.js';
 import { replicaAddress } from './observed.js';
@@ -43,6 +44,7 @@ export async function restoreFromTrash(
   idOrName: string,
   name: string | null,
 ): Promise<VolumeRecord> {
+  if (name !== null) validateVolumeName(name);
   const { record, modRevision } = await findTrashed(repository, idOrName);
   const volume: VolumeRecord = { ...record.volume, name: name ?? record.volume.name, attachment: null };
   await repository.insertVolume(

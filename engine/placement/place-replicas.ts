@@ -155,8 +155,7 @@ function noPlace(
         `add or start nodes, or ask for fewer replicas ("holdfast disk ls" shows the disks)`,
     );
   }
-  const onlyRoom = { ...anyDisk(request.sizeBytes), overProvisioning: request.overProvisioning };
-  const withRoom = online.filter((candidate) => objection(candidate, onlyRoom, []) === null);
+  const withRoom = online.filter((candidate) => hasRoom(candidate, request.sizeBytes, request.overProvisioning));
   if (new Set(withRoom.map(({ node }) => node)).size < count) {
     return noSpace(online, count, request, withRoom.length);
   }
@@ -166,7 +165,7 @@ function noPlace(
   return new HoldfastError(
     'NOT_ENOUGH_DISKS',
     `${places.length} of ${count} replicas have a place (${reasons.slice(0, 5).join('; ')}${reasons.length > 5 ? '; …' : ''}): ` +
-      `relax what the volume asks for, or add disks`,
+      `relax what the volume asks for, uncordon what can take replicas, or add disks`,
   );
 }
 

@@ -11,7 +11,7 @@ import { idToBigint } from '../ids.js';
 import { changeInSyncSet } from '../membership.js';
 import { startManager } from '../manager.js';
 import type { Manager } from '../manager.js';
-import type { VolumeRecord } from '../records.js';
+import type { DiskRecord, VolumeRecord } from '../records.js';
 import { Repository } from '../repository.js';
 import type { VolumeView } from '../views.js';
 import { FakeNode } from './fake-data-plane.js';
@@ -73,6 +73,10 @@ export class FakeCluster {
 
   async record(name: string): Promise<VolumeRecord> {
     return (await new Repository(this.manager.store).volume(name)).record;
+  }
+
+  disks(): Promise<readonly DiskRecord[]> {
+    return new Repository(this.manager.store).listDisks();
   }
 
   /** As the engine of the volume asks for it. */
