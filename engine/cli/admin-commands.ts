@@ -1,13 +1,20 @@
 // holdfast node cordon|uncordon|drain|set, disk add|rm|set|cordon|uncordon|evict, trash …, policy …, settings …
-import { resolve } from 'node:path';
+import { isAbsolute, normalize } from 'node:path';
 import type { Command } from 'commander';
-import { formatSize, parseCount, parseSizeText } from '../config/volume-input.js';
+import {
+  formatSize,
+  parseCount,
+  parseSizeText,
+  validateLabel,
+  validateReplicaCount,
+  validateVolumeName,
+} from '../config/volume-input.js';
 import { HoldfastError } from '../errors/holdfast-error.js';
 import { sleep } from '../async/wait.js';
 import type { PolicyView, SettingsView } from '../manager/admin-api.js';
 import type { EmptyingView } from '../manager/node-operations.js';
 import type { TrashView } from '../manager/trash-operations.js';
-import { diskClassSchema } from '../manager/records.js';
+import { diskClassSchema, trashSecondsMax } from '../manager/records.js';
 import type { DiskView, VolumeView } from '../manager/views.js';
 import { duration } from './status-commands.js';
 import { bar, fields, table, volumeDetails } from './output.js';
@@ -75,7 +82,8 @@ function addNodeCommands(node: Command, wiring: Wiring): void {
       const { session, json } = sessionOf(command);
       const zone = flags['zone'];
       if (typeof zone !== 'string') throw usage('say what to set: --zone');
-      const view = await session.call<EmptyingView>('PATCH', nodePath(which), { zone: zone === '' ? null : zone });
+      const body = { zone: zone === '' ? null : checkUsage(() => validateLabel(zone, 'zone')) };
+      const view = await session.call<EmptyingView>('PATCH', nodePath(which), body);
       printResult(wiring.streams, json, view, () => `Node ${which} is changed.`);
     });
 }
@@ -103,9 +111,9 @@ function addDiskCommands(disk: Command, wiring: Wiring): void {
         return typeof text === 'string' ? checkUsage(() => parseSizeText(text)) : 0;
       };
       const body = {
-        name,
-        directory: resolve('/', path),
-        journalPath: typeof flags['journal'] === 'string' ? flags['journal'] : null,
+        name: checkUsage(() => validateLabel(name, 'disk name')),
+        directory: absolute(path),
+        journalPath: typeof flags['journal'] === 'string' ? absolute(flags['journal']) : null,
         journalBytes: size('journalSize'),
         cacheBytes: size('cacheSize'),
         capacityBytes: size('capacity'),
@@ -174,6 +182,7 @@ function addDiskCommands(disk: Command, wiring: Wiring): void {
       const diskClass = flags['class'];
       if (diskClass !== undefined && !diskClassSchema.safeParse(diskClass).success)
         throw usage('--class is hdd, ssd or nvme');
+      for (const tag of tags) checkUsage(() => validateLabel(tag, 'tag'));
       const body = diskClass === undefined ? { tags } : { tags, class: diskClass };
       const view = await session.call<EmptyingView>('PATCH', diskPath(node, name), body);
       printResult(
@@ -244,7 +253,9 @@ function addTrashCommands(program: Command, { streams }: Wiring): void {
     .action(async (which: string, flags: Flags, command: Command) => {
       const { session, json } = sessionOf(command);
       const path = `/v1/trash/${encodeURIComponent(which)}/restore`;
-      const restored = await session.call<VolumeView>('POST', path, { name: flags['name'] ?? null });
+      const wanted = flags['name'];
+      const name = typeof wanted === 'string' ? checkUsage(() => validateVolumeName(wanted)) : null;
+      const restored = await session.call<VolumeView>('POST', path, { name });
       printResult(streams, json, restored, volumeDetails);
     });
   withCommonOptions(trash.command('purge'))
@@ -286,8 +297,8 @@ function addPolicyCommands(program: Command, { streams }: Wiring): void {
       const { session, json } = sessionOf(command);
       const options = command.optsWithGlobals<PlacementOptions & { readonly replicas: string }>();
       const body = checkUsage(() => ({
-        name,
-        replicas: parseCount(options.replicas, '--replicas'),
+        name: validateLabel(name, 'policy name'),
+        replicas: validateReplicaCount(parseCount(options.replicas, '--replicas')),
         constraints: constraintsOf(options),
         qos: qosOf(options) ?? null,
       }));
@@ -355,16 +366,16 @@ function addSettingsCommands(program: Command, { streams }: Wiring): void {
 
 function settingsOf(flags: Flags): Readonly<Record<string, unknown>> {
   const body: Record<string, unknown> = {};
-  const number = (flag: string, option: string, field: string) => {
+  const number = (flag: string, option: string, field: string, least = 0, most = Number.MAX_SAFE_INTEGER) => {
     const text = flags[flag];
-    if (typeof text === 'string') body[field] = parseCount(text, option);
+    if (typeof text === 'string') body[field] = within(parseCount(text, option), option, least, most);
   };
-  number('trash', '--trash', 'trashSeconds');
+  number('trash', '--trash', 'trashSeconds', 0, trashSecondsMax);
   number('replaceAfter', '--replace-after', 'replaceAfterSeconds');
   number('failover', '--failover', 'failoverSeconds');
-  number('moves', '--moves', 'movesMax');
-  number('foregroundShare', '--foreground-share', 'foregroundPercent');
-  number('rebuildsPerDisk', '--rebuilds-per-disk', 'rebuildsPerDisk');
+  number('moves', '--moves', 'movesMax', 1);
+  number('foregroundShare', '--foreground-share', 'foregroundPercent', 0, 99);
+  number('rebuildsPerDisk', '--rebuilds-per-disk', 'rebuildsPerDisk', 1);
   number('scrubInterval', '--scrub-interval', 'scrubIntervalSeconds');
   const rate = (flag: string, field: string) => {
     const text = flags[flag];
@@ -372,13 +383,20 @@ function settingsOf(flags: Flags): Readonly<Record<string, unknown>> {
   };
   rate('rebuildRate', 'rebuildBytesPerSecond');
   rate('scrubRate', 'scrubBytesPerSecond');
-  if (flags['overProvisioning'] !== undefined) body['overProvisioning'] = Number(flags['overProvisioning']);
+  const factor = flags['overProvisioning'];
+  if (factor !== undefined) body['overProvisioning'] = within(Number(factor), '--over-provisioning', 1, 100);
   if (flags['balance'] !== undefined) {
     if (flags['balance'] !== 'on' && flags['balance'] !== 'off')
       throw new HoldfastError('INVALID_ARGUMENT', '--balance is on or off');
     body['balance'] = flags['balance'] === 'on';
   }
   return body;
+}
+
+function within(value: number, option: string, least: number, most: number): number {
+  if (value >= least && value <= most) return value;
+  const range = most === Number.MAX_SAFE_INTEGER ? `at least ${least}` : `${least} to ${most}`;
+  throw new HoldfastError('INVALID_ARGUMENT', `${option} ${value} is not possible: use ${range}`);
 }
 
 function settingsText(settings: SettingsView): string {
@@ -412,6 +430,12 @@ function groupOf(program: Command, name: string): Command {
   const group = program.commands.find((command) => command.name() === name);
   if (group === undefined) throw new Error(`there is no command group ${name}`);
   return group;
+}
+
+// It is a path of the node's host, and of no folder here.
+function absolute(path: string): string {
+  if (isAbsolute(path)) return normalize(path);
+  throw usage(`"${path}" is not an absolute path: write the whole path, as it is on the host of that node`);
 }
 
 // A disk that was elsewhere is only taken over when nothing serves it there: until then it counts as failed, with that reason.

@@ -52,6 +52,21 @@ describe('wrong usage ends with 2 and says what is wrong', () => {
     [['volume', 'attach', 'db', '--replica', '9e01e17fff094c2c'], /--replica is for --accept-data-loss/],
     [['settings', 'set'], /say what to set/],
     [['settings', 'set', '--balance', 'maybe'], /on or off/],
+    [['settings', 'set', '--moves', '0'], /--moves 0 is not possible: use at least 1/],
+    [['settings', 'set', '--over-provisioning', 'much'], /--over-provisioning NaN is not possible: use 1 to 100/],
+    [['settings', 'set', '--foreground-share', '100'], /use 0 to 99/],
+    [['settings', 'set', '--trash', '9999999999'], /--trash 9999999999 is not possible/],
+    [['volume', 'set', 'db'], /say what to set/],
+    [['volume', 'set', 'db', '--burst', '0', '--iops', '5'], /--burst 0 is not possible/],
+    [['volume', 'set', 'db', '--chap-user', 'somebody'], /--chap-user and --chap-secret-file go together/],
+    [['policy', 'set', 'a b'], /policy name "a b" is not valid/],
+    [['policy', 'set', 'p', '--replicas', '99'], /99 replicas are not possible/],
+    [['node', 'set', 'node1', '--zone', 'rack B'], /zone "rack B" is not valid/],
+    [['disk', 'add', 'node1', 'a b', '/d'], /disk name "a b" is not valid/],
+    [['disk', 'add', 'node1', 'disk2', 'some/folder'], /"some\/folder" is not an absolute path/],
+    [['disk', 'add', 'node1', 'disk2', '/d', '--journal', 'nvme0n1p3'], /"nvme0n1p3" is not an absolute path/],
+    [['disk', 'tag', 'node1', 'disk1', 'a b'], /tag "a b" is not valid/],
+    [['trash', 'restore', 'db', '--name', 'Not A Name'], /volume name "Not A Name" is not valid/],
     [['disk', 'tag', 'node1', 'disk1', '--class', 'tape'], /--class is hdd, ssd or nvme/],
     [['token', 'create', '--role', 'king'], /Allowed choices are admin, operator/],
     [['snapshot', 'cp', 'db@s:/f', '-', '-r'], /prints one file/],
@@ -313,7 +328,14 @@ describe('with a manager', () => {
 
   test('for people', async () => {
     expect((await holdfast('volume', 'ls')).out).toMatch(/no volumes.*volume create/);
-    expect((await holdfast('node', 'ls')).out).toMatch(/^NODE +STATE +PORTAL/);
+    await holdfast('node', 'set', 'node1', '--zone', 'rack-a');
+    await holdfast('node', 'cordon', 'node1');
+    await holdfast('disk', 'tag', 'node1', 'disk1', 'fast', '--class', 'nvme');
+    expect((await holdfast('node', 'ls')).out).toMatch(/^NODE +STATE +ZONE +PORTAL.*\nnode1 +online, cordoned +rack-a/);
+    expect((await holdfast('disk', 'ls')).out).toMatch(
+      /^NODE +DISK +STATE +CLASS +TAGS.*\nnode1 +disk1 +online +nvme +fast/,
+    );
+    await holdfast('node', 'uncordon', 'node1');
     const missing = await holdfast('volume', 'show', 'none');
     expect(missing).toMatchObject({ exit: 1, out: '' });
     expect(missing.err).toMatch(/volume "none" does not exist/);

@@ -99,11 +99,45 @@ export function volumeDetails(volume: VolumeView): string {
     ['mount', volume.nfs === null ? null : `mount ${volume.nfs.mount} DIRECTORY`],
     ['device', volume.device === null ? null : (volume.device.path ?? 'by an initiator')],
     ['created', volume.createdAt],
+    ['policy', volume.policy],
+    ['disks', constraintsText(volume.constraints)],
+    ['limits', limitsText(volume.qos)],
+    ['login', loginText(volume)],
     ['linked to', volume.linkedTo],
     ['maintenance', volume.maintenance === null ? null : `an engine on ${volume.maintenance} rebuilds or repairs it`],
     ['verified', scrubSummary(volume.scrub)],
   ]);
   return `${head}\n\n${replicaTable(volume.replicas)}`;
+}
+
+// Null everywhere: nothing that somebody has asked for.
+function constraintsText({ class: diskClass, tags, zonesRequired, local }: VolumeView['constraints']): string | null {
+  const asks = [
+    diskClass,
+    tags.length === 0 ? null : `tagged ${tags.join(', ')}`,
+    zonesRequired ? 'in different zones' : null,
+    local ? 'one where it is attached' : null,
+  ].filter((part) => part !== null);
+  return asks.length === 0 ? null : asks.join(', ');
+}
+
+function limitsText(qos: VolumeView['qos']): string | null {
+  if (qos === null || (qos.operationsPerSecond === 0 && qos.bytesPerSecond === 0)) return null;
+  const limits = [
+    qos.operationsPerSecond === 0 ? null : `${qos.operationsPerSecond} operations/s`,
+    qos.bytesPerSecond === 0 ? null : `${formatSize(qos.bytesPerSecond)}/s`,
+    `bursts of ${qos.burstSeconds} s`,
+  ];
+  return limits.filter((part) => part !== null).join(', ');
+}
+
+function loginText({ chapUser, mutualChapUser, initiators }: VolumeView): string | null {
+  const rules = [
+    chapUser === null ? null : `as ${chapUser}`,
+    mutualChapUser === null ? null : `the target answers as ${mutualChapUser}`,
+    initiators.length === 0 ? null : `by ${initiators.join(', ')}`,
+  ].filter((part) => part !== null);
+  return rules.length === 0 ? null : rules.join('; ');
 }
 
 /** Null: never. */
@@ -169,16 +203,21 @@ function remaining({ remainingSeconds }: RebuildView): string {
 export function nodeTable(nodes: readonly NodeView[]): string {
   if (nodes.length === 0) return 'No node has reported yet.';
   return table(
-    ['node', 'state', 'portal', 'disks', 'attached', 'reason'],
+    ['node', 'state', 'zone', 'portal', 'disks', 'attached', 'reason'],
     nodes.map((node) => [
       node.name,
-      node.state,
+      withNotes(node.state, [node.draining ? 'draining' : node.cordoned ? 'cordoned' : null]),
+      text(node.zone),
       text(node.portal),
       String(node.disks),
       String(node.volumes),
       text(node.reason),
     ]),
   );
+}
+
+function withNotes(state: string, notes: readonly (string | null)[]): string {
+  return [state, ...notes.filter((note) => note !== null)].join(', ');
 }
 
 function smartText(smart: DiskView['smart']): string {
@@ -196,11 +235,27 @@ function smartText(smart: DiskView['smart']): string {
 export function diskTable(disks: readonly DiskView[]): string {
   if (disks.length === 0) return 'No disk has reported yet.';
   return table(
-    ['node', 'disk', 'state', 'total', 'used', 'free', 'promised', 'replicas', 'SMART', 'address', 'reason'],
+    [
+      'node',
+      'disk',
+      'state',
+      'class',
+      'tags',
+      'total',
+      'used',
+      'free',
+      'promised',
+      'replicas',
+      'SMART',
+      'address',
+      'reason',
+    ],
     disks.map((disk) => [
       disk.node,
       disk.name,
-      disk.state,
+      withNotes(disk.state, [disk.evicting ? 'evicting' : disk.cordoned ? 'cordoned' : null]),
+      text(disk.class),
+      disk.tags.join(', ') || '-',
       bytes(disk.totalBytes),
       bytes(disk.usedBytes),
       bytes(disk.freeBytes),

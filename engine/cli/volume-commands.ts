@@ -208,7 +208,7 @@ export function addVolumeCommands(program: Command, streams: Streams): void {
     .option('--foreground-share <percent>', 'what hosts get while it is rebuilt, 0 to 99')
     .addHelpText(
       'after',
-      '\nWho may log in is changed for the next attach on.\n' +
+      '\nWhat is not given stays; "" takes away a tag, a class, a user or an initiator. Who may log in is changed for the next attach on.\n' +
         examples('holdfast volume set db --replicas 2', 'holdfast volume set db --iops 1000 --bandwidth 50Mi'),
     )
     .action(async (name: string, _: unknown, command: Command) => {
@@ -222,6 +222,10 @@ export function addVolumeCommands(program: Command, streams: Streams): void {
         access: accessOf(options),
         ...paceOf(options),
       }));
+      const { constraints, ...rest } = body;
+      if (Object.keys(constraints).length === 0 && Object.values(rest).every((each) => each === undefined)) {
+        throw new UsageError(new HoldfastError('INVALID_ARGUMENT', 'say what to set: see --help'));
+      }
       const changed = await openSession(options, process.env).call<VolumeView>('PATCH', path(name), body);
       printResult(streams, options.json === true, changed, volumeDetails);
     });

@@ -48,45 +48,49 @@ export function constraintsOf(options: PlacementOptions): Readonly<Record<string
   const { tag, class: diskClass, zones, local } = options;
   if (zones !== undefined && zones !== 'required' && zones !== 'preferred')
     throw new HoldfastError('INVALID_ARGUMENT', '--zones is required or preferred');
-  if (diskClass !== undefined && !['hdd', 'ssd', 'nvme'].includes(diskClass))
+  if (diskClass !== undefined && !['', 'hdd', 'ssd', 'nvme'].includes(diskClass))
     throw new HoldfastError('INVALID_ARGUMENT', `--class "${diskClass}" is not hdd, ssd or nvme`);
   return {
-    ...(tag === undefined ? {} : { tags: tag }),
-    ...(diskClass === undefined ? {} : { class: diskClass }),
+    ...(tag === undefined ? {} : { tags: tag.filter((each) => each !== '') }),
+    ...(diskClass === undefined ? {} : { class: diskClass === '' ? null : diskClass }),
     ...(zones === undefined ? {} : { zonesRequired: zones === 'required' }),
     ...(local === undefined ? {} : { local }),
   };
 }
 
-/** Undefined: none of the options was given; null: no limits. */
-export function qosOf({
-  iops,
-  bandwidth,
-  burst,
-}: PlacementOptions): Readonly<Record<string, number>> | null | undefined {
+/** What was given of the limits. Undefined: nothing. */
+export function qosOf({ iops, bandwidth, burst }: PlacementOptions): Readonly<Record<string, number>> | undefined {
   if (iops === undefined && bandwidth === undefined && burst === undefined) return undefined;
-  const limits = {
-    operationsPerSecond: iops === undefined ? 0 : parseCount(iops, '--iops'),
-    bytesPerSecond: bandwidth === undefined ? 0 : parseSizeText(bandwidth),
-    burstSeconds: burst === undefined ? 1 : parseCount(burst, '--burst'),
+  return {
+    ...(iops === undefined ? {} : { operationsPerSecond: parseCount(iops, '--iops') }),
+    ...(bandwidth === undefined ? {} : { bytesPerSecond: parseSizeText(bandwidth) }),
+    ...(burst === undefined ? {} : { burstSeconds: burstSeconds(burst) }),
   };
-  return limits.operationsPerSecond === 0 && limits.bytesPerSecond === 0 ? null : limits;
 }
 
-/** Undefined: none of the options was given. */
+function burstSeconds(text: string): number {
+  const seconds = parseCount(text, '--burst');
+  if (seconds >= 1 && seconds <= 3_600) return seconds;
+  throw new HoldfastError('INVALID_ARGUMENT', `--burst ${seconds} is not possible: use 1 to 3600`);
+}
+
+/** What was given of it; "" takes away what there is. Undefined: nothing. */
 export function accessOf(options: AccessOptions): object | undefined {
   const { chapUser, chapSecretFile, mutualUser, mutualSecretFile, initiator } = options;
   if ([chapUser, chapSecretFile, mutualUser, mutualSecretFile, initiator].every((each) => each === undefined))
     return undefined;
+  const chap = chapOf(chapUser, chapSecretFile, '--chap-user and --chap-secret-file');
+  const mutualChap = chapOf(mutualUser, mutualSecretFile, '--mutual-user and --mutual-secret-file');
   return {
-    chap: chapOf(chapUser, chapSecretFile, '--chap-user and --chap-secret-file'),
-    mutualChap: chapOf(mutualUser, mutualSecretFile, '--mutual-user and --mutual-secret-file'),
-    initiators: initiator ?? [],
+    ...(chap === undefined ? {} : { chap }),
+    ...(mutualChap === undefined ? {} : { mutualChap }),
+    ...(initiator === undefined ? {} : { initiators: initiator.filter((name) => name !== '') }),
   };
 }
 
-function chapOf(user: string | undefined, file: string | undefined, names: string): object | null {
-  if (user === undefined && file === undefined) return null;
+function chapOf(user: string | undefined, file: string | undefined, names: string): object | null | undefined {
+  if (user === undefined && file === undefined) return undefined;
+  if (user === '' && file === undefined) return null;
   if (user === undefined || file === undefined) throw new HoldfastError('INVALID_ARGUMENT', `${names} go together`);
   try {
     return { user, secret: readFileSync(file, 'utf8').trimEnd() };

@@ -1,4 +1,4 @@
-// What people type for volumes: names and sizes. Shared by the CLI (to say early what is wrong) and the manager (which
+// What people type: names, sizes, counts. Shared by the CLI (to say early what is wrong) and the manager (which
 // decides).
 import { HoldfastError } from '../errors/holdfast-error.js';
 
@@ -22,6 +22,15 @@ export function validateSnapshotName(name: string): string {
   throw new HoldfastError(
     'INVALID_ARGUMENT',
     `snapshot name "${name}" is not valid: use 1 to 63 lower-case letters, digits and "-", with a letter or digit at both ends`,
+  );
+}
+
+/** Names of nodes, disks, zones, tags and policies. */
+export function validateLabel(text: string, what: string): string {
+  if (/^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$/.test(text)) return text;
+  throw new HoldfastError(
+    'INVALID_ARGUMENT',
+    `${what} "${text}" is not valid: use 1 to 63 lower-case letters, digits, ".", "_" and "-", with a letter or digit at both ends`,
   );
 }
 

@@ -1,5 +1,5 @@
 // The part of the manager's API that is about nodes, disks, the trash, policies and settings (api.ts has volumes).
-import { validateReplicaCount } from '../config/volume-input.js';
+import { validateLabel, validateReplicaCount } from '../config/volume-input.js';
 import { HoldfastError } from '../errors/holdfast-error.js';
 import { certifyNode } from './authority.js';
 import type { Authority, CertificateRequest, IssuedCertificate } from './authority.js';
@@ -7,15 +7,7 @@ import { formatJoinToken, makeToken } from '../security/tokens.js';
 import { objection } from '../placement/place-replicas.js';
 import { diskCandidates, neighboursOf, requestOf } from './candidates.js';
 import type { ManagerContext } from './context.js';
-import {
-  addDisk,
-  changeDisk,
-  changeNode,
-  changeSettings,
-  emptying,
-  removeDisk,
-  validateLabel,
-} from './node-operations.js';
+import { addDisk, changeDisk, changeNode, changeSettings, emptying, removeDisk } from './node-operations.js';
 import type { DiskChange, EmptyingView, NewDisk, NodeChange } from './node-operations.js';
 import { defaultConstraints, recordVersion } from './records.js';
 import type { Constraints, PolicyRecord, Qos, Role, SettingsRecord, TokenRecord } from './records.js';

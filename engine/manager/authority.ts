@@ -15,7 +15,7 @@ import { errorFields } from '../log/logger.js';
 import type { Logger } from '../log/logger.js';
 import type { Metastore } from '../metastore/metastore.js';
 import { HoldfastError } from '../errors/holdfast-error.js';
-import { validateLabel } from './node-operations.js';
+import { validateLabel } from '../config/volume-input.js';
 import { authoritySchema, decodeRecord, keys, recordVersion } from './records.js';
 import type { AuthorityRecord } from './records.js';
 

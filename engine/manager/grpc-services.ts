@@ -123,9 +123,13 @@ function managerService(api: ManagerApi, unary: Unary): OwnService {
       const choices = { force, acceptDataLoss, replicaId: orNull(replicaId) };
       return Attachment.fromJSON(await api.attachVolume(name, orNull(node), choices));
     }),
-    setVolume: unary('operator', async ({ defaultPace, ...rest }, from) => {
+    setVolume: unary('operator', async ({ defaultPace, qos, access, ...rest }, from) => {
       const pace = defaultPace ? { rebuildBytesPerSecond: null, foregroundPercent: null } : {};
-      return Volume.fromJSON(await answerLike(api, 'SetVolume', { ...rest, ...pace }, from));
+      // Limits and access are replaced as a whole here.
+      const limits = qos === undefined ? {} : { qos: { ...qos, burstSeconds: qos.burstSeconds ?? 1 } };
+      const chap = { chap: access?.chap ?? null, mutualChap: access?.mutualChap ?? null };
+      const logins = access === undefined ? {} : { access: { ...access, ...chap } };
+      return Volume.fromJSON(await answerLike(api, 'SetVolume', { ...rest, ...pace, ...limits, ...logins }, from));
     }),
     addReplica: unary('operator', async ({ volume, node }) =>
       Volume.fromJSON(await api.addReplica(volume, orNull(node))),

@@ -2,6 +2,7 @@ import { expect, test } from 'vitest';
 import { expose } from './exposition.js';
 import { metricFamilies } from './metrics.js';
 import { statusView } from './status.js';
+import { defaultConstraints } from './records.js';
 import type { DiskView, NodeView, VolumeView } from './views.js';
 
 const rebuild = {
@@ -55,6 +56,12 @@ const volume: VolumeView = {
   rebuildBytesPerSecond: null,
   foregroundPercent: null,
   linkedTo: null,
+  policy: null,
+  constraints: defaultConstraints,
+  qos: null,
+  chapUser: null,
+  mutualChapUser: null,
+  initiators: [],
 };
 const disk: DiskView = {
   node: 'node1',
@@ -70,6 +77,10 @@ const disk: DiskView = {
   scheduledBytes: 2_000,
   replicas: 1,
   smart: { passed: false, temperatureCelsius: 40, powerOnHours: null, wearPercent: null, badSectors: 3 },
+  class: 'hdd',
+  tags: [],
+  cordoned: false,
+  evicting: false,
 };
 const node: NodeView = {
   name: 'node2',
@@ -78,6 +89,9 @@ const node: NodeView = {
   portal: null,
   disks: 1,
   volumes: 0,
+  zone: null,
+  cordoned: false,
+  draining: false,
 };
 const manager = {
   reconcilePasses: 7,

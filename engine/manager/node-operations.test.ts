@@ -65,6 +65,39 @@ describe('changes at the same time', () => {
   });
 });
 
+test('what was set is shown', async () => {
+  const { api } = cluster.manager;
+  await api.changeNode('node1', { zone: 'rack-a', draining: true });
+  await api.changeNode('node2', { cordoned: true });
+  await api.changeDisk('node2', 'disk1', { tags: ['fast', 'big'], class: 'nvme', evicting: true });
+  await api.changeDisk('node3', 'disk1', { cordoned: true });
+  expect(await api.listNodes()).toMatchObject([
+    { zone: 'rack-a', cordoned: false, draining: true },
+    { zone: null, cordoned: true, draining: false },
+    { zone: null, cordoned: false, draining: false },
+  ]);
+  expect(await api.listDisks()).toMatchObject([
+    { tags: [], cordoned: false, evicting: false },
+    { tags: ['big', 'fast'], class: 'nvme', cordoned: false, evicting: true },
+    { tags: [], cordoned: true, evicting: false },
+  ]);
+  await api.changeNode('node1', { draining: false });
+  await cluster.create('db', 1);
+  const qos = { operationsPerSecond: 100, bytesPerSecond: 0, burstSeconds: 2 };
+  const chap = { user: 'somebody', secret: 'a secret of theirs' };
+  const access = { chap, mutualChap: null, initiators: ['iqn.2026-11.example:host'] };
+  const changed = await api.changeVolume('db', { qos, access, constraints: { tags: ['fast'] } });
+  expect(changed).toMatchObject({
+    policy: null,
+    constraints: { tags: ['fast'], class: null, zonesRequired: false, local: false },
+    qos,
+    chapUser: 'somebody',
+    mutualChapUser: null,
+    initiators: ['iqn.2026-11.example:host'],
+  });
+  expect(JSON.stringify(changed)).not.toContain(chap.secret);
+});
+
 describe('a disk is emptied', () => {
   test('of a detached volume, too: it is in nobody’s way', async () => {
     const { api } = cluster.manager;

@@ -1,4 +1,5 @@
 // What people ask for of nodes, disks and the cluster: cordon, drain, evict, tags, zones, disks that come and go, settings.
+import { validateLabel } from '../config/volume-input.js';
 import { HoldfastError } from '../errors/holdfast-error.js';
 import { objection } from '../placement/place-replicas.js';
 import { diskCandidates, neighboursOf, requestOf } from './candidates.js';
@@ -155,15 +156,6 @@ export async function changeSettings(
 ): Promise<SettingsRecord> {
   const given = Object.fromEntries(Object.entries(change).filter(([, value]) => value !== undefined));
   return await repository.updateSettings((latest) => ({ ...latest, ...given }));
-}
-
-/** Names of zones, tags and disks. */
-export function validateLabel(text: string, what: string): string {
-  if (/^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$/.test(text)) return text;
-  throw new HoldfastError(
-    'INVALID_ARGUMENT',
-    `${what} "${text}" is not valid: use 1 to 63 lower-case letters, digits, ".", "_" and "-", with a letter or digit at both ends`,
-  );
 }
 
 async function requireEmpty({ repository }: ManagerContext, node: string, disk: string): Promise<void> {

@@ -234,6 +234,9 @@ export const policySchema = z.object({
 });
 export type PolicyRecord = z.infer<typeof policySchema>;
 
+/** A hundred years: what is later is no date. */
+export const trashSecondsMax = 3_153_600_000;
+
 export const settingsSchema = z.object({
   version,
   /** How many times its capacity may be promised on a disk. */

@@ -6,7 +6,16 @@ import { replicaAddress, replicaProcess, runningTarget } from './observed.js';
 import type { ObservedProcess, Share } from './observed.js';
 import { diskKey, iqnOf } from './reconcile.js';
 import type { Nodes } from './reconcile.js';
-import type { DiskRecord, NodeRecord, ReplicaRecord, ScrubRecord, VolumeRecord } from './records.js';
+import type {
+  Constraints,
+  DiskClass,
+  DiskRecord,
+  NodeRecord,
+  Qos,
+  ReplicaRecord,
+  ScrubRecord,
+  VolumeRecord,
+} from './records.js';
 
 export type IscsiView = {
   readonly portal: string;
@@ -119,6 +128,16 @@ export type VolumeView = {
   readonly foregroundPercent: number | null;
   /** VOLUME or VOLUME@SNAPSHOT as it was called when this linked clone was made. */
   readonly linkedTo: string | null;
+  /** That it was made with. */
+  readonly policy: string | null;
+  readonly constraints: Constraints;
+  readonly qos: Qos | null;
+  /** Who may log in over iSCSI; null: everybody. */
+  readonly chapUser: string | null;
+  /** As who the target answers. */
+  readonly mutualChapUser: string | null;
+  /** Names of initiators that may log in; empty: all. */
+  readonly initiators: readonly string[];
 };
 
 export type SnapshotView = {
@@ -146,6 +165,9 @@ export type NodeView = {
   readonly portal: string | null;
   readonly disks: number;
   readonly volumes: number;
+  readonly zone: string | null;
+  readonly cordoned: boolean;
+  readonly draining: boolean;
 };
 
 export type DiskView = {
@@ -163,6 +185,10 @@ export type DiskView = {
   readonly replicas: number;
   /** What its drive says; null: nothing is known. */
   readonly smart: SmartHealth | null;
+  readonly class: DiskClass | null;
+  readonly tags: readonly string[];
+  readonly cordoned: boolean;
+  readonly evicting: boolean;
 };
 
 export type ProcessView = {
@@ -212,6 +238,12 @@ export function volumeView(
     rebuildBytesPerSecond: record.rebuildBytesPerSecond,
     foregroundPercent: record.foregroundPercent,
     linkedTo: record.linkedTo?.label ?? null,
+    policy: record.policy,
+    constraints: record.constraints,
+    qos: record.qos,
+    chapUser: record.access.chap?.user ?? null,
+    mutualChapUser: record.access.mutualChap?.user ?? null,
+    initiators: record.access.initiators,
   };
 }
 
@@ -367,6 +399,9 @@ export function nodeView(
     portal: runningTarget(observed)?.portal ?? record.portal,
     disks: disks.filter(({ node }) => node === record.name).length,
     volumes: volumes.filter(({ attachment }) => attachment?.node === record.name).length,
+    zone: record.zone,
+    cordoned: record.cordoned,
+    draining: record.draining,
   };
 }
 
@@ -410,6 +445,10 @@ export function diskView(
       replicas.some((replica) => replica.node === record.node && replica.disk === record.name),
     ).length,
     smart: replicaProcess(nodes.get(record.node), record.name)?.smart ?? null,
+    class: record.class,
+    tags: record.tags,
+    cordoned: record.cordoned,
+    evicting: record.evicting,
   };
 }
 

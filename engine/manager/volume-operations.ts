@@ -41,12 +41,16 @@ export type CreateInput = {
 
 export type ShareInput = { readonly fs: FilesystemName; readonly options: ShareOptions };
 
+type ChangeOf<T> = { readonly [K in keyof T]?: T[K] | undefined };
+
 /** What may be changed of a volume while it is used. CHAP and initiators hold from the next attach on. */
 export type VolumeChange = {
   readonly replicas?: number | undefined;
   readonly constraints?: Partial<Constraints> | undefined;
-  readonly qos?: Qos | null | undefined;
-  readonly access?: Access | undefined;
+  /** What is not given stays; null: no limits. */
+  readonly qos?: ChangeOf<Qos> | null | undefined;
+  /** What is not given stays. */
+  readonly access?: ChangeOf<Access> | undefined;
   /** Null: the cluster's. */
   readonly rebuildBytesPerSecond?: number | null | undefined;
   readonly foregroundPercent?: number | null | undefined;
@@ -55,7 +59,6 @@ export type VolumeChange = {
 export async function changeVolume(context: ManagerContext, name: string, change: VolumeChange): Promise<VolumeRecord> {
   const { replicas, constraints, qos, access } = change;
   if (replicas !== undefined) validateReplicaCount(replicas);
-  if (access !== undefined) validateAccess(access);
   return await withVolume(context, name, async ({ record }) => {
     if (replicas !== undefined && replicas > record.copies) {
       const nodes = new Set((await context.repository.listDisks()).map(({ node }) => node)).size;
@@ -70,13 +73,33 @@ export async function changeVolume(context: ManagerContext, name: string, change
       ...latest,
       copies: replicas ?? latest.copies,
       constraints: { ...latest.constraints, ...constraints },
-      qos: qos === undefined ? latest.qos : qos,
-      access: access ?? latest.access,
+      qos: qos === undefined ? latest.qos : changedLimits(latest.qos, qos),
+      access: access === undefined ? latest.access : changedAccess(latest.access, access),
       rebuildBytesPerSecond:
         change.rebuildBytesPerSecond === undefined ? latest.rebuildBytesPerSecond : change.rebuildBytesPerSecond,
       foregroundPercent: change.foregroundPercent === undefined ? latest.foregroundPercent : change.foregroundPercent,
     }));
   });
+}
+
+function changedLimits(former: Qos | null, change: ChangeOf<Qos> | null): Qos | null {
+  const limits = {
+    operationsPerSecond: change?.operationsPerSecond ?? former?.operationsPerSecond ?? 0,
+    bytesPerSecond: change?.bytesPerSecond ?? former?.bytesPerSecond ?? 0,
+    burstSeconds: change?.burstSeconds ?? former?.burstSeconds ?? 1,
+  };
+  return change === null || (limits.operationsPerSecond === 0 && limits.bytesPerSecond === 0) ? null : limits;
+}
+
+// CHAP without a user is none. Without CHAP of the initiator there is no mutual one.
+function changedAccess(former: Access, change: ChangeOf<Access>): Access {
+  const withUser = (chap: Access['chap']) => (chap?.user === '' ? null : chap);
+  const chap = change.chap === undefined ? former.chap : withUser(change.chap);
+  const ends = chap === null && change.mutualChap === undefined;
+  const mutualChap = change.mutualChap === undefined ? former.mutualChap : withUser(change.mutualChap);
+  const access = { chap, mutualChap: ends ? null : mutualChap, initiators: change.initiators ?? former.initiators };
+  validateAccess(access);
+  return access;
 }
 
 // RFC 7143, section 12.1.3 asks for secrets of at least 96 bits; the target takes 12 to 64 bytes.

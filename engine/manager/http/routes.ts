@@ -74,7 +74,10 @@ function change<S extends z.ZodType>(
 export function checkedBody<T>(schema: z.ZodType<T>, body: unknown): T {
   const parsed = schema.safeParse(body);
   if (parsed.success) return parsed.data;
-  throw new HoldfastError('INVALID_ARGUMENT', z.prettifyError(parsed.error));
+  const wrong = parsed.error.issues.map(({ path, message }) =>
+    path.length === 0 ? message : `${path.join('.')}: ${message}`,
+  );
+  throw new HoldfastError('INVALID_ARGUMENT', `the request is not valid: ${wrong.join('; ')}`);
 }
 
 /** Without the fields that were not given. */

@@ -2,6 +2,7 @@
 // types of the latter; a test holds real answers against these.
 import { z } from 'zod';
 import { filesystemNames, squashes } from '../../nfs/share-types.js';
+import { trashSecondsMax } from '../records.js';
 
 const integer = z.int();
 const text = z.string();
@@ -13,12 +14,17 @@ const constraintFields = {
   local: z.boolean().optional(),
 };
 export const constraints = z.strictObject(constraintFields);
+const qosFields = {
+  operationsPerSecond: z.int().nonnegative(),
+  bytesPerSecond: z.int().nonnegative(),
+  burstSeconds: z.int().min(1).max(3_600),
+};
 export const qos = z.strictObject({
-  operationsPerSecond: z.int().nonnegative().default(0),
-  bytesPerSecond: z.int().nonnegative().default(0),
-  burstSeconds: z.int().min(1).max(3_600).default(1),
+  operationsPerSecond: qosFields.operationsPerSecond.default(0),
+  bytesPerSecond: qosFields.bytesPerSecond.default(0),
+  burstSeconds: qosFields.burstSeconds.default(1),
 });
-const chap = z.strictObject({ user: z.string(), secret: z.string() });
+const chap = z.strictObject({ user: z.string(), secret: z.string().default('') });
 export const access = z.strictObject({
   chap: chap.nullable().default(null),
   mutualChap: chap.nullable().default(null),
@@ -30,8 +36,11 @@ export const changeVolume = z.strictObject({
   foregroundPercent: z.int().min(0).max(99).nullish(),
   replicas: z.number().optional(),
   constraints: constraints.optional(),
-  qos: qos.nullable().optional(),
-  access: access.optional(),
+  qos: z.strictObject(qosFields).partial().nullable().optional(),
+  access: z
+    .strictObject({ chap: chap.nullable(), mutualChap: chap.nullable(), initiators: z.array(z.string()) })
+    .partial()
+    .optional(),
 });
 
 export const changeNode = z.strictObject({
@@ -56,7 +65,7 @@ export const addDisk = z.strictObject({
 });
 export const changeSettings = z.strictObject({
   overProvisioning: z.number().min(1).max(100).optional(),
-  trashSeconds: z.int().nonnegative().optional(),
+  trashSeconds: z.int().nonnegative().max(trashSecondsMax).optional(),
   replaceAfterSeconds: z.int().nonnegative().optional(),
   failoverSeconds: z.int().nonnegative().optional(),
   balance: z.boolean().optional(),
@@ -317,6 +326,12 @@ export const volume = z
     rebuildBytesPerSecond: integer.nullable(),
     foregroundPercent: integer.nullable(),
     linkedTo: text.nullable(),
+    policy: text.nullable(),
+    constraints: z.object(constraintsAnswer),
+    qos: qosAnswer.nullable(),
+    chapUser: text.nullable(),
+    mutualChapUser: text.nullable(),
+    initiators: z.array(text),
   })
   .meta({ id: 'Volume' });
 
@@ -337,6 +352,9 @@ export const node = z
     portal: text.nullable(),
     disks: integer,
     volumes: integer,
+    zone: text.nullable(),
+    cordoned: z.boolean(),
+    draining: z.boolean(),
   })
   .meta({ id: 'Node' });
 
@@ -363,6 +381,10 @@ export const disk = z
         badSectors: integer.nullable(),
       })
       .nullable(),
+    class: constraintsAnswer.class,
+    tags: z.array(text),
+    cordoned: z.boolean(),
+    evicting: z.boolean(),
   })
   .meta({ id: 'Disk' });
 
