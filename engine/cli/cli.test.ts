@@ -55,7 +55,6 @@ describe('wrong usage ends with 2 and says what is wrong', () => {
     [['settings', 'set', '--moves', '0'], /--moves 0 is not possible: use at least 1/],
     [['settings', 'set', '--over-provisioning', 'much'], /--over-provisioning NaN is not possible: use 1 to 100/],
     [['settings', 'set', '--foreground-share', '100'], /use 0 to 99/],
-    [['settings', 'set', '--trash', '9999999999'], /--trash 9999999999 is not possible/],
     [['volume', 'set', 'db'], /say what to set/],
     [['volume', 'set', 'db', '--burst', '0', '--iops', '5'], /--burst 0 is not possible/],
     [['volume', 'set', 'db', '--chap-user', 'somebody'], /--chap-user and --chap-secret-file go together/],
