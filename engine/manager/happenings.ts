@@ -42,20 +42,23 @@ function processChange(node: string, { role, disk, state, failure }: ObservedPro
   }
 }
 
+/** What people call the volume of that id. */
+export type NameOf = (volumeId: string) => string;
+
 /** Of what the reconciler did: only what people care for. Failures that come again and again are told in the status. */
-export function reportOutcome(events: EventLog, action: Action, error: unknown): void {
-  const what = describeAction(action);
+export function reportOutcome(events: EventLog, action: Action, error: unknown, nameOf: NameOf): void {
+  const what = describeAction(action, nameOf);
   if (what === null || error !== null) return;
   events.emit({ severity: 'info', ...what });
 }
 
-function describeAction(action: Action): { readonly object: string; readonly message: string } | null {
+function describeAction(action: Action, nameOf: NameOf): { readonly object: string; readonly message: string } | null {
   switch (action.kind) {
     case 'attach':
-      return { object: `volume ${action.volumeId}`, message: `a new engine serves it on ${action.node}` };
+      return { object: `volume ${nameOf(action.volumeId)}`, message: `a new engine serves it on ${action.node}` };
     case 'detach':
       return {
-        object: `volume ${action.volumeId}`,
+        object: `volume ${nameOf(action.volumeId)}`,
         message: `an engine that nobody wants was stopped on ${action.node}`,
       };
     case 'delete-replica':
@@ -64,18 +67,21 @@ function describeAction(action: Action): { readonly object: string; readonly mes
         message: `its replica on ${action.replica.disk} of ${action.replica.node} was deleted`,
       };
     case 'add-replica':
-      return { object: `volume ${action.volumeId}`, message: `it gets a replica: ${action.reason}` };
+      return { object: `volume ${nameOf(action.volumeId)}`, message: `it gets a replica: ${action.reason}` };
     case 'remove-replica':
-      return { object: `volume ${action.volumeId}`, message: `a replica was given up: ${action.reason}` };
+      return { object: `volume ${nameOf(action.volumeId)}`, message: `a replica was given up: ${action.reason}` };
     case 'move-attachment':
       return {
-        object: `volume ${action.volumeId}`,
+        object: `volume ${nameOf(action.volumeId)}`,
         message: `it is served elsewhere now: ${action.from} is ${action.reason === 'lost' ? 'lost' : 'being drained'}`,
       };
     case 'abandon-creation':
-      return { object: `volume ${action.volumeId}`, message: 'its creation was cut short and has been undone' };
+      return { object: `volume ${nameOf(action.volumeId)}`, message: 'its creation was cut short and has been undone' };
     case 'restart-copy':
-      return { object: `volume ${action.volumeId}`, message: 'it was a clone half made; it has been made again' };
+      return {
+        object: `volume ${nameOf(action.volumeId)}`,
+        message: 'it was a clone half made; it has been made again',
+      };
     case 'begin-maintenance':
     case 'end-maintenance':
     case 'observe-target':
@@ -92,15 +98,19 @@ const attemptsMin = 3;
 
 export function failingActions(
   failing: readonly { readonly action: Action; readonly error: unknown; readonly attempts: number }[],
+  nameOf: NameOf,
 ): readonly { readonly what: string; readonly why: string }[] {
   return failing
     .filter(({ attempts }) => attempts >= attemptsMin)
-    .map(({ action, error }) => ({ what: whatOf(action), why: toHoldfastError(error).message }));
+    .map(({ action, error }) => ({
+      what: objectOf(action, nameOf),
+      why: `${action.kind} fails: ${toHoldfastError(error).message}`,
+    }));
 }
 
-function whatOf(action: Action): string {
-  if ('volumeId' in action) return `${action.kind} volume ${action.volumeId}`;
-  if (action.kind === 'delete-replica') return `delete-replica ${action.replica.id} of ${action.replica.volume}`;
-  if (action.kind === 'move-disk') return `move-disk to ${action.to.disk} of ${action.to.node}`;
-  return `${action.kind} of ${action.node}`;
+function objectOf(action: Action, nameOf: NameOf): string {
+  if ('volumeId' in action) return `volume ${nameOf(action.volumeId)}`;
+  if (action.kind === 'delete-replica') return `replica ${action.replica.id} of volume ${action.replica.volume}`;
+  if (action.kind === 'move-disk') return `disk ${action.to.disk} of ${action.to.node}`;
+  return `node ${action.node}`;
 }

@@ -27,7 +27,7 @@ import { Observed } from './observed.js';
 import { perform, readDesired } from './perform.js';
 import { reconcile } from './reconcile.js';
 import { recordVersion } from './records.js';
-import type { Role } from './records.js';
+import type { Role, VolumeRecord } from './records.js';
 import { Repository } from './repository.js';
 import { Runner } from './runner.js';
 import { Scrubber } from './scrubber.js';
@@ -123,20 +123,23 @@ export async function startManager(options: ManagerOptions): Promise<Manager> {
     ready: agentsReported(repository, observed, options.settleMs ?? 3_000),
   };
   const statistics = new Statistics();
+  // As the last pass saw them: those of actions that it planned are among them, also when they are gone since.
+  let planned: readonly VolumeRecord[] = [];
+  const nameOf = (volumeId: string) => planned.find(({ id }) => id === volumeId)?.name ?? volumeId;
   const runner: Runner = new Runner({
-    plan: async () =>
-      reconcile(await readDesired(context), observed.nodes, {
-        now: observed.now(),
-        startedAt: observed.startedAt,
-        run: context.run,
-      }),
+    plan: async () => {
+      const desired = await readDesired(context);
+      planned = desired.volumes;
+      const moment = { now: observed.now(), startedAt: observed.startedAt, run: context.run };
+      return reconcile(desired, observed.nodes, moment);
+    },
     perform: (action) => perform(context, action),
     onPass: (seconds) => {
       statistics.pass(seconds);
     },
     onOutcome: (action, error) => {
       statistics.outcome(action.kind, error === null);
-      reportOutcome(context.events, action, error);
+      reportOutcome(context.events, action, error, nameOf);
     },
     logger,
   });
@@ -154,7 +157,7 @@ export async function startManager(options: ManagerOptions): Promise<Manager> {
     managers: options.managers ?? [],
     authority: options.authority ?? null,
     statistics,
-    failing: () => failingActions(runner.failing),
+    failing: () => failingActions(runner.failing, nameOf),
     scrubber,
     files,
   });
