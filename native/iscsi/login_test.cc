@@ -222,7 +222,7 @@ TEST_F(LoginTest, Redirects) {
 
 // A process that has just started does not know yet what it will serve; then it knows, and it takes a while.
 TEST_F(LoginTest, ATargetThatIsExpected) {
-  auto status = [&](std::string_view target) { return connect().login({}, RawInitiator::identity("Normal", target)); };
+  auto status = [&](std::string_view iqn) { return connect().login({}, RawInitiator::identity("Normal", iqn)); };
   target->expect_targets();
   EXPECT_EQ(status("iqn.2026-11.io.holdfast:soon"), 0x0301);
   EXPECT_EQ(status("iqn.2026-11.io.holdfast:never"), 0x0301);

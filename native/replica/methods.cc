@@ -5,8 +5,6 @@ namespace holdfast::replica {
 namespace {
 
 constexpr std::uint32_t kFormatVersion = 1;
-// 1 PiB: far beyond any volume, far below where arithmetic on sizes could wrap.
-constexpr std::uint64_t kSizeBlocksMax = 1ull << 38;
 
 Task<Result<Slice>> create(Ref<Core> core, rpc::Message message) {
   CreateReplicaRequest request;
@@ -14,8 +12,8 @@ Task<Result<Slice>> create(Ref<Core> core, rpc::Message message) {
   if (request.replica == ReplicaId() || request.volume == VolumeId()) {
     co_return Error(ErrorCode::kInvalidArgument, "CreateReplica needs a replica_id and a volume_id that are not 0");
   }
-  if (request.size_blocks == 0 || request.size_blocks > kSizeBlocksMax) {
-    co_return Error(ErrorCode::kInvalidArgument, "size_blocks must be 1 to " + std::to_string(kSizeBlocksMax));
+  if (request.size_blocks == 0 || request.size_blocks > store::kSizeBlocksMax) {
+    co_return Error(ErrorCode::kInvalidArgument, "size_blocks must be 1 to " + std::to_string(store::kSizeBlocksMax));
   }
   Status created;
   if (core->disk.find(request.replica) == nullptr) {

@@ -333,6 +333,10 @@ TEST_P(RebuildTest, WrongAddressesEndTheStream) {
   bad.request.first = Seq(0);
   target_stream_ = target_.append(kTarget, kEpoch, bad);
   expect_ended(ErrorCode::kInvalidArgument);
+  bad = join();
+  bad.request.size_blocks = store::kSizeBlocksMax + 1;
+  target_stream_ = target_.append(kTarget, kEpoch, bad);
+  expect_ended(ErrorCode::kInvalidArgument);
 }
 
 TEST_P(RebuildTest, ItStopsWithItsStream) {

@@ -310,6 +310,27 @@ TEST_P(ServiceTest, WhatDoesNotFollowEndsTheStream) {
   expect_journalled(*good, 2);
 }
 
+TEST_P(ServiceTest, AVolumeGrowsWithinReason) {
+  create_and_open();
+  auto resize = [&](std::uint64_t seq, std::uint64_t size_blocks) {
+    store::Entry entry;
+    entry.position = {kEpoch, Seq(seq)};
+    entry.op = store::Op::kResize;
+    entry.size_blocks = size_blocks;
+    return entry;
+  };
+  for (std::uint64_t size_blocks : {kSizeBlocks - 1, store::kSizeBlocksMax + 1, ~std::uint64_t{0}}) {
+    auto refused = client_.append(kReplica, kEpoch);
+    send(*refused, resize(1, size_blocks));
+    expect_ended(*refused, ErrorCode::kInvalidArgument);
+  }
+  auto append = client_.append(kReplica, kEpoch);
+  send(*append, resize(1, store::kSizeBlocksMax));
+  send(*append, write(2, store::kSizeBlocksMax - 1));
+  expect_journalled(*append, 2);
+  EXPECT_EQ(client_.get(kReplica)->info.size_blocks, store::kSizeBlocksMax);
+}
+
 TEST_P(ServiceTest, EntriesKeepTheirOriginalPositions) {
   create_and_open(Epoch(3));
   auto append = client_.append(kReplica, Epoch(3));

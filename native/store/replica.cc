@@ -125,6 +125,9 @@ Status Replica::check_entry(const Entry& entry) const {
       if (entry.size_blocks < size_blocks_) {
         return Error(ErrorCode::kInvalidArgument, "a volume cannot shrink");
       }
+      if (entry.size_blocks > kSizeBlocksMax) {
+        return Error(ErrorCode::kInvalidArgument, "a volume has at most " + std::to_string(kSizeBlocksMax) + " blocks");
+      }
       return Status();
     case Op::kSnapshot:
     case Op::kDropSnapshot:

@@ -210,6 +210,9 @@ void Replica::join(JoinRequest request, StatusCallback done) {
   if (usable.ok() && (request.first.value() == 0 || request.base >= request.first)) {
     usable = Error(ErrorCode::kInvalidArgument, "a join needs first > base");
   }
+  if (usable.ok() && request.size_blocks > kSizeBlocksMax) {
+    usable = Error(ErrorCode::kInvalidArgument, "a volume has at most " + std::to_string(kSizeBlocksMax) + " blocks");
+  }
   if (!usable.ok()) return disk_.deferred().call(std::move(done), std::move(usable));
   joining_ = true;
   complete_ = false;

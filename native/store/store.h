@@ -32,6 +32,8 @@ namespace holdfast::store {
 
 enum class Op : std::uint8_t { kWrite = 1, kZero = 2, kSnapshot = 3, kDropSnapshot = 4, kRevert = 5, kResize = 6 };
 
+// 1 PiB: far beyond any volume, far below where arithmetic on sizes could wrap.
+inline constexpr std::uint64_t kSizeBlocksMax = 1ull << 38;
 inline constexpr std::uint32_t kWriteBlocksMax = 256;    // 1 MiB
 inline constexpr std::uint32_t kZeroBlocksMax = 16'384;  // 64 MiB
 inline constexpr std::uint32_t kMapBlocksMax = 16'384;   // 64 MiB
