@@ -27,6 +27,9 @@ class SimFile : public File {
         return Error(ErrorCode::kDiskIo, data_->path + ": read past the end of the file");
       }
       DiskFaults& faults = env_.world().disk_faults(env_.process()->node);
+      if (disk_.unreadable(*data_, offset, into.size())) {
+        return Error(ErrorCode::kDiskIo, data_->path + ": simulated bad sector");
+      }
       if (chance(faults.read_error_ppm)) return Error(ErrorCode::kDiskIo, data_->path + ": simulated read error");
       std::uint64_t from = offset;
       if (chance(faults.misdirected_read_ppm)) {
@@ -204,6 +207,7 @@ void SimDisk::apply(SimFileData& file, std::uint64_t offset, std::span<const std
       }
       std::memcpy(found->second.data() + within, part.data(), length);
     }
+    file.unreadable.erase(page);
     offset += length;
     bytes = bytes.subspan(length);
     file.size = std::max(file.size, offset);
@@ -275,6 +279,20 @@ void SimDisk::power_lost() {
     }
     file.unsynced.clear();
   }
+}
+
+bool SimDisk::unreadable(const SimFileData& file, std::uint64_t offset, std::uint64_t length) const {
+  auto bad = file.unreadable.lower_bound(offset / kPage);
+  return bad != file.unreadable.end() && *bad < (offset + length) / kPage;
+}
+
+bool SimDisk::lose_page(const std::string& path) {
+  SimFileData* file = find(path);
+  if (!file || file->current.empty()) return false;
+  auto page = file->current.begin();
+  std::advance(page, static_cast<std::ptrdiff_t>(world_.random().below(file->current.size())));
+  file->unreadable.insert(page->first);
+  return true;
 }
 
 bool SimDisk::flip_stored_bit(const std::string& path) {

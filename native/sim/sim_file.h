@@ -8,6 +8,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,7 @@ struct SimFileData {
   std::string path;
   std::uint64_t size = 0;
   std::map<std::uint64_t, Page> current;  // by page index; a missing page is zeros
+  std::set<std::uint64_t> unreadable;     // pages of bad sectors: reads fail until they are written
   // What was written since one sync began and before the next one did: the pages' content before (nullptr: zeros).
   struct Generation {
     std::uint64_t id;
@@ -53,6 +55,7 @@ class SimDisk {
   void finish_write(SimWrite* write);
   void apply(SimFileData& file, std::uint64_t offset, std::span<const std::byte> bytes);
   void read(SimFileData& file, std::uint64_t offset, std::span<std::byte> into) const;
+  bool unreadable(const SimFileData& file, std::uint64_t offset, std::uint64_t length) const;
   // What is visible now becomes durable when end_sync() is called with what this returned.
   std::uint64_t begin_sync(SimFileData& file);
   void end_sync(SimFileData& file, std::uint64_t generation);
@@ -63,6 +66,8 @@ class SimDisk {
   void power_lost();
   // Flips a random stored bit of the file, on the platter: a sync does not undo it. False when the file holds nothing.
   bool flip_stored_bit(const std::string& path);
+  // Makes a random page that holds something unreadable. False when the file holds nothing.
+  bool lose_page(const std::string& path);
   std::vector<std::string> paths() const;
 
  private:

@@ -17,6 +17,7 @@ bool Destager::any_work() const {
 }
 
 Space* Destager::any_merges() const {
+  if (merge_timer_.armed()) return nullptr;
   for (const auto& [id, space] : disk_.spaces()) {
     if (!space->merges().empty()) return space.get();
   }
@@ -45,9 +46,9 @@ Task<void> run_round(std::unique_ptr<Round> round, Callback<void()> ended) {
   ended();
 }
 
-Task<void> run_merge(std::unique_ptr<LayerMerge> merge, Callback<void()> ended) {
-  co_await merge->run();
-  ended();
+Task<void> run_merge(std::unique_ptr<LayerMerge> merge, Callback<void(bool)> ended) {
+  bool done = co_await merge->run();
+  ended(done);
 }
 
 }  // namespace
@@ -69,7 +70,10 @@ void Destager::start_merge(Space& space) {
   running_ = true;
   merged_last_ = true;
   chosen_something_ = true;
-  spawn(run_merge(std::make_unique<LayerMerge>(disk_, space), [this] { on_round_ended(); }));
+  spawn(run_merge(std::make_unique<LayerMerge>(disk_, space, unreadable_), [this](bool done) {
+    if (!done) merge_timer_.arm_after(kMergeRetry, [this] { note_work(true); });
+    on_round_ended();
+  }));
 }
 
 void Destager::on_round_ended() {

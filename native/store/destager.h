@@ -8,7 +8,8 @@
 //   5. drop the entries, free replaced slots once no read uses them, let the journal reuse the space.
 // Content that a rebuild fetched (fills) goes the same way, always into a fresh slot. An entry that changes snapshots
 // ends the part of its replica in a round: everything before belongs to the old layer, everything after to the new one.
-// Records that dropped snapshots leave behind are merged between the rounds, in bounded steps (layer_merge.h).
+// Records that dropped snapshots leave behind are merged between the rounds, in bounded steps (layer_merge.h); a step
+// that meets blocks it cannot read is tried again every kMergeRetry.
 // When nothing is left to do there is no timer. Thread: reactor of the store.
 #pragma once
 
@@ -16,6 +17,7 @@
 
 #include "base/task.h"
 #include "io/env.h"
+#include "store/unreadable_blocks.h"
 
 namespace holdfast::store {
 
@@ -30,7 +32,9 @@ class Destager {
   static constexpr std::uint64_t kRoundEntriesMax = 16'384;
   static constexpr Nanos kIdleDelay = 500ms;
 
-  explicit Destager(Disk& disk, Env& env) : disk_(disk), env_(env), timer_(env) {}
+  static constexpr Nanos kMergeRetry = 1s;
+
+  explicit Destager(Disk& disk, Env& env) : disk_(disk), env_(env), timer_(env), merge_timer_(env) {}
 
   // There may be something to do: at once when `urgent`, else after kIdleDelay.
   void note_work(bool urgent);
@@ -62,6 +66,8 @@ class Destager {
   Disk& disk_;
   Env& env_;
   Timer timer_;
+  Timer merge_timer_;  // armed: merges are put off
+  UnreadableBlocks unreadable_;
   bool running_ = false;
   bool start_posted_ = false;
   bool work_pending_ = false;

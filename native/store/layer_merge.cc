@@ -3,18 +3,21 @@
 #include <algorithm>
 #include <bit>
 
+#include "base/log.h"
 #include "store/disk.h"
 
 namespace holdfast::store {
 
-Task<void> LayerMerge::run() {
+Task<bool> LayerMerge::run() {
   Status outcome = co_await step();
   if (!outcome.ok()) {
     disk_.fail(outcome.error());
-    co_return;
+    co_return true;
   }
+  if (put_off_) co_return false;
+  unreadable_.clear();
   if (space_.merges().empty()) space_.tell_merged(disk_.deferred(), Status());
-  if (freed_.empty()) co_return;
+  if (freed_.empty()) co_return true;
   Disk* disk = &disk_;
   std::vector<std::uint64_t>* freed = &freed_;
   (void)co_await suspend<bool>([disk, freed](Callback<void(bool)> done) {
@@ -24,6 +27,7 @@ Task<void> LayerMerge::run() {
       (*owned)(true);
     });
   });
+  co_return true;
 }
 
 Task<Status> LayerMerge::step() {
@@ -52,6 +56,7 @@ Task<Status> LayerMerge::step() {
     job_.cursor_chunk = place.chunk.next();
     ++tidied;
   }
+  if (put_off_) co_return Status();
   exhausted_ = exhausted_ && tidied == places_.size();
   status = co_await store();
   co_return status;
@@ -147,17 +152,42 @@ Task<Status> LayerMerge::copy_blocks(std::uint64_t from, std::uint64_t to, std::
     auto first = static_cast<std::uint32_t>(std::countr_zero(blocks));
     auto count = static_cast<std::uint32_t>(std::countr_one(blocks >> first));
     blocks &= ~block_mask(first, count);
-    Slice bytes = disk_.env().buffers().allocate(std::size_t{count} * kBlockSize);
-    std::span<std::byte> into = bytes.bytes();
-    std::span<const std::byte> part = into;
-    File* data = &disk_.data();
-    std::uint64_t source = from * kChunkSize + std::uint64_t{first} * kBlockSize;
-    std::uint64_t target = to * kChunkSize + std::uint64_t{first} * kBlockSize;
-    Status status = co_await suspend<Status>(
-        [data, source, into](StatusCallback done) { data->read(source, into, std::move(done)); });
+    Status status = co_await copy_run(from * kBlocksPerChunk + first, to * kBlocksPerChunk + first, count);
     if (!status.ok()) co_return status;
-    status = co_await suspend<Status>(
-        [data, target, &part](StatusCallback done) { data->write(target, std::span(&part, 1), std::move(done)); });
+  }
+  co_return Status();
+}
+
+Task<Status> LayerMerge::copy_run(std::uint64_t from_block, std::uint64_t to_block, std::uint32_t count) {
+  Slice bytes = disk_.env().buffers().allocate(std::size_t{count} * kBlockSize);
+  std::span<std::byte> into = bytes.bytes();
+  std::span<const std::byte> part = into;
+  File* data = &disk_.data();
+  Status status = co_await suspend<Status>(
+      [data, from_block, into](StatusCallback done) { data->read(from_block * kBlockSize, into, std::move(done)); });
+  if (!status.ok() && status.error().code() == ErrorCode::kDiskIo) {
+    if (count > 1) {
+      status = co_await copy_one_by_one(from_block, to_block, count);
+      co_return status;
+    }
+    if (unreadable_.note(from_block, disk_.env().now())) {
+      log_warn("store", "block " + std::to_string(from_block) +
+                            " of the data file cannot be read and is given up: " + status.error().message());
+    } else {
+      put_off_ = true;
+    }
+    co_return Status();
+  }
+  if (!status.ok()) co_return status;
+  status = co_await suspend<Status>([data, to_block, &part](StatusCallback done) {
+    data->write(to_block * kBlockSize, std::span(&part, 1), std::move(done));
+  });
+  co_return status;
+}
+
+Task<Status> LayerMerge::copy_one_by_one(std::uint64_t from_block, std::uint64_t to_block, std::uint32_t count) {
+  for (std::uint32_t i = 0; i < count; ++i) {
+    Status status = co_await copy_run(from_block + i, to_block + i, 1);
     if (!status.ok()) co_return status;
   }
   co_return Status();

@@ -1,0 +1,97 @@
+// Sectors of the data file that cannot be read while background work moves what they hold.
+#include "store/test_machine.h"
+#include "store/unreadable_blocks.h"
+
+namespace holdfast::store {
+namespace {
+
+const ReplicaId kOne(1);
+const SnapshotId kSnap(0xA);
+
+// Blocks 0 to 15 of a chunk are in the layer of a snapshot, 0 to 3 in the head, too: when it is dropped, those are
+// copied.
+class BadSectorTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    ASSERT_TRUE(machine_.open().ok());
+    ASSERT_TRUE(machine_.create(kOne, 640).ok());
+    append(write_entry(machine_.env(), next(), {BlockIndex(0), 16}, 100));
+    append(layer_entry(next(), Op::kSnapshot, kSnap));
+    append(write_entry(machine_.env(), next(), {BlockIndex(0), 4}, 200));
+    machine_.settle();
+    ASSERT_EQ(machine_.disk->space().used_bytes, 2 * kChunkSize);
+  }
+
+  ReplicaStore& one() { return *machine_.disk->find(kOne); }
+  LogPosition next() { return at(1, one().info().last.seq.value() + 1); }
+  void append(Entry entry) {
+    Seq seq = entry.position.seq;
+    Status status =
+        machine_.wait<Status>([&](StatusCallback done) { one().append(std::move(entry), std::move(done)); });
+    ASSERT_TRUE(status.ok()) << status.error().to_string();
+    one().set_committed(seq);
+  }
+  sim::SimFileData& data() { return *machine_.world.disk("node").find("/disk/data"); }
+  void make_unreadable(std::uint64_t tag) {
+    std::vector<std::byte> block(kBlockSize);
+    fill_block(block.data(), tag);
+    for (auto& [page, bytes] : data().current) {
+      if (std::memcmp(bytes.data(), block.data(), kBlockSize) == 0) data().unreadable.insert(page);
+    }
+    ASSERT_EQ(data().unreadable.size(), 1u);
+  }
+  bool merged() { return machine_.disk->space().used_bytes == kChunkSize; }
+  Result<ReadOutcome> read(std::uint64_t block) {
+    return machine_.wait<Result<ReadOutcome>>([&](auto done) { one().read({BlockIndex(block), 1}, std::move(done)); });
+  }
+  std::uint64_t tag_at(std::uint64_t block) {
+    Result<ReadOutcome> outcome = read(block);
+    EXPECT_TRUE(outcome.ok());
+    return outcome.ok() ? tags_of(outcome->present, 1, outcome->crc, outcome->data)[0] : 0;
+  }
+  void expect_all_but(std::uint64_t bad) {
+    for (std::uint64_t block = 0; block < 16; ++block) {
+      if (block == bad) continue;
+      EXPECT_EQ(tag_at(block), block < 4 ? 200 + block : 100 + block);
+    }
+  }
+
+  TestMachine machine_{1};
+};
+
+TEST_F(BadSectorTest, OneThatIsReadableAgainCostsNothing) {
+  make_unreadable(202);
+  append(layer_entry(next(), Op::kDropSnapshot, kSnap));
+  machine_.world.run_for(5s);
+  EXPECT_TRUE(machine_.disk->failure().empty()) << machine_.disk->failure();
+  EXPECT_FALSE(merged());
+  expect_all_but(2);
+  append(write_entry(machine_.env(), next(), {BlockIndex(20), 1}, 300));  // the disk goes on
+  EXPECT_EQ(tag_at(20), 300u);
+  data().unreadable.clear();
+  machine_.world.run_for(5s);
+  EXPECT_TRUE(merged());
+  expect_all_but(16);
+}
+
+TEST_F(BadSectorTest, OneThatStaysCostsItsBlockAndNotTheDisk) {
+  make_unreadable(202);
+  append(layer_entry(next(), Op::kDropSnapshot, kSnap));
+  machine_.world.run_for(5s);
+  machine_.kill();
+  ASSERT_TRUE(machine_.open().ok());
+  machine_.world.run_for(UnreadableBlocks::kPatience + 5s);
+  EXPECT_TRUE(machine_.disk->failure().empty()) << machine_.disk->failure();
+  EXPECT_TRUE(merged());
+  expect_all_but(2);
+  // Whoever reads the block finds that it is not what it should be.
+  Result<ReadOutcome> bad = read(2);
+  ASSERT_TRUE(bad.ok());
+  EXPECT_NE(crc32c(bad->data[0].bytes()), bad->crc[0]);
+  append(write_entry(machine_.env(), next(), {BlockIndex(2), 1}, 202));
+  machine_.settle();
+  expect_all_but(16);
+}
+
+}  // namespace
+}  // namespace holdfast::store
