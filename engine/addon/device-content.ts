@@ -1,4 +1,4 @@
-// What a block device, or the file that stands for one, holds, by the addon.
+// What block devices and files hold, by the addon.
 import { fromNative } from './native-error.js';
 import { loadAddon } from './native.js';
 
@@ -6,6 +6,15 @@ import { loadAddon } from './native.js';
 export async function firstData(path: string): Promise<bigint | null> {
   try {
     return await loadAddon().firstData(path);
+  } catch (error) {
+    throw fromNative(error);
+  }
+}
+
+/** The next part of an open file that is no hole; null: there is none. DISK_IO */
+export function nextData(fd: number, offset: number): { readonly begin: number; readonly end: number } | null {
+  try {
+    return loadAddon().nextData(fd, offset);
   } catch (error) {
     throw fromNative(error);
   }

@@ -274,6 +274,8 @@ export type NativeAddon = {
   readonly writeFileAttribute: (path: Buffer, name: Buffer, value: Buffer) => boolean;
   /** null: there is nothing but zeros. DISK_IO */
   readonly firstData: (path: string) => Promise<bigint | null>;
+  /** null: there is none. DISK_IO */
+  readonly nextData: (fd: number, offset: number) => { readonly begin: number; readonly end: number } | null;
 };
 
 const addonFile = join('build', 'addon', 'holdfast.node');

@@ -1,13 +1,16 @@
 import { execFileSync } from 'node:child_process';
 import {
+  closeSync,
   linkSync,
   mkdirSync,
   mkdtempSync,
+  openSync,
   readFileSync,
   rmSync,
   symlinkSync,
   truncateSync,
   writeFileSync,
+  writeSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -92,6 +95,22 @@ test('a folder with files, holes, links and names that are not UTF-8', async () 
   const listed = await framesOf((write) => listFolder(Buffer.from(root), '/', write));
   expect(entries(listed)).toHaveLength(6);
   await expect(framesOf((write) => readFiles(Buffer.from(root), '/', false, write))).rejects.toThrow('--recursive');
+});
+
+test('holes are not read, however large, and what lies between them is', async () => {
+  const path = join(root, 'sparse');
+  const end = 8 * 2 ** 40 - 4_096; // eight thousand billion zeros take longer than any test
+  writeFileSync(path, '');
+  const file = openSync(path, 'w');
+  writeSync(file, 'first', 1 << 30);
+  writeSync(file, 'last', end);
+  closeSync(file);
+  const frames = await framesOf((write) => readFiles(Buffer.from(path), '/sparse', false, write));
+  const data = frames.flatMap((frame) => (frame.kind === 'data' ? [[frame.offset, frame.bytes.toString()]] : []));
+  expect(data.map(([offset, text]) => [offset, String(text).replaceAll('\0', '')])).toEqual([
+    [1 << 30, 'first'],
+    [end, 'last'],
+  ]);
 });
 
 test('runs of data', () => {

@@ -3,6 +3,8 @@
 import { constants } from 'node:fs';
 import type { BigIntStats } from 'node:fs';
 import { lstat, open, readdir, readlink } from 'node:fs/promises';
+import type { FileHandle } from 'node:fs/promises';
+import { nextData } from '../addon/device-content.js';
 import { HoldfastError, systemErrorCode, toHoldfastError } from '../errors/holdfast-error.js';
 import { attributesOf } from './attributes.js';
 import { encodeData, encodeMessage } from './file-frames.js';
@@ -150,19 +152,36 @@ async function readContent(at: Buffer, stat: BigIntStats, write: WriteBytes): Pr
   );
   try {
     const buffer = Buffer.allocUnsafe(readBytes);
-    for (let offset = 0; ;) {
-      const { bytesRead } = await file.read(buffer, 0, buffer.length, offset).catch((error: unknown) => {
-        throw readFailure(error);
-      });
-      if (bytesRead === 0) return;
-      const bytes = buffer.subarray(0, bytesRead);
-      for (const [from, to] of sparse ? dataRuns(bytes) : [[0, bytesRead] as const]) {
-        for (const part of encodeData(offset + from, bytes.subarray(from, to))) await write(part);
-      }
-      offset += bytesRead;
+    let part = sparse ? nextData(file.fd, 0) : { begin: 0, end: Number.MAX_SAFE_INTEGER };
+    while (part !== null) {
+      const end = await readPart(file, buffer, part, sparse, write);
+      part = end < part.end || !sparse ? null : nextData(file.fd, end);
     }
   } finally {
     await file.close();
+  }
+}
+
+// Where it ended: before the end of the part where the file does.
+async function readPart(
+  file: FileHandle,
+  buffer: Buffer,
+  part: { readonly begin: number; readonly end: number },
+  sparse: boolean,
+  write: WriteBytes,
+): Promise<number> {
+  for (let offset = part.begin; ;) {
+    const wanted = Math.min(buffer.length, part.end - offset);
+    if (wanted === 0) return offset;
+    const { bytesRead } = await file.read(buffer, 0, wanted, offset).catch((error: unknown) => {
+      throw readFailure(error);
+    });
+    if (bytesRead === 0) return offset;
+    const bytes = buffer.subarray(0, bytesRead);
+    for (const [from, to] of sparse ? dataRuns(bytes) : [[0, bytesRead] as const]) {
+      for (const each of encodeData(offset + from, bytes.subarray(from, to))) await write(each);
+    }
+    offset += bytesRead;
   }
 }
 

@@ -1,5 +1,9 @@
-// What a block device holds: firstData. Its shape is in engine/addon/native.ts. It works on a thread of Node's own
-// pool.
+// What block devices and files hold: firstData, which works on a thread of Node's own pool, and nextData, which is done
+// at once. Their shapes are in engine/addon/native.ts.
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
 #include <optional>
 #include <string>
 
@@ -41,10 +45,30 @@ Napi::Value first_data(const Napi::CallbackInfo& info) {
   return promise;
 }
 
+// nextData(fd, offset) -> {begin, end}, the next part of an open file that is no hole; null: there is none.
+Napi::Value next_data(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const int fd = info[0].As<Napi::Number>().Int32Value();
+  const auto offset = static_cast<off_t>(info[1].As<Napi::Number>().Int64Value());
+  off_t begin = ::lseek(fd, offset, SEEK_DATA);
+  if (begin < 0 && errno == ENXIO) return env.Null();
+  off_t end = begin < 0 ? -1 : ::lseek(fd, begin, SEEK_HOLE);
+  if (end < 0) {
+    Error error(ErrorCode::kDiskIo, std::string("a file cannot be searched for holes: ") + std::strerror(errno));
+    napi_throw(env, to_js_error(env, error));
+    return env.Undefined();
+  }
+  Napi::Object found = Napi::Object::New(env);
+  found.Set("begin", Napi::Number::New(env, static_cast<double>(begin)));
+  found.Set("end", Napi::Number::New(env, static_cast<double>(end)));
+  return found;
+}
+
 }  // namespace
 
 void export_device_content(Napi::Env env, Napi::Object exports) {
   exports.Set("firstData", Napi::Function::New(env, first_data, "firstData"));
+  exports.Set("nextData", Napi::Function::New(env, next_data, "nextData"));
 }
 
 }  // namespace holdfast::addon
