@@ -275,7 +275,7 @@ describe.skipIf(lacking !== null)('a shared volume', () => {
     expect(shared.parse(await cluster.cli('volume', 'attach', 'held', '--node', 'node1')).nfs).toEqual(at.nfs);
     await cluster.cli('volume', 'detach', 'held');
     await cluster.cli('volume', 'detach', 'beside');
-  });
+  }, 300_000);
 });
 
 describe.skipIf(lacking !== null)('the loss of a node', () => {

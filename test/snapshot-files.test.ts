@@ -133,6 +133,15 @@ describe.skipIf(lacking !== null)('files in a snapshot', () => {
 
       expect(await browse(volume, 'one', '/link/e')).toMatchObject({ fs, journal: 'replayed' });
       expect(await names(volume, 'one', '/link/e')).toEqual(['last']);
+      // A reader that has seen enough is no error.
+      const few = await attempt('sh', [
+        '-c',
+        '"$@" | head -c 1 | wc -c',
+        'sh',
+        ...cliCommand,
+        ...['snapshot', 'cp', `${volume}@one:/d/sparse`, '-', '--server', cluster.server],
+      ]);
+      expect(few).toMatchObject({ code: 0, stdout: '1\n', stderr: '' });
       await run('sh', [
         '-ec',
         'exec "$@" >"$0"',

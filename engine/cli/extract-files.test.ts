@@ -164,3 +164,14 @@ test('names', () => {
   expect(relativePath('', undefined)).toHaveLength(0);
   for (const bad of ['a//b', './a', 'a\0b', 'a/']) expect(() => relativePath(bad, undefined)).toThrow('impossible');
 });
+
+test('there has to be a folder for what is written', async () => {
+  writeFileSync(join(folder, 'file'), '');
+  for (const path of ['none/x', 'file/x']) {
+    const work = extractFiles(stream(entry(''), { kind: 'end' }), to(path), tally);
+    await expect(work).rejects.toMatchObject({
+      code: 'NOT_FOUND',
+      message: expect.stringContaining('make it') as string,
+    });
+  }
+});

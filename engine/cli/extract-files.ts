@@ -1,10 +1,10 @@
 // Writes files that come from a snapshot (filesystem/file-frames.ts) below a place on this host. What the stream says is not trusted:
 // names lead nowhere else, and links are made only when everything else is written, so that nothing is ever written through one.
 import { constants } from 'node:fs';
-import { chmod, lchown, link, lstat, lutimes, mkdir, open, rename, rm, symlink } from 'node:fs/promises';
+import { chmod, lchown, link, lstat, lutimes, mkdir, open, rename, rm, stat, symlink } from 'node:fs/promises';
 import type { FileHandle } from 'node:fs/promises';
 import { randomBytes } from 'node:crypto';
-import { basename, join as joinPath } from 'node:path';
+import { basename, dirname, join as joinPath, resolve } from 'node:path';
 import { HoldfastError, systemErrorCode } from '../errors/holdfast-error.js';
 import { modeWithout, writeAttributes } from '../filesystem/attributes.js';
 import type { FileEntry, FileFrame, FileMessage } from '../filesystem/file-frames.js';
@@ -97,6 +97,10 @@ async function placeFor({ type }: FileEntry, { path, name, force }: Destination)
   const present = await lookAt(path);
   const isFolder = present?.isDirectory() === true;
   const place = isFolder ? joinPath(path, name) : path;
+  const around = dirname(resolve(place));
+  if (!(await isFolderAt(around))) {
+    throw new HoldfastError('NOT_FOUND', `there is no folder ${around}: make it, or give another destination`);
+  }
   const taken = isFolder ? await lookAt(place) : present;
   if (taken === null || (force && type === 'file' && taken.isFile())) return place;
   throw new HoldfastError(
@@ -109,9 +113,23 @@ async function lookAt(path: string) {
   try {
     return await lstat(path);
   } catch (error) {
-    if (systemErrorCode(error) === 'ENOENT') return null;
+    if (isAbsence(error)) return null;
     throw error;
   }
+}
+
+async function isFolderAt(path: string): Promise<boolean> {
+  try {
+    return (await stat(path)).isDirectory();
+  } catch (error) {
+    if (isAbsence(error)) return false;
+    throw error;
+  }
+}
+
+function isAbsence(error: unknown): boolean {
+  const code = systemErrorCode(error);
+  return code === 'ENOENT' || code === 'ENOTDIR';
 }
 
 class Writer {

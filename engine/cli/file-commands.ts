@@ -2,8 +2,9 @@
 import { basename } from 'node:path';
 import type { Command } from 'commander';
 import { formatSize, validateSnapshotName, validateVolumeName } from '../config/volume-input.js';
-import { HoldfastError } from '../errors/holdfast-error.js';
+import { HoldfastError, systemErrorCode } from '../errors/holdfast-error.js';
 import { decodeFrames } from '../filesystem/file-frames.js';
+import type { FileFrame } from '../filesystem/file-frames.js';
 import type { FileView, FolderView } from '../manager/snapshot-files.js';
 import { extractFiles, streamFile } from './extract-files.js';
 import type { Tally } from './extract-files.js';
@@ -64,7 +65,7 @@ export function addFileCommands(snapshot: Command, streams: Streams): void {
           const reason = '"-" prints one file, without --recursive and --json';
           throw new UsageError(new HoldfastError('INVALID_ARGUMENT', reason));
         }
-        await streamFile(framesOf(session, source, options), print);
+        await printFile(framesOf(session, source, options));
         return;
       }
       const tally: Tally = { files: 0, directories: 0, links: 0, bytes: 0, skipped: [], attributesSkipped: {} };
@@ -117,11 +118,25 @@ function address(
   return `/v1/volumes/${name}/snapshots/${encodeURIComponent(taken)}/${what}?${new URLSearchParams(given).toString()}`;
 }
 
+class ReaderGone extends Error {}
+
+// Like cat: a reader that has seen enough is no error.
+async function printFile(frames: AsyncIterable<FileFrame>): Promise<void> {
+  // What a write says, its callback is told as well.
+  process.stdout.on('error', () => undefined);
+  try {
+    await streamFile(frames, print);
+  } catch (error) {
+    if (!(error instanceof ReaderGone)) throw error;
+  }
+}
+
 function print(bytes: Buffer): Promise<void> {
   return new Promise((resolve, reject) => {
     process.stdout.write(bytes, (error) => {
       if (error === null || error === undefined) resolve();
-      else reject(error);
+      else if (systemErrorCode(error) === 'EPIPE') reject(new ReaderGone());
+      else reject(new HoldfastError('DISK_IO', `the file cannot be printed: ${error.message}`));
     });
   });
 }

@@ -16,7 +16,10 @@ import type {
 /** Columns as wide as their content, two spaces apart; the head in capitals. */
 export function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
   const lines = [head.map((name) => name.toUpperCase()), ...rows];
-  const widths = head.map((_, column) => Math.max(...lines.map((line) => (line[column] ?? '').length)));
+  // There may be more lines than a function takes arguments.
+  const widths = head.map((_, column) =>
+    lines.reduce((width, line) => Math.max(width, (line[column] ?? '').length), 0),
+  );
   return lines
     .map((line) =>
       line
