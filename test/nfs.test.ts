@@ -121,7 +121,13 @@ describe.skipIf(lacking !== null)('a shared volume', () => {
 
     expect(await cluster.cli('volume', 'show', 'files')).toMatchObject({ access: 'rwx', iscsi: null, nfs: at.nfs });
     expect(shared.parse(await cluster.cli('volume', 'attach', 'files'))).toEqual(at);
-    // The file system on it must have no other writer.
+    // The file system on it must have no other writer, and nobody takes its device away.
+    for (const command of [['map'], ['unmap', '--force'], ['umount'], ['mount', join(folder, 'beside')]]) {
+      const [verb = '', ...rest] = command;
+      const refused = await cluster.try(verb, 'files', ...rest);
+      expect(refused.stderr).toContain('IN_USE');
+      expect(refused.stderr).toContain('volume detach files');
+    }
     const portal = (await cluster.cli('node', 'ls')) as { readonly name: string; readonly portal: string }[];
     const { portal: address = '' } = portal.find(({ name }) => name === at.node) ?? {};
     const login = await attempt('iscsi-inq', [`iscsi://${address}/iqn.2026-11.io.holdfast:files/0`]);

@@ -167,11 +167,22 @@ async function unmountVolume(session: Session, what: string): Promise<VolumeView
   const volume = isPath ? mountedOn(volumes, resolve(what)) : volumes.find(({ name }) => name === what);
   if (volume === undefined) throw new HoldfastError('NOT_FOUND', `no volume is mounted on ${resolve(what)}`);
   const device = deviceHere(volume);
+  if (device !== null && isShareOf(volume, mountOf(device)?.directory)) {
+    throw new HoldfastError(
+      'IN_USE',
+      `volume "${volume.name}" is shared over NFS, which mounts it: end the share with "holdfast volume detach ${volume.name}"`,
+    );
+  }
   for (let mounted = device && mountOf(device); mounted !== null && mounted !== '';) {
     await unmountFilesystem(mounted.directory);
     mounted = device === null ? null : mountOf(device);
   }
   return await unmapUnmounted(session, volume.name);
+}
+
+// Where the agent of its node mounts it (agent/share.ts).
+function isShareOf({ id, access }: VolumeView, directory: string | undefined): boolean {
+  return access === 'rwx' && directory?.endsWith(`/shares/${id}/fs`) === true;
 }
 
 // Another mount namespace that began while it was mounted (a container, ip netns exec) may have it for a moment more.

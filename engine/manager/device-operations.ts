@@ -25,9 +25,11 @@ export async function mapVolume(context: ManagerContext, input: MapInput): Promi
   const { repository } = context;
   const { name, node, via } = input;
   const before = (await repository.volume(name)).record;
+  refuseShared(before);
   await attachPlainly(context, name, node);
   try {
     return await withVolume(context, name, async ({ record }) => {
+      refuseShared(record);
       const present = record.attachment?.device ?? null;
       if (present !== null && present.via !== via) {
         throw new HoldfastError(
@@ -59,6 +61,7 @@ export async function mapVolume(context: ManagerContext, input: MapInput): Promi
 export async function unmapVolume(context: ManagerContext, name: string, force: boolean): Promise<VolumeRecord> {
   const { repository } = context;
   const { record, implicit } = await withVolume(context, name, async ({ record: found }) => {
+    refuseShared(found);
     const device = found.attachment?.device ?? null;
     if (found.attachment === null || device === null) return { record: found, implicit: false };
     if (device.via === 'fuse') await endDevice(context, found, found.attachment.node, force);
@@ -66,6 +69,15 @@ export async function unmapVolume(context: ManagerContext, name: string, force: 
     return { record: updated, implicit: device.implicit };
   });
   return implicit ? await detachVolume(context, name, force) : record;
+}
+
+// Its device is that of its file system, and nobody else's: a second user of it would destroy what the first one writes.
+function refuseShared({ name, share, attachment }: VolumeRecord): void {
+  if (share?.wanted !== true || attachment === null) return;
+  throw new HoldfastError(
+    'IN_USE',
+    `volume "${name}" is shared over NFS, and its block device belongs to the share: detach it first ("holdfast volume detach ${name}")`,
+  );
 }
 
 export async function endDevice(
