@@ -6,7 +6,7 @@ import { openAuthority } from '../manager/authority.js';
 import { openStore } from '../metastore/store-options.js';
 import { fingerprintIn, parseJoinToken, parseToken } from '../security/tokens.js';
 import { replaceAuthorityOf } from './authority-replacement.js';
-import { keepHost, planHost, readHostFile } from './host-folder.js';
+import { decideHost, keepHost, readHostFile } from './host-folder.js';
 
 let folder: string;
 beforeEach(() => {
@@ -28,7 +28,7 @@ const none = {
 const text = (name: string) => readFileSync(join(folder, name), 'utf8').trim();
 
 test('the store and all tokens of the host name the new authority; secrets stay', async () => {
-  const plan = await planHost({ ...none, folder, address: '192.0.2.1' }, true);
+  const plan = await decideHost({ ...none, folder, address: '192.0.2.1' }, true);
   keepHost(plan);
   const before = text('admin-token');
   expect(fingerprintIn(before)).toHaveLength(43);

@@ -15,10 +15,12 @@ import { storeSettingsSchema } from '../metastore/store-options.js';
 import type { StoreSettings } from '../metastore/store-options.js';
 import { readJson, writeJsonAtomic } from '../os/atomic-file.js';
 import { formatHostPort, parseHostPort } from '../os/addresses.js';
-import { makeFolders } from '../os/folders.js';
 import { createAuthority, fingerprintOf } from '../security/certificates.js';
 import type { KeyPair } from '../security/certificates.js';
 import { formatJoinToken, makeToken, parseJoinToken } from '../security/tokens.js';
+import { lockPath, managerRunDir } from './cluster-folder.js';
+import { lockHolder } from './folder-lock.js';
+import { requirePorts } from './plan.js';
 import type { StoreInput } from './plan.js';
 
 export const hostFileVersion = 1;
@@ -71,8 +73,40 @@ export const authorityFilePath = (folder: string) => join(folder, 'authority.jso
 
 const hostFilePath = (folder: string) => join(folder, 'host.json');
 
-/** Options, and what the folder remembers. Changes nothing. `server`: a manager runs here, too. */
+/** Options, and what the folder remembers, checked. Changes nothing. `server`: a manager runs here, too. */
 export async function planHost(options: HostOptions, server: boolean): Promise<HostPlan> {
+  const plan = await decideHost(options, server);
+  const { folder, file } = plan;
+  const holder = lockHolder(lockPath(folder));
+  if (holder !== null) throw hostInUse(folder, holder.pid);
+  if (file.api === file.portal) {
+    throw new HoldfastError(
+      'INVALID_ARGUMENT',
+      `the manager and the portal cannot both have ${file.portal}: choose another --api-port or --portal-port`,
+    );
+  }
+  await requirePorts([
+    ...(file.api === null
+      ? []
+      : [
+          {
+            address: file.api,
+            option: '--address or --api-port',
+            runDir: managerRunDir(folder),
+            field: 'listen' as const,
+          },
+        ]),
+    { address: file.portal, option: '--address or --portal-port', runDir: join(folder, 'target'), field: 'portal' },
+  ]);
+  return plan;
+}
+
+export function hostInUse(folder: string, pid: number): HoldfastError {
+  return new HoldfastError('IN_USE', `a "holdfast server" or "agent" runs on ${folder} (pid ${pid}): stop it first`);
+}
+
+/** As planHost, for a host that is not to be started. */
+export async function decideHost(options: HostOptions, server: boolean): Promise<HostPlan> {
   const folder = resolve(options.folder);
   const stored = readHostFile(folder);
   if (stored !== null) return { folder, made: null, file: updated(stored, options, server, folder) };
@@ -116,7 +150,6 @@ export async function planHost(options: HostOptions, server: boolean): Promise<H
 
 /** Writes what planHost has decided. */
 export function keepHost({ folder, file, made }: HostPlan): void {
-  makeFolders(folder, 0o700);
   writeJsonAtomic(hostFilePath(folder), file);
   if (made === null) return;
   writeJsonAtomic(authorityFilePath(folder), made.authority);

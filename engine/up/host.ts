@@ -2,17 +2,18 @@
 // next start, so that upgrades and restarts interrupt no I/O. `stopDataPlane` ends that, too.
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
+import { makeFolders } from '../os/folders.js';
 import { createProcessHost } from '../agent/process-host.js';
 import type { AgentConfig } from '../agent/config.js';
 import { request } from '../api/rest-client.js';
 import { sleep } from '../async/wait.js';
-import { toHoldfastError } from '../errors/holdfast-error.js';
+import { HoldfastError, toHoldfastError } from '../errors/holdfast-error.js';
 import type { Logger } from '../log/logger.js';
 import type { ManagerConfig } from '../manager/config.js';
 import type { NodeView } from '../manager/views.js';
 import { lockPath } from './cluster-folder.js';
-import { takeLock } from './folder-lock.js';
-import { authorityFilePath, keepHost, readHostFile } from './host-folder.js';
+import { lockHolder, takeLock } from './folder-lock.js';
+import { authorityFilePath, hostInUse, keepHost, readHostFile } from './host-folder.js';
 import type { HostFile, HostPlan } from './host-folder.js';
 import { stopDataPlaneOf, stopIn } from './data-plane-end.js';
 import { keepRunning } from './up.js';
@@ -28,13 +29,14 @@ const progressEveryMs = 5_000;
 /** Runs until the signal aborts. */
 export async function runHost(plan: HostPlan, events: HostEvents, logger: Logger, signal: AbortSignal): Promise<void> {
   const { folder, file } = plan;
-  keepHost(plan);
+  makeHostFolder(folder);
   const release = takeLock(lockPath(folder), folder);
   const host = createProcessHost({ tied: true });
   const stop = new AbortController();
   const [managerDir, agentDir] = [join(folder, 'manager'), join(folder, 'agent')];
   const nothing = () => Promise.resolve();
   try {
+    keepHost(plan);
     await stopIn([managerDir, agentDir]);
     const supervised = [
       ...(file.api === null
@@ -64,10 +66,23 @@ export async function runHost(plan: HostPlan, events: HostEvents, logger: Logger
   }
 }
 
-/** Ends shares, target and replica processes of a host whose agent does not run. */
+/** Ends shares, target and replica processes of a host. IN_USE while its agent runs, which would start them again. */
 export async function stopDataPlane(folder: string): Promise<void> {
   readHostFile(folder);
+  const holder = lockHolder(lockPath(folder));
+  if (holder !== null) throw hostInUse(folder, holder.pid);
   await stopDataPlaneOf([folder]);
+}
+
+function makeHostFolder(folder: string): void {
+  try {
+    makeFolders(folder, 0o700);
+  } catch (error) {
+    throw new HoldfastError(
+      'INVALID_ARGUMENT',
+      `${folder} cannot be made (${toHoldfastError(error).message}): choose another folder with --data`,
+    );
+  }
 }
 
 function managerConfig(file: HostFile, folder: string, runDir: string): ManagerConfig {

@@ -205,30 +205,36 @@ function reachable(host: string): string {
   return host === '::' ? '::1' : host;
 }
 
-type Wanted = {
+export type WantedPort = {
   readonly address: string;
-  readonly option: '--api' | '--iscsi';
+  /** What chooses another one. */
+  readonly option: string;
+  /** Of the process that is to listen there, and the field of its configuration that says so. */
   readonly runDir: string;
-  readonly field: string;
+  readonly field: 'listen' | 'portal';
 };
 
-// A process that an earlier `up` left running may hold its port: it is adopted or replaced.
 async function checkPorts({ folder, listen, nodes }: UpPlan): Promise<void> {
-  const wanted: Wanted[] = [
-    { address: listen, option: '--api', runDir: managerRunDir(folder), field: 'listen' },
+  const range = nodes.length > 1 ? ` (node 1 has that port, the other nodes the ${nodes.length - 1} after it)` : '';
+  await requirePorts([
+    { address: listen, option: '--api HOST:PORT', runDir: managerRunDir(folder), field: 'listen' },
     ...nodes.map(({ portal, target }) => ({
       address: portal,
-      option: '--iscsi' as const,
+      option: `--iscsi HOST:PORT${range}`,
       runDir: target,
-      field: 'portal',
+      field: 'portal' as const,
     })),
-  ];
+  ]);
+}
+
+/** IN_USE or INVALID_ARGUMENT unless they can be had. A process that was left running may hold its own: it is adopted or replaced. */
+export async function requirePorts(wanted: readonly WantedPort[]): Promise<void> {
   for (const { address, option, runDir, field } of wanted) {
     const outcome = await tryBind(parseHostPort(address, option));
     if (!('reason' in outcome)) continue;
     const config = systemProcessHost.find(runDir) === null ? undefined : systemProcessHost.configOf(runDir);
     if (outcome.reason === 'EADDRINUSE' && hasField(config, field, address)) continue;
-    throw portError(address, option, outcome.reason, nodes.length);
+    throw portError(address, option, outcome.reason);
   }
 }
 
@@ -236,13 +242,11 @@ function hasField(config: unknown, field: string, value: string): boolean {
   return typeof config === 'object' && config !== null && (config as Record<string, unknown>)[field] === value;
 }
 
-function portError(address: string, option: string, reason: string, nodes: number): HoldfastError {
+function portError(address: string, option: string, reason: string): HoldfastError {
   if (reason === 'EADDRINUSE') {
-    const range =
-      option === '--iscsi' && nodes > 1 ? ` (node 1 has that port, the other nodes the ${nodes - 1} after it)` : '';
     return new HoldfastError(
       'IN_USE',
-      `${address} is used by another process: stop that one, or choose another address with ${option} HOST:PORT${range}`,
+      `${address} is used by another process: stop that one, or choose another address with ${option}`,
     );
   }
   const why =
@@ -253,6 +257,6 @@ function portError(address: string, option: string, reason: string, nodes: numbe
         : reason;
   return new HoldfastError(
     'INVALID_ARGUMENT',
-    `cannot listen on ${address} (${why}): choose another address with ${option} HOST:PORT`,
+    `cannot listen on ${address} (${why}): choose another address with ${option}`,
   );
 }
