@@ -131,7 +131,12 @@ test('the audit log has every change and every refusal, and no secret', async ()
   const lines = readFileSync(join(folder, 'audit.log'), 'utf8').trim().split('\n');
   expect(lines.map((line) => JSON.parse(line) as unknown)).toEqual([
     expect.objectContaining({ token: admin.id, role: 'admin', what: 'POST /v1/tokens', outcome: 'done' }),
-    expect.objectContaining({ token: null, what: 'PATCH /v1/volumes/db', outcome: 'PERMISSION_DENIED' }),
+    expect.objectContaining({
+      token: reader.id,
+      role: 'read-only',
+      what: 'PATCH /v1/volumes/db',
+      outcome: 'PERMISSION_DENIED',
+    }),
     expect.objectContaining({ token: admin.id, what: 'PATCH /v1/volumes/db', outcome: 'NOT_FOUND' }),
   ]);
   expect(lines.join('')).not.toContain('do-not-tell-this');

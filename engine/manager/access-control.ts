@@ -14,6 +14,21 @@ export type AccessControl = {
   readonly admit: (authorization: string | null, needed: Role, connection: Connection | null) => Promise<Caller>;
 };
 
+/** Somebody who is known and may not. */
+class Refusal extends HoldfastError {
+  readonly caller: Caller;
+
+  constructor(caller: Caller, message: string) {
+    super('PERMISSION_DENIED', message);
+    this.caller = caller;
+  }
+}
+
+/** Who was refused with this error; null: nobody, or somebody unknown. */
+export function refusedCaller(error: unknown): Caller | null {
+  return error instanceof Refusal ? error.caller : null;
+}
+
 const rank: Readonly<Record<Exclude<Role, 'agent'>, number>> = { 'read-only': 0, operator: 1, admin: 2 };
 
 /** `ownUser`: of the manager, whose processes need no token; null: everybody needs one. */
@@ -24,8 +39,8 @@ export function tokenAccess(repository: Repository, now: () => Date, ownUser: nu
         return { token: null, role: 'admin' };
       const caller = await authenticate(repository, now(), authorization, ownUser !== null);
       if (may(caller.role, needed)) return caller;
-      throw new HoldfastError(
-        'PERMISSION_DENIED',
+      throw new Refusal(
+        caller,
         `this needs a token with the role ${needed}; the role of token ${caller.token ?? ''} is ${caller.role}`,
       );
     },

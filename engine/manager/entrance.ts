@@ -2,6 +2,7 @@
 import type { handleUnaryCall, Metadata } from '@grpc/grpc-js';
 import { toGrpcStatus } from '../errors/grpc-errors.js';
 import { toHoldfastError } from '../errors/holdfast-error.js';
+import { refusedCaller } from './access-control.js';
 import type { AccessControl, Caller } from './access-control.js';
 import type { AuditLog } from './audit-log.js';
 import type { Connection } from './front-door.js';
@@ -31,7 +32,8 @@ export function unaryOf({ access, audit, connection }: Entrance): Unary {
         if (role !== 'read-only') audit.write({ caller, ...note, outcome: 'done' });
         return response;
       } catch (error) {
-        if (role !== 'read-only') audit.write({ caller, ...note, outcome: toHoldfastError(error).code });
+        if (role !== 'read-only')
+          audit.write({ caller: caller ?? refusedCaller(error), ...note, outcome: toHoldfastError(error).code });
         throw error;
       }
     };

@@ -127,14 +127,12 @@ test('what happens to a volume, and what fails, is told by its name', async () =
   await api.changeNode('node1', { draining: true });
   await expect.poll(() => events.recent(10).map(({ object }) => object)).toContain('volume db');
   const problems = async () => (await api.getStatus()).problems;
-  await expect
-    .poll(problems, { timeout: 10_000 })
-    .toContainEqual(
-      expect.objectContaining({
-        object: 'volume db',
-        problem: expect.stringMatching(/^add-replica fails: /) as string,
-      }),
-    );
+  await expect.poll(problems, { timeout: 10_000 }).toContainEqual(
+    expect.objectContaining({
+      object: 'volume db',
+      problem: expect.stringMatching(/^add-replica fails: /) as string,
+    }),
+  );
 });
 
 test('a node that is cordoned is named as what keeps a volume from being made', async () => {

@@ -5,6 +5,7 @@ import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http
 import { errorBody, HoldfastError, httpStatusOf, toHoldfastError } from '../../errors/holdfast-error.js';
 import { errorFields } from '../../log/logger.js';
 import type { Logger } from '../../log/logger.js';
+import { refusedCaller } from '../access-control.js';
 import type { Caller } from '../access-control.js';
 import { peerName } from '../front-door.js';
 import type { Entrance } from '../entrance.js';
@@ -66,7 +67,7 @@ async function answer(
         send(response, 200, answered);
       } catch (error) {
         if (route.method !== 'GET' || route.stream !== undefined)
-          audit.write({ caller, ...note, body, outcome: toHoldfastError(error).code });
+          audit.write({ caller: caller ?? refusedCaller(error), ...note, body, outcome: toHoldfastError(error).code });
         throw error;
       }
     }
