@@ -266,6 +266,7 @@ describe('with a manager', () => {
     expect(events.map(({ object }) => object)).toContain('node node2');
     const api = (await (await fetch(`http://${manager.address}/openapi.json`)).json()) as OpenApi;
     expect(Object.keys(api.paths)).toContain('/v1/volumes/{name}/attach');
+    expect(JSON.stringify(api.paths['/v1/volumes/{name}'])).toContain('{"name":"purge","in":"query"');
     // Whatever is referred to is there.
     for (const [, name] of JSON.stringify(api).matchAll(/#\/components\/schemas\/(\w+)/g)) {
       expect(Object.keys(api.components.schemas)).toContain(name);

@@ -59,6 +59,9 @@ const httpStatusByGrpcStatus: Readonly<Record<number, number>> = {
   16: 401,
 };
 
+// Where that mapping would say "too many requests, try again later".
+const httpStatusByCode: Partial<Readonly<Record<ErrorCode, number>>> = { MESSAGE_TOO_LARGE: 413, NO_SPACE: 507 };
+
 export function httpStatusOf(code: ErrorCode): number {
-  return httpStatusByGrpcStatus[errorCodes[code].grpcStatus] ?? 500;
+  return httpStatusByCode[code] ?? httpStatusByGrpcStatus[errorCodes[code].grpcStatus] ?? 500;
 }

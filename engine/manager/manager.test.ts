@@ -639,6 +639,16 @@ test('what the drive of a disk says is shown, and a bad verdict is a problem', a
   expect(await manager.api.getMetrics()).toContain('holdfast_disk_smart_bad_sectors{node="node2",disk="disk1"} 12');
 });
 
+test('REST: what has no body needs no content type, unless a web page could send it', async () => {
+  await create();
+  const url = `http://${manager.address}/v1/volumes`;
+  expect((await fetch(`${url}/db/attach`, { method: 'POST' })).status).toBe(400);
+  expect((await fetch(`${url}/db?purge=true`, { method: 'DELETE' })).status).toBe(200);
+  const headers = { 'content-type': 'application/json' };
+  const long = await fetch(url, { method: 'POST', headers, body: JSON.stringify({ name: 'x'.repeat(70_000) }) });
+  expect(long.status).toBe(413);
+});
+
 describe('map', () => {
   const device = (via: 'fuse' | 'iscsi' = 'fuse') => ({ name: 'db', node: null, via });
 

@@ -1,6 +1,6 @@
-// REST/JSON: the same handlers as gRPC (routes.ts), /metrics, /openapi.json, and the stream of events. Methods that change something
-// take application/json only, which keeps web pages of other origins out (a browser asks before it sends that, and is never
-// answered); so does the check of the Host header.
+// REST/JSON: the same handlers as gRPC (routes.ts), /metrics, /openapi.json, and the stream of events. Web pages of other origins are kept
+// out: a POST has to say application/json, and a browser asks before it sends that, or any other method that changes something, and is
+// never allowed to; so does the check of the Host header.
 import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
 import { errorBody, HoldfastError, httpStatusOf, toHoldfastError } from '../../errors/holdfast-error.js';
 import { errorFields } from '../../log/logger.js';
@@ -182,7 +182,9 @@ async function readBody(request: IncomingMessage): Promise<unknown> {
       throw new HoldfastError('MESSAGE_TOO_LARGE', `a request has at most ${bodyBytesMax} bytes`);
     chunks.push(chunk);
   }
-  if (!/^application\/json\b/.test(request.headers['content-type'] ?? '')) {
+  const isJson = /^application\/json\b/.test(request.headers['content-type'] ?? '');
+  const needsNoType = bytes === 0 && request.method !== 'POST';
+  if (!isJson && !needsNoType) {
     throw new HoldfastError('INVALID_ARGUMENT', 'the request must have content-type application/json');
   }
   if (bytes === 0) return {};

@@ -1,6 +1,7 @@
 // /openapi.json: made of the table of routes, so that it cannot say anything else.
 import { z } from 'zod';
 import { errorCodes } from '../../errors/error-codes.js';
+import { nothing } from './routes.js';
 import type { Route } from './routes.js';
 
 type Json = Readonly<Record<string, unknown>>;
@@ -41,18 +42,22 @@ export function openApiDocument(routes: readonly Route[], version: string): Json
   };
 }
 
-function operation({ path, summary, role, body, answer }: Route): Json {
+function operation({ path, summary, role, query, body, answer }: Route): Json {
   return {
     summary,
     description: `Needs the role ${role}.`,
-    operationId: undefined,
-    parameters: [...path.matchAll(/\{(\w+)\}/g)].map(([, name]) => ({
-      name,
-      in: 'path',
-      required: true,
-      schema: { type: 'string' },
-    })),
-    ...(body === null ? {} : { requestBody: { content: { 'application/json': { schema: schemaOf(body) } } } }),
+    parameters: [
+      ...[...path.matchAll(/\{(\w+)\}/g)].map(([, name]) => ({
+        name,
+        in: 'path',
+        required: true,
+        schema: { type: 'string' },
+      })),
+      ...Object.entries(query ?? {}).map(([name, type]) => ({ name, in: 'query', required: false, schema: { type } })),
+    ],
+    ...(body === null || body === nothing
+      ? {}
+      : { requestBody: { content: { 'application/json': { schema: schemaOf(body) } } } }),
     responses: {
       200: { description: 'Done', content: { 'application/json': { schema: schemaOf(answer) } } },
       default: {

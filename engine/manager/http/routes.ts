@@ -15,12 +15,16 @@ export type RouteRequest = {
   readonly certificate: string | null;
 };
 
+/** Parameters after "?", none of which is required. */
+export type QueryTypes = Readonly<Record<string, 'string' | 'integer' | 'boolean'>>;
+
 export type Route = {
   readonly method: 'GET' | 'POST' | 'PATCH' | 'PUT' | 'DELETE';
   /** After /v1; "{name}" is a parameter. */
   readonly path: string;
   readonly summary: string;
   readonly role: Role;
+  readonly query?: QueryTypes;
   readonly body: z.ZodType | null;
   readonly answer: z.ZodType;
   readonly handle: (api: ManagerApi, request: RouteRequest) => Promise<unknown>;
@@ -30,6 +34,7 @@ export type Route = {
 
 type Options<B> = {
   readonly summary: string;
+  readonly query?: QueryTypes;
   readonly answer: z.ZodType;
   readonly handle: (
     api: ManagerApi,
@@ -39,15 +44,16 @@ type Options<B> = {
   ) => Promise<unknown>;
 };
 
-function get(path: string, { summary, answer, handle }: Options<null>, role: Role = 'read-only'): Route {
+function get(path: string, { summary, query = {}, answer, handle }: Options<null>, role: Role = 'read-only'): Route {
   return {
     method: 'GET',
     path,
     summary,
     role,
+    query,
     body: null,
     answer,
-    handle: (api, { params, query }) => handle(api, params, null, query),
+    handle: (api, request) => handle(api, request.params, null, request.query),
   };
 }
 
@@ -55,7 +61,7 @@ function change<S extends z.ZodType>(
   method: Route['method'],
   path: string,
   body: S,
-  { summary, answer, handle }: Options<z.infer<S>>,
+  { summary, query = {}, answer, handle }: Options<z.infer<S>>,
   role: Role = 'operator',
 ): Route {
   return {
@@ -63,6 +69,7 @@ function change<S extends z.ZodType>(
     path,
     summary,
     role,
+    query,
     body,
     answer,
     // Parsed before it gets here.
@@ -91,7 +98,8 @@ function changeOf({ constraints, ...rest }: z.infer<typeof shapes.changeVolume>)
   return { ...rest, constraints: given(constraints ?? {}) };
 }
 
-const none = z.strictObject({});
+/** The body of what needs none. */
+export const nothing = z.strictObject({});
 const parameter = (params: Readonly<Record<string, string>>, name: string) => params[name] ?? '';
 
 function filesInput(params: Readonly<Record<string, string>>, query: URLSearchParams) {
@@ -122,6 +130,7 @@ export const routes: readonly Route[] = [
   get('/status', { summary: 'What is wrong, and why', answer: shapes.status, handle: (api) => api.getStatus() }),
   get('/events', {
     summary: 'The newest events; with watch=true, new ones as lines of JSON for as long as the connection lasts',
+    query: { limit: 'integer', after: 'integer', watch: 'boolean' },
     answer: z.array(shapes.event),
     handle: (api, _, __, query) =>
       api.listEvents(Number(query.get('limit') ?? '200'), Number(query.get('after') ?? '0')),
@@ -144,8 +153,9 @@ export const routes: readonly Route[] = [
     answer: shapes.volume,
     handle: (api, params) => api.getVolume(parameter(params, 'name')),
   }),
-  change('DELETE', '/volumes/{name}', none, {
+  change('DELETE', '/volumes/{name}', nothing, {
     summary: 'Delete a volume that is detached: into the trash, or with purge=true for good',
+    query: { purge: 'boolean' },
     answer: shapes.deletion,
     handle: (api, params, _, query) => api.deleteVolume(parameter(params, 'name'), query.get('purge') === 'true'),
   }),
@@ -215,7 +225,7 @@ export const routes: readonly Route[] = [
     answer: shapes.snapshot,
     handle: (api, params, { name }) => api.createSnapshot(parameter(params, 'name'), name ?? null),
   }),
-  change('DELETE', '/volumes/{name}/snapshots/{snapshot}', none, {
+  change('DELETE', '/volumes/{name}/snapshots/{snapshot}', nothing, {
     summary: 'Delete a snapshot; what it held alone is given back in the background',
     answer: shapes.snapshotDeletion,
     handle: (api, params) => api.deleteSnapshot(parameter(params, 'name'), parameter(params, 'snapshot')),
@@ -224,6 +234,7 @@ export const routes: readonly Route[] = [
     '/volumes/{name}/snapshots/{snapshot}/files',
     {
       summary: 'What a folder in a snapshot holds: ?path=/etc&partition=1',
+      query: { path: 'string', partition: 'integer' },
       answer: shapes.folder,
       handle: (api, params, _, query) => api.listSnapshotFiles(filesInput(params, query)),
     },
@@ -233,6 +244,7 @@ export const routes: readonly Route[] = [
     method: 'GET',
     path: '/volumes/{name}/snapshots/{snapshot}/content',
     summary: 'A file in a snapshot, or with recursive=true a folder, as frames: ?path=/etc/hosts&partition=1',
+    query: { path: 'string', partition: 'integer', recursive: 'boolean' },
     role: 'operator',
     body: null,
     answer: z.unknown(),
@@ -304,8 +316,9 @@ export const routes: readonly Route[] = [
       return await api.getEmptying(node, disk);
     },
   }),
-  change('DELETE', '/nodes/{node}/disks/{disk}', none, {
+  change('DELETE', '/nodes/{node}/disks/{disk}', nothing, {
     summary: 'Take an empty disk out of the cluster',
+    query: { force: 'boolean' },
     answer: shapes.empty,
     handle: async (api, params, _, query) => {
       await api.removeDisk(parameter(params, 'node'), parameter(params, 'disk'), query.get('force') === 'true');
@@ -324,7 +337,7 @@ export const routes: readonly Route[] = [
     handle: async (api, params, { name }) =>
       await api.getVolume(await api.restoreVolume(parameter(params, 'id'), name ?? null)),
   }),
-  change('DELETE', '/trash/{id}', none, {
+  change('DELETE', '/trash/{id}', nothing, {
     summary: 'Delete a volume of the trash for good',
     answer: shapes.purged,
     handle: async (api, params) => ({ pendingReplicas: await api.purgeVolume(parameter(params, 'id')) }),
@@ -347,7 +360,7 @@ export const routes: readonly Route[] = [
     answer: shapes.policy,
     handle: (api, _, { constraints, ...rest }) => api.putPolicy({ ...rest, constraints: given(constraints ?? {}) }),
   }),
-  change('DELETE', '/policies/{name}', none, {
+  change('DELETE', '/policies/{name}', nothing, {
     summary: 'Delete a policy that no volume has',
     answer: shapes.empty,
     handle: async (api, params) => {
@@ -374,7 +387,7 @@ export const routes: readonly Route[] = [
   change(
     'DELETE',
     '/tokens/{id}',
-    none,
+    nothing,
     {
       summary: 'End a token at once',
       answer: shapes.empty,
