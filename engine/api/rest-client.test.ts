@@ -1,7 +1,7 @@
 import { createServer } from 'node:http';
 import type { RequestListener } from 'node:http';
 import { afterEach, expect, test } from 'vitest';
-import { requestWithPatience } from './rest-client.js';
+import { request, requestWithPatience } from './rest-client.js';
 
 const closing: (() => void)[] = [];
 
@@ -46,6 +46,22 @@ test('a request that makes or ends something is not, once it may have arrived', 
       code: 'CONNECTION_LOST',
     });
     expect(asked).toBe(index + 1);
+  }
+  await expect(requestWithPatience([server], 'POST', '/v1/volumes', {})).rejects.toThrow(
+    /may have done what was asked/,
+  );
+});
+
+test('a request that says where a volume shall be is, although it is a POST', async () => {
+  for (const verb of ['attach', 'detach', 'move', 'resize', 'map', 'unmap']) {
+    const server = await manager((count) => (count === 1 ? hangUp : done));
+    expect(await requestWithPatience([server], 'POST', `/v1/volumes/a/${verb}`, {})).toEqual({ done: true });
+  }
+});
+
+test('a manager that is not there is told as that, whatever was to be asked', async () => {
+  for (const method of ['GET', 'POST', 'DELETE']) {
+    await expect(request('127.0.0.1:1', method, '/v1/volumes/a', {})).rejects.toThrow(/cannot reach the manager/);
   }
 });
 

@@ -14,6 +14,7 @@ const restartPatienceMs = 1_500;
 const takeOverPatienceMs = 10_000;
 // They say what shall be, so that it does not matter how often.
 const repeatable: ReadonlySet<string> = new Set(['GET', 'PUT', 'PATCH']);
+const repeatablePost = /^\/v1\/volumes\/[^/]+\/(?:attach|detach|move|resize|map|unmap)$/;
 const connectTimeoutMs = 10_000;
 const answerTimeoutMs = 100_000;
 
@@ -62,10 +63,14 @@ export async function requestWithPatience<T>(
     try {
       return await request<T>(servers[attempt % servers.length] ?? '', method, path, body, token, timeoutMs);
     } catch (error) {
-      if (!passes(error, repeatable.has(method)) || performance.now() >= deadline) throw error;
+      if (!passes(error, isRepeatable(method, path)) || performance.now() >= deadline) throw error;
       await sleep(100);
     }
   }
+}
+
+function isRepeatable(method: string, path: string): boolean {
+  return repeatable.has(method) || (method === 'POST' && repeatablePost.test(path));
 }
 
 function passes(error: unknown, mayHaveArrived: boolean): boolean {
@@ -142,6 +147,15 @@ function unreachable(server: string, error: unknown): HoldfastError {
   );
 }
 
+function unanswered(server: string, error: unknown): HoldfastError {
+  return new HoldfastError(
+    'CONNECTION_LOST',
+    `the manager at ${server} did not answer (${toHoldfastError(error).message}), and may have done what was asked: ` +
+      `look whether it has before you ask again`,
+    { cause: error },
+  );
+}
+
 async function send(
   server: string,
   method: string,
@@ -154,8 +168,9 @@ async function send(
   const connection = await connectionTo(server, token, identity, AbortSignal.timeout(connectTimeoutMs));
   const payload = body === undefined ? null : Buffer.from(JSON.stringify(body));
   return await new Promise((resolve, reject) => {
+    let sent = false;
     const fail = (error: unknown) => {
-      reject(unreachable(server, error));
+      reject(sent && method !== 'GET' ? unanswered(server, error) : unreachable(server, error));
     };
     const call = httpRequest(
       {
@@ -181,6 +196,9 @@ async function send(
       call.destroy(new Error(`no answer within ${timeoutMs / 1000} s`));
     });
     call.on('error', fail);
+    call.on('finish', () => {
+      sent = true;
+    });
     call.end(payload ?? undefined);
   });
 }
