@@ -61,6 +61,10 @@ class SimFile : public File {
       } else if (write->offset + write->bytes.size() > data_->size && !room_for(write->bytes.size())) {
         status = Error(ErrorCode::kNoSpace, data_->path + ": simulated disk is full");
         write->bytes.clear();
+      } else if (!is_label() && chance(faults.lost_write_ppm)) {
+        write->bytes.clear();
+      } else if (!is_label() && chance(faults.misdirected_write_ppm) && write->bytes.size() <= data_->size) {
+        write->offset = env_.world().random().below((data_->size - write->bytes.size()) / kPage + 1) * kPage;
       }
       disk_.finish_write(write);
       return status;
@@ -103,6 +107,8 @@ class SimFile : public File {
 
  private:
   bool chance(std::uint64_t ppm) { return ppm != 0 && env_.world().random().chance(ppm, 1'000'000); }
+  // Written once, when a disk is formatted; without it there is no disk.
+  bool is_label() const { return data_->path.ends_with("disk.json"); }
   bool room_for(std::uint64_t bytes) {
     return disk_.used_bytes() + bytes <= env_.world().disk_faults(env_.process()->node).capacity_bytes;
   }

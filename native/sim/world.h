@@ -47,9 +47,11 @@ class Random {
 struct DiskFaults {
   std::uint64_t read_error_ppm = 0;
   std::uint64_t write_error_ppm = 0;
-  std::uint64_t corrupt_read_ppm = 0;      // one flipped bit in what is returned; the stored bytes stay good
-  std::uint64_t misdirected_read_ppm = 0;  // blocks from elsewhere in the file are returned
-  std::uint64_t slow_ppm = 0;              // operations that take slow_max instead
+  std::uint64_t corrupt_read_ppm = 0;       // one flipped bit in what is returned; the stored bytes stay good
+  std::uint64_t misdirected_read_ppm = 0;   // blocks from elsewhere in the file are returned
+  std::uint64_t lost_write_ppm = 0;         // acknowledged, and nothing is written
+  std::uint64_t misdirected_write_ppm = 0;  // written to elsewhere in the file
+  std::uint64_t slow_ppm = 0;               // operations that take slow_max instead
   Nanos slow_max = 50ms;
   std::uint64_t capacity_bytes = UINT64_MAX;  // of all files of the node together
 };

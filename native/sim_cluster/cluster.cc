@@ -94,6 +94,8 @@ void Cluster::look_after(Member& member) {
     std::optional<ErrorCode> why;
     if (node.failure()) why = node.failure()->code();
     bool lost = why == ErrorCode::kJournalDamaged || why == ErrorCode::kWrongDisk;  // the latter: its only batch is bad
+    // Somebody gives up a disk that its bad sectors keep from being opened.
+    if (why == ErrorCode::kDiskIo && node.damaged() && scenario.weight(Fault::kBadSectors) > 0) lost = true;
     node.kill();
     member.restart_at = world.now() + Nanos(world.random().below(2'000'000'000));
     if (lost) member.retiring = true;
@@ -116,9 +118,7 @@ void Cluster::check_open_failure(Member& member) {
   if (!node.failure()) return;
   ErrorCode code = node.failure()->code();
   bool excused = code == ErrorCode::kDiskIo || code == ErrorCode::kNoSpace || code == ErrorCode::kCancelled
-                     ? scenario.weight(Fault::kDiskErrors) + scenario.weight(Fault::kDiskFull) +
-                               scenario.weight(Fault::kCorruptReads) + scenario.weight(Fault::kFlipBits) >
-                           0
+                     ? scenario.weight(Fault::kDiskErrors) + scenario.weight(Fault::kDiskFull) > 0 || scenario.damages()
                      : node.damaged();
   if (!excused) oracle.violated(node.node() + " cannot open its disk: " + node.failure()->to_string());
 }
@@ -317,9 +317,7 @@ bool Cluster::may_fail(ErrorCode code) const {
     case ErrorCode::kUnimplemented:
       return false;
     case ErrorCode::kCorrupt:
-      return scenario.weight(Fault::kFlipBits) + scenario.weight(Fault::kCorruptReads) +
-                 scenario.weight(Fault::kPowerOffNode) + scenario.weight(Fault::kPowerOffAll) >
-             0;
+      return scenario.damages() || scenario.weight(Fault::kPowerOffNode) + scenario.weight(Fault::kPowerOffAll) > 0;
     case ErrorCode::kNoSpace:
       return scenario.weight(Fault::kDiskFull) > 0;
     default:

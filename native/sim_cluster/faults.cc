@@ -115,6 +115,10 @@ void FaultInjector::inject(Fault fault) {
       return flip_bit();
     case Fault::kDiskFull:
       return disk_full();
+    case Fault::kBadSectors:
+      return lose_sectors();
+    case Fault::kLyingWrites:
+      return lie_about_writes();
     case Fault::kReplaceReplica:
       return replace_replica();
     case Fault::kSlowStore:
@@ -253,6 +257,26 @@ void FaultInjector::corrupt_reads() {
       world_.random().between(1'000, 200'000);
   node.set_damaged();
   later(6s, [&faults] { faults.corrupt_read_ppm = faults.misdirected_read_ppm = 0; });
+}
+
+// Pages of the data file that cannot be read until they are written again.
+void FaultInjector::lose_sectors() {
+  if (cluster_.members.size() == 1) return;
+  ReplicaNode& node = *cluster_.members[victim_].node;
+  for (std::uint64_t n = world_.random().between(1, 8); n > 0; --n) {
+    if (world_.disk(node.node()).lose_page("/disk/data")) node.set_damaged();
+  }
+}
+
+// Writes that the disk acknowledges and loses, or puts elsewhere in the file.
+void FaultInjector::lie_about_writes() {
+  if (cluster_.members.size() == 1) return;
+  ReplicaNode& node = *cluster_.members[victim_].node;
+  DiskFaults& faults = world_.disk_faults(node.node());
+  (world_.random().chance(1, 2) ? faults.lost_write_ppm : faults.misdirected_write_ppm) =
+      world_.random().between(1'000, 50'000);
+  node.set_damaged();
+  later(4s, [&faults] { faults.lost_write_ppm = faults.misdirected_write_ppm = 0; });
 }
 
 // One that another complete copy can stand in for, be it an older one.

@@ -35,6 +35,8 @@ class FaultInjector {
   void disk_full();
   void flip_bit();
   void corrupt_reads();
+  void lose_sectors();
+  void lie_about_writes();
   void replace_replica();
   void lose_disk();
 

@@ -76,7 +76,9 @@ void ReplicaNode::replace_disk(ReplicaId id) {
   id_ = id;
   created_ = false;
   const DiskFaults& faults = world_.disk_faults(node_);
-  damaged_ = faults.corrupt_read_ppm + faults.misdirected_read_ppm > 0;  // still going on
+  damaged_ =
+      faults.corrupt_read_ppm + faults.misdirected_read_ppm + faults.lost_write_ppm + faults.misdirected_write_ppm >
+      0;  // still going on
 }
 
 }  // namespace holdfast::sim

@@ -10,7 +10,7 @@ constexpr std::array<std::string_view, kFaults> kNames = {
     "power-off-all", "partition",       "reset",          "slow-link",     "freeze",
     "store-down",    "slow-disk",       "disk-errors",    "corrupt-reads", "flip-bits",
     "disk-full",     "replace-replica", "store-slow",     "clock-jump",    "power-off-replicas",
-    "lose-disk"};
+    "lose-disk",     "bad-sectors",     "lying-writes"};
 
 // What can be done to a replica without touching anything else.
 constexpr std::array kReplicaFaults = {Fault::kKillReplica,     Fault::kPowerOffNode, Fault::kPartition,
@@ -51,6 +51,7 @@ Scenario Scenario::from(std::uint64_t seed) {
   if (theme == 2) scenario.split_often();
   if (theme == 3) scenario.wear_disks_out();
   if (theme == 4) scenario.lose_copies();
+  if (theme == 5 && scenario.replicas > 1) scenario.decay();
   scenario.size_blocks_max = scenario.size_blocks + (random.chance(1, 3) ? random.between(1, scenario.size_blocks) : 0);
   scenario.clones = scenario.snapshots && random.chance(1, 3);
   if (scenario.weight(Fault::kTakeOver) > 0 && scenario.hosts == 1) {
@@ -90,6 +91,19 @@ void Scenario::lose_copies() {
   weigh(Fault::kStoreUnavailable, 1);
   colocated = false;
   last_long();
+}
+
+// One disk loses what was written to it, piece by piece, while everything else happens, too.
+void Scenario::decay() {
+  weigh(Fault::kBadSectors, 4);
+  weigh(Fault::kLyingWrites, 3);
+  last_long();
+}
+
+bool Scenario::damages() const {
+  return weight(Fault::kCorruptReads) + weight(Fault::kFlipBits) + weight(Fault::kBadSectors) +
+             weight(Fault::kLyingWrites) >
+         0;
 }
 
 void Scenario::lose_power_often() {

@@ -32,8 +32,10 @@ enum class Fault : std::uint8_t {
   kClockJump,
   kPowerOffReplicas,
   kLoseDisk,
+  kBadSectors,
+  kLyingWrites,
 };
-inline constexpr std::size_t kFaults = 21;
+inline constexpr std::size_t kFaults = 23;
 
 std::string_view fault_name(Fault fault);
 
@@ -61,6 +63,8 @@ struct Scenario {
   Nanos faults_for = 20s;
   Nanos fault_gap_max = 2s;
   std::array<std::uint64_t, kFaults> weights{};
+  // Faults that leave one disk with content other than what was written there.
+  bool damages() const;
   // 0: faults hit anything. Else they hit only that many replicas, one of which is spared always: then no operation may
   // fail, and none may take long.
   unsigned victims = 0;
@@ -76,6 +80,7 @@ struct Scenario {
   void split_often();
   void wear_disks_out();
   void lose_copies();
+  void decay();
   void last_long();
   void weigh(Fault fault, std::uint64_t weight) { weights[static_cast<std::size_t>(fault)] = weight; }
 };
