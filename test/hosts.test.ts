@@ -190,7 +190,8 @@ test.skipIf(missing.length > 0)(
   `five hosts lose what hosts can lose, and the volume loses nothing${missing.length > 0 ? ` (needs ${missing.join(', ')})` : ''}`,
   { timeout: 200_000 },
   async () => {
-    await holdfast('settings', 'set', '--replace-after', '3', '--failover', '4', '--balance', 'off');
+    // Long enough for the slowest machine to restart a host in.
+    await holdfast('settings', 'set', '--replace-after', '120', '--failover', '4', '--balance', 'off');
     await holdfast('volume', 'create', 'db', '--size', '64Mi');
     const { iscsi } = await holdfast<{ iscsi: { url: string } }>('volume', 'attach', 'db', '--node', 'node3');
     expect(await (await fio(iscsi.url, 'fill', ['--rw=write', '--do_verify=0', '--iodepth=8'])).done).toBe('verified');
@@ -257,6 +258,7 @@ test.skipIf(missing.length > 0)(
     stillRuns();
 
     // A disk is lost with all that was on it.
+    await holdfast('settings', 'set', '--replace-after', '3');
     const unlucky = await other();
     const lost = (await volume()).replicas.find(({ node }) => node === `node${unlucky}`);
     if (lost === undefined) throw new Error(`node${unlucky} holds no replica`);
