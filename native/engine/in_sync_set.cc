@@ -30,6 +30,10 @@ bool InSyncSet::wanted(ReplicaId id) const { return contains(wanted_, id); }
 
 bool InSyncSet::stored(ReplicaId id) const { return contains(stored_, id); }
 
+bool InSyncSet::certain(ReplicaId id) const {
+  return contains(stored_, id) && (!under_way_ || contains(*under_way_, id));
+}
+
 void InSyncSet::add(ReplicaId id) {
   if (!wanted(id)) wanted_.insert(std::upper_bound(wanted_.begin(), wanted_.end(), id), id);
 }

@@ -3,7 +3,8 @@
 //
 // Invariants:
 //  1. While a change is under way both the old and the new set may be the stored one. required() says whether a replica
-//     is in either; an entry is acknowledged only when every required replica has it.
+//     is in either; an entry is acknowledged only when every required replica has it. certain() says whether it is in
+//     both; only from such a replica is anything read, since an engine that takes over asks nobody else.
 //  2. One change at a time.
 //  3. The wanted set is never empty.
 #pragma once
@@ -22,6 +23,7 @@ class InSyncSet {
   bool required(ReplicaId id) const;
   bool wanted(ReplicaId id) const;
   bool stored(ReplicaId id) const;
+  bool certain(ReplicaId id) const;
   bool change_under_way() const { return under_way_.has_value(); }
   const std::vector<ReplicaId>& stored() const { return stored_; }
   const std::vector<ReplicaId>& wanted() const { return wanted_; }

@@ -230,12 +230,16 @@ TEST(InSyncSetTest, BothSetsAreRequiredWhileAChangeIsUnderWay) {
   EXPECT_EQ(*set.next_change(), (std::vector<ReplicaId>{a, b, c}));
   EXPECT_TRUE(set.required(c));
   EXPECT_FALSE(set.stored(c));
+  EXPECT_FALSE(set.certain(c));
+  EXPECT_TRUE(set.certain(a));
   EXPECT_TRUE(set.remove(a));
   EXPECT_FALSE(set.next_change().has_value()) << "one change at a time";
   set.change_stored();
   EXPECT_TRUE(set.required(a));
   EXPECT_EQ(*set.next_change(), (std::vector<ReplicaId>{b, c}));
   EXPECT_TRUE(set.required(a)) << "until the removal is stored";
+  EXPECT_FALSE(set.certain(a)) << "it may be";
+  EXPECT_TRUE(set.certain(b));
   set.change_stored();
   EXPECT_FALSE(set.required(a));
   EXPECT_TRUE(set.remove(b));

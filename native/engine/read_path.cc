@@ -1,7 +1,9 @@
 // Reads: choice of the copy, CRC check of every block, other copies when one is bad, repair, the lease.
 //
-// I5: a read is answered only from a replica that is stored as in-sync, while the lease holds at the time of the
-// answer. The range lock of the operation has kept overlapping writes out since before the replica was asked.
+// I5: a read is answered only from a replica that is certainly in the stored in-sync set, while the lease holds, both
+// at the time of the answer. One that is just leaving may have left: the engine that takes over then serves without
+// asking it, and without waiting for the lease when all others have promised. The range lock of the operation has kept
+// overlapping writes out since before the replica was asked.
 #include <algorithm>
 #include <bit>
 #include <cstring>
@@ -70,7 +72,7 @@ void VolumeEngine::map_blocks(BlockRange blocks, BlockRead::MapDone done) {
 Member* VolumeEngine::choose_for_read(const BlockRead& read) {
   Member* best = nullptr;
   for (const std::unique_ptr<Member>& member : members_) {
-    if (member->phase != MemberPhase::kStreaming || !in_sync_.stored(member->config.id)) continue;
+    if (member->phase != MemberPhase::kStreaming || !in_sync_.certain(member->config.id)) continue;
     if (std::find(read.tried.begin(), read.tried.end(), member->config.id) != read.tried.end()) continue;
     if (read.avoid == member->config.id) continue;
     if (read.first_choice == member->config.id) return member.get();
@@ -84,7 +86,7 @@ void VolumeEngine::route(BlockRead* read) {
   if (!lease_valid()) return stall(read);
   Member* member = choose_for_read(*read);
   if (!member) {
-    if (read->tried.empty() && !read->avoid) return stall(read);
+    if ((read->tried.empty() && !read->avoid) || may_be_left(*read)) return stall(read);
     return fail_read(read, read->last_error ? *read->last_error : Error(ErrorCode::kCorrupt, "no good copy is left"));
   }
   // A new id for every attempt: the answer to an older one finds nothing.
@@ -98,6 +100,16 @@ void VolumeEngine::route(BlockRead* read) {
   request.snapshot = read->snapshot;
   member->link->read(request);
   watch_silence();
+}
+
+// Whether a copy that was not tried is just leaving: it may be the only good one, and whether it has left is known
+// soon.
+bool VolumeEngine::may_be_left(const BlockRead& read) const {
+  return std::any_of(members_.begin(), members_.end(), [&](const std::unique_ptr<Member>& member) {
+    ReplicaId id = member->config.id;
+    return member->phase == MemberPhase::kStreaming && in_sync_.stored(id) && !in_sync_.certain(id) &&
+           read.avoid != id && std::find(read.tried.begin(), read.tried.end(), id) == read.tried.end();
+  });
 }
 
 BlockRead* VolumeEngine::take_read(std::uint64_t id) {
@@ -122,7 +134,7 @@ void VolumeEngine::take_answer(BlockRead* read, Member& member, replica::ReadRes
     return try_other_copy(read, member, Error(ErrorCode::kProtocol, "the replica's answer does not fit the read"));
   }
   if (read->map_only) {
-    if (!lease_valid()) return stall(read);
+    if (!may_answer_from(member)) return stall(read);
     std::vector<std::uint8_t> present(response.present.size());
     std::memcpy(present.data(), response.present.data(), present.size());
     return finish_map(read, std::move(present));
@@ -134,9 +146,11 @@ void VolumeEngine::take_answer(BlockRead* read, Member& member, replica::ReadRes
         Error(ErrorCode::kCorrupt, "blocks of volume " + config_.name + " have wrong checksums on replica " +
                                        to_hex(member.config.id.value())));
   }
-  if (!lease_valid()) return stall(read);
+  if (!may_answer_from(member)) return stall(read);
   finish_read(read, std::move(whole));
 }
+
+bool VolumeEngine::may_answer_from(const Member& member) { return lease_valid() && in_sync_.certain(member.config.id); }
 
 // True when every block was read with the right CRC; `whole` then holds them. Good blocks of a partly bad copy are
 // kept.

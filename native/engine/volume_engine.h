@@ -227,6 +227,8 @@ class VolumeEngine final : public Engine, private LinkEvents {
   BlockRead* new_read(BlockRange blocks);
   void route(BlockRead* read);
   Member* choose_for_read(const BlockRead& read);
+  bool may_be_left(const BlockRead& read) const;
+  bool may_answer_from(const Member& member);
   void on_read_response(Member& member, replica::ReadResponse response) override;
   void take_answer(BlockRead* read, Member& member, replica::ReadResponse& response);
   bool take_blocks(BlockRead* read, const replica::ReadResponse& response, SliceList* whole);
