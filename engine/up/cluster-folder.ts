@@ -5,7 +5,7 @@
 //   DIR/etcd/                  run directory of a private etcd; data/ inside
 //   DIR/nodeN/agent/, target/  run directories
 //   DIR/nodeN/diskM/           run directory of a replica process; data/ inside is the disk
-// Looking at it changes nothing.
+// Looking at it changes nothing; makeDataFolder() makes it.
 import { readdirSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
@@ -13,6 +13,7 @@ import { z } from 'zod';
 import { HoldfastError, systemErrorCode, toHoldfastError } from '../errors/holdfast-error.js';
 import { etcdSettingsSchema } from '../metastore/store-options.js';
 import { readJson } from '../os/atomic-file.js';
+import { makeFolders } from '../os/folders.js';
 
 export const clusterFileVersion = 1;
 
@@ -111,4 +112,16 @@ function readClusterFile(path: string): ClusterFile {
   const parsed = clusterFileSchema.safeParse(value);
   if (parsed.success) return parsed.data;
   throw new HoldfastError('CORRUPT', `${path} is damaged: ${z.prettifyError(parsed.error)}`);
+}
+
+/** The folder of --data, for its owner alone. INVALID_ARGUMENT where there cannot be one. */
+export function makeDataFolder(folder: string): void {
+  try {
+    makeFolders(folder, 0o700);
+  } catch (error) {
+    throw new HoldfastError(
+      'INVALID_ARGUMENT',
+      `${folder} cannot be made (${toHoldfastError(error).message}): choose another folder with --data`,
+    );
+  }
 }

@@ -2,16 +2,15 @@
 // next start, so that upgrades and restarts interrupt no I/O. `stopDataPlane` ends that, too.
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { makeFolders } from '../os/folders.js';
 import { createProcessHost } from '../agent/process-host.js';
 import type { AgentConfig } from '../agent/config.js';
 import { request } from '../api/rest-client.js';
 import { sleep } from '../async/wait.js';
-import { HoldfastError, toHoldfastError } from '../errors/holdfast-error.js';
+import { toHoldfastError } from '../errors/holdfast-error.js';
 import type { Logger } from '../log/logger.js';
 import type { ManagerConfig } from '../manager/config.js';
 import type { NodeView } from '../manager/views.js';
-import { lockPath } from './cluster-folder.js';
+import { lockPath, makeDataFolder } from './cluster-folder.js';
 import { lockHolder, takeLock } from './folder-lock.js';
 import { authorityFilePath, hostInUse, keepHost, readHostFile } from './host-folder.js';
 import type { HostFile, HostPlan } from './host-folder.js';
@@ -29,7 +28,7 @@ const progressEveryMs = 5_000;
 /** Runs until the signal aborts. */
 export async function runHost(plan: HostPlan, events: HostEvents, logger: Logger, signal: AbortSignal): Promise<void> {
   const { folder, file } = plan;
-  makeHostFolder(folder);
+  makeDataFolder(folder);
   const release = takeLock(lockPath(folder), folder);
   const host = createProcessHost({ tied: true });
   const stop = new AbortController();
@@ -72,17 +71,6 @@ export async function stopDataPlane(folder: string): Promise<void> {
   const holder = lockHolder(lockPath(folder));
   if (holder !== null) throw hostInUse(folder, holder.pid);
   await stopDataPlaneOf([folder]);
-}
-
-function makeHostFolder(folder: string): void {
-  try {
-    makeFolders(folder, 0o700);
-  } catch (error) {
-    throw new HoldfastError(
-      'INVALID_ARGUMENT',
-      `${folder} cannot be made (${toHoldfastError(error).message}): choose another folder with --data`,
-    );
-  }
 }
 
 function managerConfig(file: HostFile, folder: string, runDir: string): ManagerConfig {

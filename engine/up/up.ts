@@ -7,16 +7,14 @@ import { createProcessHost } from '../agent/process-host.js';
 import type { ProcessHost, StartFailure } from '../agent/process-host.js';
 import type { AgentConfig } from '../agent/config.js';
 import { supervise } from '../agent/supervisor.js';
-import { HoldfastError, toHoldfastError } from '../errors/holdfast-error.js';
 import type { Logger } from '../log/logger.js';
 import type { ManagerConfig } from '../manager/config.js';
 import { writeJsonAtomic } from '../os/atomic-file.js';
 import { formatHostPort, parseHostPort } from '../os/addresses.js';
-import { makeFolders } from '../os/folders.js';
 import { defaultPrefix } from '../metastore/store-options.js';
 import { superviseEtcd } from './private-etcd.js';
 import { stopDataPlaneOf, stopIn } from './data-plane-end.js';
-import { clusterFilePath, etcdRunDir, lockPath, managerRunDir } from './cluster-folder.js';
+import { clusterFilePath, etcdRunDir, lockPath, makeDataFolder, managerRunDir } from './cluster-folder.js';
 import { takeLock } from './folder-lock.js';
 import type { UpNode, UpPlan } from './plan.js';
 import { waitUntilReady } from './readiness.js';
@@ -29,7 +27,7 @@ export type UpEvents = {
 
 /** Runs the cluster until the signal aborts, then stops all of it. Throws when it could not be started. */
 export async function runUp(plan: UpPlan, events: UpEvents, logger: Logger, signal: AbortSignal): Promise<void> {
-  makeFolder(plan.folder);
+  makeDataFolder(plan.folder);
   const release = takeLock(lockPath(plan.folder), plan.folder);
   try {
     writeJsonAtomic(clusterFilePath(plan.folder), plan.file);
@@ -168,17 +166,6 @@ async function stopEverything(plan: UpPlan): Promise<void> {
   await stopDataPlaneOf(plan.nodes.map(({ agent }) => dirname(agent)));
   await stopIn([managerRunDir(plan.folder)]);
   await stopIn([etcdRunDir(plan.folder)]);
-}
-
-function makeFolder(folder: string): void {
-  try {
-    makeFolders(folder, 0o700);
-  } catch (error) {
-    throw new HoldfastError(
-      'INVALID_ARGUMENT',
-      `${folder} cannot be made (${toHoldfastError(error).message}): choose another folder with --data`,
-    );
-  }
 }
 
 async function aborted(signal: AbortSignal): Promise<void> {
