@@ -31,6 +31,7 @@ bool InSyncSet::wanted(ReplicaId id) const { return contains(wanted_, id); }
 bool InSyncSet::stored(ReplicaId id) const { return contains(stored_, id); }
 
 bool InSyncSet::certain(ReplicaId id) const {
+  if (HOLDFAST_PLANT(kReadFromLeaving)) return contains(stored_, id);
   return contains(stored_, id) && (!under_way_ || contains(*under_way_, id));
 }
 

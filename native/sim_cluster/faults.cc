@@ -197,9 +197,11 @@ void FaultInjector::take_over() {
   if (target.node() == old || world_.now() < target.available_at) return;
   if (target.process() && target.process()->frozen) return;
   Random& random = world_.random();
-  std::uint64_t how =
-      random.below(3);  // the network is whole, the engine is alone, everybody is on one side or the other
-  if (how > 0) {
+  // The network is whole, the engine is alone, everybody is on one side or the other, the engine stands still.
+  std::uint64_t how = random.below(4);
+  if (how == 3) {
+    outlast_promises(target.node());
+  } else if (how > 0) {
     std::set<std::string> side{old};
     for (const std::string& node : cluster_.node_names()) {
       if (how == 2 && node != target.node() && random.chance(1, 2)) side.insert(node);
@@ -207,6 +209,40 @@ void FaultInjector::take_over() {
     split(side);
   }
   cluster_.attach(target);
+}
+
+// An engine that stands still while the replicas promise the epoch of the next, and goes on when they have started again
+// and the next cannot reach them: what keeps it out is only what they wrote down.
+void FaultInjector::outlast_promises(const std::string& next) {
+  EngineHost& host = cluster_.current()->host();
+  Process* engine = host.process();
+  if (!engine || !engine->alive || engine->frozen) return;
+  world_.freeze(engine);
+  cluster_.store.set_reachable(host.node(), false);
+  restart_after_promises(engine, next, cluster_.store.record().epoch, world_.now() + 8s);
+}
+
+// As soon as all have promised an epoch above `old`, before the next engine has written much: an entry of its epoch
+// tells as much as the promise.
+void FaultInjector::restart_after_promises(Process* engine, const std::string& next, Epoch old, Nanos give_up) {
+  bool promised = std::all_of(cluster_.members.begin(), cluster_.members.end(), [old](const Cluster::Member& member) {
+    return member.node->store() && member.node->store()->info().promised > old;
+  });
+  if (!promised && world_.now() < give_up) {
+    return later(1ms, [this, engine, &next, old, give_up] { restart_after_promises(engine, next, old, give_up); });
+  }
+  for (Cluster::Member& member : cluster_.members) {
+    const std::string& node = member.node->node();
+    cluster_.kill(member, moment(100ms));
+    if (node == next) continue;
+    world_.set_link(next, node, false);
+    world_.set_link(node, next, false);
+  }
+  later(200ms, [this, engine] { world_.thaw(engine); });
+  later(4s, [this] {
+    world_.heal_network();
+    cluster_.store.all_reachable();
+  });
 }
 
 // Those on this side reach neither the others nor the metadata store. When the two meet again, the replicas may be just

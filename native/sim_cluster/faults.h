@@ -31,6 +31,8 @@ class FaultInjector {
   void freeze();
   void store_unavailable();
   void take_over();
+  void outlast_promises(const std::string& next);
+  void restart_after_promises(Process* engine, const std::string& next, Epoch old, Nanos give_up);
   void split(const std::set<std::string>& side);
   void disk_full();
   void flip_bit();

@@ -61,13 +61,15 @@ Scenario Scenario::from(std::uint64_t seed) {
   return scenario;
 }
 
-// Two engines at once, again and again.
+// Two engines at once, again and again, while replicas come and go.
 void Scenario::split_often() {
   weights = {};
   weigh(Fault::kTakeOver, 6);
   weigh(Fault::kKillReplica, 1);
   weigh(Fault::kPartition, 1);
   weigh(Fault::kStoreUnavailable, 1);
+  weigh(Fault::kSlowStore, 1);
+  weigh(Fault::kReplaceReplica, 2);
   last_long();
 }
 
