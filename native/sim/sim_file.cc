@@ -11,6 +11,12 @@ namespace holdfast::sim {
 namespace {
 
 constexpr std::uint64_t kPage = 4096;
+constexpr SimPage::Bytes kZeros{};
+
+std::vector<SimPage::Bytes*>& free_pages() {
+  static thread_local std::vector<SimPage::Bytes*> pages;
+  return pages;
+}
 
 class SimFile : public File {
  public:
@@ -45,11 +51,16 @@ class SimFile : public File {
   }
 
   void write(std::uint64_t offset, std::span<const std::span<const std::byte>> parts, StatusCallback done) override {
-    auto* write = new SimWrite{data_, env_.process()->id, offset, {}};
+    auto* write = new SimWrite{data_, env_.process()->id, offset, 0, {}};
     CHECK(parts.size() <= 1024, "too many parts in one write");
     for (auto part : parts) {
       check_aligned(offset, part.size(), part.data());
-      write->bytes.insert(write->bytes.end(), part.begin(), part.end());
+      write->length += part.size();
+      for (; !part.empty(); part = part.subspan(kPage)) {
+        SimPage page = SimPage::make();
+        std::memcpy(page->data(), part.data(), kPage);
+        write->pages.push_back(std::move(page));
+      }
     }
     disk_.begin_write(write);
     finish_later(operation_delay(), std::move(done), [this, write]() -> Status {
@@ -57,14 +68,14 @@ class SimFile : public File {
       Status status;
       if (chance(faults.write_error_ppm)) {
         status = Error(ErrorCode::kDiskIo, data_->path + ": simulated write error");
-        write->bytes.resize(env_.world().random().below(write->bytes.size() / kSectorSize + 1) * kSectorSize);
-      } else if (write->offset + write->bytes.size() > data_->size && !room_for(write->bytes.size())) {
+        write->length = env_.world().random().below(write->length / kSectorSize + 1) * kSectorSize;
+      } else if (write->offset + write->length > data_->size && !room_for(write->length)) {
         status = Error(ErrorCode::kNoSpace, data_->path + ": simulated disk is full");
-        write->bytes.clear();
+        write->length = 0;
       } else if (!is_label() && chance(faults.lost_write_ppm)) {
-        write->bytes.clear();
-      } else if (!is_label() && chance(faults.misdirected_write_ppm) && write->bytes.size() <= data_->size) {
-        write->offset = env_.world().random().below((data_->size - write->bytes.size()) / kPage + 1) * kPage;
+        write->length = 0;
+      } else if (!is_label() && chance(faults.misdirected_write_ppm) && write->length <= data_->size) {
+        write->offset = env_.world().random().below((data_->size - write->length) / kPage + 1) * kPage;
       }
       disk_.finish_write(write);
       return status;
@@ -97,8 +108,7 @@ class SimFile : public File {
 
   void punch_hole(std::uint64_t offset, std::uint64_t length, StatusCallback done) override {
     finish_later(operation_delay(), std::move(done), [this, offset, length]() -> Status {
-      std::vector<std::byte> zeros(length);
-      disk_.apply(*data_, offset, zeros);
+      disk_.fill_with_zeros(*data_, offset, length);
       return {};
     });
   }
@@ -154,6 +164,22 @@ class SimFile : public File {
 
 }  // namespace
 
+// What is on them is whatever was.
+SimPage SimPage::make() {
+  SimPage page;
+  if (free_pages().empty()) {
+    page.bytes_ = new Bytes;
+  } else {
+    page.bytes_ = free_pages().back();
+    free_pages().pop_back();
+  }
+  return page;
+}
+
+SimPage::~SimPage() {
+  if (bytes_ != nullptr) free_pages().push_back(bytes_);
+}
+
 SimFileData* SimDisk::find(const std::string& path) {
   auto found = files_.find(path);
   return found == files_.end() ? nullptr : &found->second;
@@ -175,15 +201,6 @@ std::vector<std::string> SimDisk::paths() const {
   return paths;
 }
 
-// Keeps what the page holds, for a power loss before the next sync.
-void SimDisk::remember(SimFileData& file, std::uint64_t page) {
-  if (file.unsynced.empty()) file.unsynced.push_back({file.next_generation++, {}});
-  auto [entry, created] = file.unsynced.back().before.try_emplace(page);
-  if (!created) return;
-  auto found = file.current.find(page);
-  if (found != file.current.end()) entry->second = std::make_unique<SimFileData::Page>(found->second);
-}
-
 std::uint64_t SimDisk::begin_sync(SimFileData& file) {
   if (!file.unsynced.empty() && !file.unsynced.back().before.empty()) {
     file.unsynced.push_back({file.next_generation++, {}});
@@ -195,28 +212,44 @@ void SimDisk::end_sync(SimFileData& file, std::uint64_t generation) {
   while (!file.unsynced.empty() && file.unsynced.front().id <= generation) file.unsynced.pop_front();
 }
 
-// Whole sectors. Zeros over what never was anything are not stored.
-void SimDisk::apply(SimFileData& file, std::uint64_t offset, std::span<const std::byte> bytes) {
-  while (!bytes.empty()) {
-    std::uint64_t page = offset / kPage;
+// The content so far is kept for a power loss before the next sync. Zeros over what never was anything are not stored.
+void SimDisk::apply(SimFileData& file, std::uint64_t index, SimPage page) {
+  file.size = std::max(file.size, (index + 1) * kPage);
+  file.unreadable.erase(index);
+  auto now = file.current.lower_bound(index);
+  bool fresh = now == file.current.end() || now->first != index;
+  if (fresh && *page == kZeros) return;
+  if (file.unsynced.empty()) file.unsynced.push_back({file.next_generation++, {}});
+  auto [before, first] = file.unsynced.back().before.try_emplace(index);
+  if (fresh) {
+    file.current.emplace_hint(now, index, std::move(page));
+    return;
+  }
+  std::swap(now->second, page);
+  if (first) before->second = std::move(page);
+}
+
+void SimDisk::apply(SimFileData& file, std::uint64_t offset, std::span<const std::byte> sectors) {
+  while (!sectors.empty()) {
     std::uint64_t within = offset % kPage;
-    std::size_t length = std::min<std::size_t>(bytes.size(), kPage - within);
-    std::span<const std::byte> part = bytes.first(length);
-    auto found = file.current.find(page);
-    bool nothing = found == file.current.end() &&
-                   std::all_of(part.begin(), part.end(), [](std::byte byte) { return byte == std::byte{0}; });
-    if (!nothing) {
-      remember(file, page);
-      if (found == file.current.end()) {
-        found = file.current.try_emplace(page).first;
-        found->second.fill(std::byte{0});
-      }
-      std::memcpy(found->second.data() + within, part.data(), length);
-    }
-    file.unreadable.erase(page);
+    std::size_t length = std::min<std::size_t>(sectors.size(), kPage - within);
+    auto now = file.current.find(offset / kPage);
+    SimPage page = SimPage::make();
+    *page = now == file.current.end() ? kZeros : *now->second;
+    std::memcpy(page->data() + within, sectors.data(), length);
+    std::uint64_t size = file.size;
+    apply(file, offset / kPage, std::move(page));
     offset += length;
-    bytes = bytes.subspan(length);
-    file.size = std::max(file.size, offset);
+    sectors = sectors.subspan(length);
+    file.size = std::max(size, offset);
+  }
+}
+
+void SimDisk::fill_with_zeros(SimFileData& file, std::uint64_t offset, std::uint64_t length) {
+  for (std::uint64_t done = 0; done < length; done += kPage) {
+    SimPage page = SimPage::make();
+    *page = kZeros;
+    apply(file, (offset + done) / kPage, std::move(page));
   }
 }
 
@@ -226,7 +259,7 @@ void SimDisk::read(SimFileData& file, std::uint64_t offset, std::span<std::byte>
     if (page == file.current.end()) {
       std::memset(into.data() + done, 0, kPage);
     } else {
-      std::memcpy(into.data() + done, page->second.data(), kPage);
+      std::memcpy(into.data() + done, page->second->data(), kPage);
     }
   }
 }
@@ -238,7 +271,13 @@ std::uint64_t SimDisk::used_bytes() const {
 }
 
 void SimDisk::finish_write(SimWrite* write) {
-  apply(*write->file, write->offset, write->bytes);
+  std::uint64_t whole = write->length / kPage;
+  for (std::uint64_t i = 0; i < whole; ++i) {
+    apply(*write->file, write->offset / kPage + i, std::move(write->pages[i]));
+  }
+  if (std::uint64_t rest = write->length % kPage; rest > 0) {
+    apply(*write->file, write->offset + whole * kPage, std::span(*write->pages[whole]).first(rest));
+  }
   std::erase(in_flight_, write);
   delete write;
 }
@@ -252,9 +291,10 @@ void SimDisk::process_died(std::uint64_t process_id) {
       continue;
     }
     std::uint64_t fate = random.below(3);  // not at all, whole, some sectors
-    for (std::size_t at = 0; fate != 0 && at < write->bytes.size(); at += kSectorSize) {
+    for (std::size_t at = 0; fate != 0 && at < write->length; at += kSectorSize) {
       if (fate == 1 || random.chance(1, 2)) {
-        apply(*write->file, write->offset + at, std::span(write->bytes).subspan(at, kSectorSize));
+        std::span<const std::byte> page = *write->pages[at / kPage];
+        apply(*write->file, write->offset + at, page.subspan(at % kPage, kSectorSize));
       }
     }
     delete write;
@@ -269,14 +309,18 @@ void SimDisk::power_lost() {
   Random& random = world_.random();
   std::uint64_t mood = random.below(4);  // nothing unsynced survives, all of it, by page, by sector
   for (auto& [path, file] : files_) {
-    std::map<std::uint64_t, const SimFileData::Page*> durable;
+    std::map<std::uint64_t, const SimPage*> durable;
     for (const SimFileData::Generation& generation : file.unsynced) {
-      for (const auto& [index, page] : generation.before) durable.try_emplace(index, page.get());
+      for (const auto& [index, page] : generation.before) durable.try_emplace(index, &page);
     }
     for (const auto& [index, page] : durable) {
-      static const SimFileData::Page kZeros{};
-      const SimFileData::Page& old = page ? *page : kZeros;
-      SimFileData::Page& now = file.current.try_emplace(index, kZeros).first->second;
+      const SimPage::Bytes& old = *page ? **page : kZeros;
+      SimPage& held = file.current[index];
+      if (!held) {
+        held = SimPage::make();
+        *held = kZeros;
+      }
+      SimPage::Bytes& now = *held;
       bool page_survives = mood == 1 || (mood == 2 && random.chance(1, 2));
       for (std::size_t at = 0; at < kPage; at += kSectorSize) {
         bool survives = mood == 3 ? random.chance(1, 2) : page_survives;
@@ -308,7 +352,7 @@ bool SimDisk::flip_stored_bit(const std::string& path) {
   std::advance(page, static_cast<std::ptrdiff_t>(world_.random().below(file->current.size())));
   std::uint64_t bit = world_.random().below(kPage * 8);
   auto flipped = static_cast<std::byte>(1u << (bit % 8));
-  page->second[bit / 8] ^= flipped;
+  (*page->second)[bit / 8] ^= flipped;
   for (SimFileData::Generation& generation : file->unsynced) {
     auto before = generation.before.find(page->first);
     if (before != generation.before.end() && before->second) (*before->second)[bit / 8] ^= flipped;

@@ -7,9 +7,9 @@
 #include <array>
 #include <deque>
 #include <map>
-#include <memory>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "io/env.h"
@@ -19,16 +19,38 @@ namespace holdfast::sim {
 
 inline constexpr std::size_t kSectorSize = 512;
 
+// One page of content: moved from the write to the file, and from there to what a power loss may bring back, without
+// being copied. Freed ones are kept for the next.
+class SimPage {
+ public:
+  using Bytes = std::array<std::byte, 4096>;
+
+  SimPage() = default;  // none
+  static SimPage make();
+  SimPage(SimPage&& other) noexcept : bytes_(std::exchange(other.bytes_, nullptr)) {}
+  SimPage& operator=(SimPage&& other) noexcept {
+    std::swap(bytes_, other.bytes_);
+    return *this;
+  }
+  ~SimPage();
+
+  explicit operator bool() const { return bytes_ != nullptr; }
+  Bytes& operator*() const { return *bytes_; }
+  Bytes* operator->() const { return bytes_; }
+
+ private:
+  Bytes* bytes_ = nullptr;
+};
+
 struct SimFileData {
-  using Page = std::array<std::byte, 4096>;
   std::string path;
   std::uint64_t size = 0;
-  std::map<std::uint64_t, Page> current;  // by page index; a missing page is zeros
-  std::set<std::uint64_t> unreadable;     // pages of bad sectors: reads fail until they are written
-  // What was written since one sync began and before the next one did: the pages' content before (nullptr: zeros).
+  std::map<std::uint64_t, SimPage> current;  // by page index; a missing page is zeros
+  std::set<std::uint64_t> unreadable;        // pages of bad sectors: reads fail until they are written
+  // What was written since one sync began and before the next one did: the pages' content before (none: zeros).
   struct Generation {
     std::uint64_t id;
-    std::map<std::uint64_t, std::unique_ptr<Page>> before;
+    std::map<std::uint64_t, SimPage> before;
   };
   std::deque<Generation> unsynced;  // oldest first
   std::uint64_t next_generation = 1;
@@ -39,7 +61,8 @@ struct SimWrite {
   SimFileData* file;
   std::uint64_t process_id;
   std::uint64_t offset;
-  std::vector<std::byte> bytes;
+  std::uint64_t length;  // of the pages' bytes; whole sectors
+  std::vector<SimPage> pages;
 };
 
 class SimDisk {
@@ -53,7 +76,7 @@ class SimDisk {
   // Used by SimFile.
   void begin_write(SimWrite* write) { in_flight_.push_back(write); }
   void finish_write(SimWrite* write);
-  void apply(SimFileData& file, std::uint64_t offset, std::span<const std::byte> bytes);
+  void fill_with_zeros(SimFileData& file, std::uint64_t offset, std::uint64_t length);
   void read(SimFileData& file, std::uint64_t offset, std::span<std::byte> into) const;
   bool unreadable(const SimFileData& file, std::uint64_t offset, std::uint64_t length) const;
   // What is visible now becomes durable when end_sync() is called with what this returned.
@@ -71,7 +94,8 @@ class SimDisk {
   std::vector<std::string> paths() const;
 
  private:
-  void remember(SimFileData& file, std::uint64_t page);
+  void apply(SimFileData& file, std::uint64_t index, SimPage page);
+  void apply(SimFileData& file, std::uint64_t offset, std::span<const std::byte> sectors);
 
   World& world_;
   std::string node_;

@@ -131,7 +131,7 @@ void SimStream::transfer() {
 
 void SimStream::arrive(std::vector<std::byte> bytes) {
   on_the_way_ -= bytes.size();
-  incoming_.append(bytes);
+  incoming_.append(std::move(bytes));
   plan_delivery();
 }
 

@@ -27,6 +27,11 @@ class ByteQueue {
   std::size_t size() const { return bytes_.size() - head_; }
   bool empty() const { return size() == 0; }
   void append(std::span<const std::byte> bytes) { bytes_.insert(bytes_.end(), bytes.begin(), bytes.end()); }
+  void append(std::vector<std::byte>&& bytes) {
+    if (!empty()) return append(std::span<const std::byte>(bytes));
+    bytes_ = std::move(bytes);
+    head_ = 0;
+  }
   std::vector<std::byte> take(std::size_t length);
   void clear() {
     bytes_.clear();

@@ -189,30 +189,63 @@ void FaultInjector::store_unavailable() {
   later(10s, [this] { cluster_.store.all_reachable(); });
 }
 
+// Whether this host can be given the volume while the engine so far is on another.
+bool FaultInjector::may_take_over(const EngineHost& target) const {
+  if (!cluster_.current() || target.node() == cluster_.current()->host().node()) return false;
+  return world_.now() >= target.available_at && !(target.process() && target.process()->frozen);
+}
+
 // Forced: the engine so far may be alive, frozen, or cut off, alone or together with some replicas.
 void FaultInjector::take_over() {
-  if (!cluster_.current()) return;
-  const std::string& old = cluster_.current()->host().node();
   EngineHost& target = any_host();
-  if (target.node() == old || world_.now() < target.available_at) return;
-  if (target.process() && target.process()->frozen) return;
+  if (!may_take_over(target)) return;
   Random& random = world_.random();
-  // The network is whole, the engine is alone, everybody is on one side or the other, the engine stands still.
-  std::uint64_t how = random.below(4);
-  if (how == 3) {
-    outlast_promises(target.node());
-  } else if (how > 0) {
-    std::set<std::string> side{old};
-    for (const std::string& node : cluster_.node_names()) {
-      if (how == 2 && node != target.node() && random.chance(1, 2)) side.insert(node);
+  const std::string& old = cluster_.current()->host().node();
+  switch (random.below(5)) {
+    case 0:  // the network is whole
+      break;
+    case 1:  // the engine is alone
+      split({old});
+      break;
+    case 2: {  // everybody is on one side or the other
+      std::set<std::string> side{old};
+      for (const std::string& node : cluster_.node_names()) {
+        if (node != target.node() && random.chance(1, 2)) side.insert(node);
+      }
+      split(side);
+      break;
     }
-    split(side);
+    case 3:
+      outlast_promises(target.node());
+      break;
+    default:
+      return take_out_and_over(target);
   }
   cluster_.attach(target);
 }
 
-// An engine that stands still while the replicas promise the epoch of the next, and goes on when they have started again
-// and the next cannot reach them: what keeps it out is only what they wrote down.
+// The control plane takes a replica out, and before the engine hears that it is, both are alone on one side: what the
+// replica holds is out of date as soon as the next engine serves.
+void FaultInjector::take_out_and_over(EngineHost& target) {
+  Cluster::Member& leaving = any_member();
+  if (leaving.node->node() == target.node() || !may_be_replaced()) return cluster_.attach(target);
+  leaving.retiring = true;
+  cluster_.store.set_delay(1s);
+  take_over_when_out(leaving, leaving.node->id(), target, world_.now() + 5s);
+}
+
+void FaultInjector::take_over_when_out(Cluster::Member& leaving, ReplicaId id, EngineHost& target, Nanos give_up) {
+  if (cluster_.store.in_sync(id) && world_.now() < give_up) {
+    return later(2ms, [this, &leaving, id, &target, give_up] { take_over_when_out(leaving, id, target, give_up); });
+  }
+  cluster_.store.set_delay(Nanos(0));
+  if (!may_take_over(target)) return;
+  split({cluster_.current()->host().node(), leaving.node->node()});
+  cluster_.attach(target);
+}
+
+// An engine that stands still while the replicas promise the epoch of the next, and goes on when they have started
+// again and the next cannot reach them: what keeps it out is only what they wrote down.
 void FaultInjector::outlast_promises(const std::string& next) {
   EngineHost& host = cluster_.current()->host();
   Process* engine = host.process();
@@ -328,10 +361,15 @@ void FaultInjector::lose_disk() {
 
 // The control plane takes a replica out of the volume; another one on an empty disk takes its place.
 void FaultInjector::replace_replica() {
+  if (may_be_replaced()) any_member().retiring = true;
+}
+
+bool FaultInjector::may_be_replaced() const {
   bool under_way = std::any_of(cluster_.members.begin(), cluster_.members.end(),
-                               [](const Cluster::Member& member) { return member.retiring; });
-  if (cluster_.members.size() == 1 || under_way || cluster_.store.record().in_sync.size() == 1) return;
-  any_member().retiring = true;
+                               [](const Cluster::Member& other) { return other.retiring; });
+  if (cluster_.members.size() == 1 || under_way) return false;
+  // Of the in-sync copies another one stays.
+  return cluster_.store.record().in_sync.size() > 1;
 }
 
 }  // namespace holdfast::sim

@@ -30,7 +30,10 @@ class FaultInjector {
   void slow_link();
   void freeze();
   void store_unavailable();
+  bool may_take_over(const EngineHost& target) const;
   void take_over();
+  void take_out_and_over(EngineHost& target);
+  void take_over_when_out(Cluster::Member& leaving, ReplicaId id, EngineHost& target, Nanos give_up);
   void outlast_promises(const std::string& next);
   void restart_after_promises(Process* engine, const std::string& next, Epoch old, Nanos give_up);
   void split(const std::set<std::string>& side);
@@ -40,6 +43,7 @@ class FaultInjector {
   void lose_sectors();
   void lie_about_writes();
   void replace_replica();
+  bool may_be_replaced() const;
   void lose_disk();
 
   Cluster& cluster_;
