@@ -9,10 +9,12 @@
 //   times
 //
 // --seed S alone runs that seed; with --seeds N it runs S, S+1, ... Each failing seed prints one line and how to
-// replay it. Exit code 1 when any failed. Seeds run in child processes: killed simulated processes leave their memory
-// behind, and a failed CHECK ends only its own seed.
+// replay it. Every ten seconds a line on standard error says how far it is; after SIGINT or SIGTERM the summary tells
+// of the seeds that were done (exit code 128 + signal). Exit code 1 when any failed. Seeds run in child processes:
+// killed simulated processes leave their memory behind, and a failed CHECK ends only its own seed.
 #include <malloc.h>
 #include <poll.h>
+#include <signal.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -37,6 +39,11 @@ using holdfast::sim::Outcome;
 constexpr std::uint64_t kBatch = 16;  // seeds a child runs before it gives its memory back
 constexpr std::uint64_t kPlantSeeds = 2'000;
 constexpr std::uint64_t kNearSeeds = 16;  // tried first, from the seed that found a planted bug before
+
+constexpr std::chrono::seconds kProgressInterval{10};
+
+volatile sig_atomic_t interrupted_by = 0;
+void note_interrupt(int signal) { interrupted_by = signal; }
 
 struct Options {
   std::uint64_t first = 1;
@@ -80,6 +87,9 @@ std::string encode(std::uint64_t seed, const Outcome& outcome) {
 [[noreturn]] void run_batch(int to_parent, int errors, std::uint64_t first, std::uint64_t end,
                             holdfast::sim::Variant variant) {
   dup2(errors, STDERR_FILENO);
+  // They may have gone to the whole group; the parent ends its children.
+  signal(SIGINT, SIG_IGN);
+  signal(SIGTERM, SIG_IGN);
   for (std::uint64_t seed = first; seed < end; ++seed) {
     write_all(to_parent, "begin " + std::to_string(seed) + "\n");
     write_all(to_parent, encode(seed, holdfast::sim::simulate(seed, false, variant)));
@@ -111,9 +121,13 @@ class Runner {
   };
 
   int run() {
-    auto began = std::chrono::steady_clock::now();
+    began_ = shown_ = std::chrono::steady_clock::now();
     run_seeds(kBatch, false);
-    double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+    double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - began_).count();
+    if (interrupted_by != 0) {
+      std::printf("interrupted by signal %d after %llu of %llu seeds\n", static_cast<int>(interrupted_by), ull(done()),
+                  ull(options_.count));
+    }
     std::printf(
         "%llu seeds passed, %llu failed in %.1f s; %llu events, %.0f simulated seconds, %llu operations (%llu failed), "
         "%llu losses of unflushed writes, %llu losses that somebody was asked about, %llu volumes lost to injected "
@@ -127,6 +141,7 @@ class Runner {
         "acknowledged "
         "data was lost, copies differed or another promise was broken\n",
         ull(totals_.kills), ull(totals_.power_losses), ull(totals_.power_cycles), ull(totals_.failed));
+    if (interrupted_by != 0) return 128 + static_cast<int>(interrupted_by);
     return totals_.failed == 0 ? 0 : 1;
   }
 
@@ -148,7 +163,34 @@ class Runner {
         next_ = batch_end;
       }
       if (!children_.empty()) take_reports();
+      if (interrupted_by != 0) return kill_children();
+      show_progress();
     }
+  }
+
+  // Seeds under way count for nothing.
+  void kill_children() {
+    for (auto& [pid, child] : children_) {
+      kill(pid, SIGKILL);
+      waitpid(pid, nullptr, 0);
+      std::fclose(child.errors);
+      close(child.from);
+    }
+    children_.clear();
+    next_ = end();
+  }
+
+  std::uint64_t done() const { return totals_.passed + totals_.failed; }
+
+  void show_progress() {
+    auto now = std::chrono::steady_clock::now();
+    if (quiet_ || now - shown_ < kProgressInterval) return;
+    shown_ = now;
+    double seconds = std::chrono::duration<double>(now - began_).count();
+    double rate = static_cast<double>(done()) / seconds;
+    double left = rate > 0 ? static_cast<double>(options_.count - done()) / rate : 0;
+    std::fprintf(stderr, "%llu of %llu seeds done, %llu failed, %.1f seeds/s, about %.0f s left\n", ull(done()),
+                 ull(options_.count), ull(totals_.failed), rate, left);
   }
 
   struct Child {
@@ -191,7 +233,8 @@ class Runner {
       waiting.push_back({child.from, POLLIN, 0});
       pids.push_back(pid);
     }
-    if (poll(waiting.data(), waiting.size(), -1) <= 0) return;
+    // Ends now and then for the progress, and when a signal comes.
+    if (poll(waiting.data(), waiting.size(), 1'000) <= 0) return;
     for (std::size_t i = 0; i < waiting.size(); ++i) {
       if (waiting[i].revents != 0) read_from(pids[i]);
     }
@@ -275,6 +318,7 @@ class Runner {
   Totals totals_;
   std::optional<Failure> first_failure_;
   bool quiet_ = false;
+  std::chrono::steady_clock::time_point began_, shown_;
 };
 
 // ---- planted bugs ----
@@ -309,6 +353,7 @@ int run_plants(const Options& options) {
       all.clones = near.clones;
       found = Runner(all).run_until_failure();
     }
+    if (interrupted_by != 0) return 128 + static_cast<int>(interrupted_by);
     if (found) {
       std::printf("%-30s found by seed %llu: %s\n", plant.name.data(), static_cast<unsigned long long>(found->seed),
                   found->why.c_str());
@@ -418,7 +463,11 @@ int main(int argc, char** argv) {
   }
   holdfast::set_log_level(options.trace ? holdfast::LogLevel::kInfo : holdfast::LogLevel::kError);
   if (!options.plant.empty() && !choose_plant(options.plant)) return 2;
-  if (options.all_plants) return run_plants(options);
-  if (options.count == 1) run_one(options.first, options.trace, {options.cycles > 0, options.clones});
-  return Runner(options).run();
+  if (options.count == 1 && !options.all_plants)
+    run_one(options.first, options.trace, {options.cycles > 0, options.clones});
+  struct sigaction note {};
+  note.sa_handler = note_interrupt;
+  sigaction(SIGINT, &note, nullptr);
+  sigaction(SIGTERM, &note, nullptr);
+  return options.all_plants ? run_plants(options) : Runner(options).run();
 }
