@@ -227,6 +227,12 @@ export type TargetEvent =
       readonly epoch: bigint;
       readonly reason: string;
     }
+  | {
+      readonly kind: 'damage-found';
+      readonly volumeId: bigint;
+      readonly epoch: bigint;
+      readonly reason: string;
+    }
   | { readonly kind: 'fenced'; readonly volumeId: bigint; readonly epoch: bigint };
 
 /** An extended attribute of a file. */

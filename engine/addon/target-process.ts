@@ -43,6 +43,7 @@ export type {
 export type InSyncChange = Omit<Extract<TargetEvent, { kind: 'change-in-sync-set' }>, 'kind' | 'id'>;
 export type ReservationsChange = Omit<Extract<TargetEvent, { kind: 'save-reservations' }>, 'kind' | 'id'>;
 export type LostData = Omit<Extract<TargetEvent, { kind: 'lost-data' }>, 'kind' | 'id'>;
+export type DamageFound = Omit<Extract<TargetEvent, { kind: 'damage-found' }>, 'kind'>;
 export type Fenced = Omit<Extract<TargetEvent, { kind: 'fenced' }>, 'kind'>;
 
 export type TargetQuestions = {
@@ -51,6 +52,8 @@ export type TargetQuestions = {
   readonly saveReservations: (change: ReservationsChange) => Promise<void>;
   /** Acknowledged writes are on no replica any more. Retries until that is recorded or refused; the engine stops then. */
   readonly lostData: (loss: LostData) => Promise<void>;
+  /** A replica was rebuilt with blocks that are damaged on every copy. Nothing waits for it. */
+  readonly damageFound: (damage: DamageFound) => void;
   /** Another engine owns the volume: this one has stopped for good. */
   readonly fenced: (volume: Fenced) => void;
 };
@@ -211,6 +214,10 @@ export class TargetProcess implements AsyncDisposable {
 async function answer(handle: TargetHandle, event: TargetEvent, questions: TargetQuestions): Promise<void> {
   if (event.kind === 'fenced') {
     questions.fenced({ volumeId: event.volumeId, epoch: event.epoch });
+    return;
+  }
+  if (event.kind === 'damage-found') {
+    questions.damageFound({ volumeId: event.volumeId, epoch: event.epoch, reason: event.reason });
     return;
   }
   let refusal: { readonly code: string; readonly message: string } | null = null;

@@ -41,6 +41,7 @@ import { noAudit } from './audit-log.js';
 import { idFromBigint, toNumber } from './ids.js';
 import { diskClassSchema } from './records.js';
 import { changeInSyncSet, recordLostData } from './membership.js';
+import { requireEpoch } from './repository.js';
 import type { SmartHealth } from '../os/smart.js';
 import type { AgentReport, ObservedProcess, OrderShares } from './observed.js';
 import type { ShareOrder, ShareStatus } from '../nfs/share-types.js';
@@ -213,6 +214,16 @@ function membershipService(
       events.emit({ severity: 'error', object: `volume ${name}`, message: reason });
       logger.error('acknowledged writes are lost', { volume: name, ...loss });
       kick();
+      return {};
+    }),
+    reportDamage: unary('agent', async ({ volumeId, epoch, reason }, from) => {
+      requireNode(from, null);
+      const id = idFromBigint(volumeId);
+      const { record } = (await repository.findVolumeById(id)) ?? { record: null };
+      requireEpoch(record, id, toNumber(epoch, 'epoch'));
+      const { name } = record;
+      events.emit({ severity: 'error', object: `volume ${name}`, message: reason });
+      logger.error('blocks are damaged on every copy', { volume: name, reason });
       return {};
     }),
     saveReservations: unary('agent', async ({ volumeId, epoch, reservations }, from) => {

@@ -35,6 +35,32 @@ async function reportLoss(volumeId: string, epoch: number): Promise<void> {
   }
 }
 
+async function reportDamage(volumeId: string, epoch: number): Promise<void> {
+  const client = new MembershipClient(cluster.manager.address, credentials.createInsecure());
+  const request = { volumeId: idToBigint(volumeId), epoch: BigInt(epoch), reason: '2 blocks are damaged: 5, 7' };
+  try {
+    await new Promise<void>((resolve, reject) => {
+      client.reportDamage(request, new Metadata(), (error) => {
+        if (error === null) resolve();
+        else reject(fromServiceError(error, 'manager'));
+      });
+    });
+  } finally {
+    client.close();
+  }
+}
+
+test('a replica that was rebuilt with damaged blocks is an event that names them, and nothing else', async () => {
+  const { id } = await cluster.create('db');
+  const { epoch } = await api().attachVolume('db', 'node1');
+  await reportDamage(id, epoch);
+  expect(cluster.manager.events.recent(1_000)).toContainEqual(
+    expect.objectContaining({ severity: 'error', object: 'volume db', message: '2 blocks are damaged: 5, 7' }),
+  );
+  expect(await api().getVolume('db')).toMatchObject({ state: 'attached', health: 'healthy' });
+  await expect(reportDamage(id, epoch - 1)).rejects.toThrow(rejection('EPOCH_SUPERSEDED'));
+});
+
 describe('an engine that found acknowledged writes lost', () => {
   test('is believed even when its process dies at once: nobody serves what is left unasked', async () => {
     const { id } = await cluster.create('db');

@@ -11,6 +11,7 @@ import { HoldfastError, toHoldfastError } from '../errors/holdfast-error.js';
 import { MembershipClient } from '../generated/holdfast/v1/target.js';
 import type {
   ChangeInSyncSetRequest,
+  ReportDamageRequest,
   ReportLostDataRequest,
   SaveReservationsRequest,
 } from '../generated/holdfast/v1/target.js';
@@ -21,6 +22,7 @@ export type Membership = {
   readonly changeInSyncSet: (request: ChangeInSyncSetRequest) => Promise<void>;
   readonly saveReservations: (request: SaveReservationsRequest) => Promise<void>;
   readonly reportLostData: (request: ReportLostDataRequest) => Promise<void>;
+  readonly reportDamage: (request: ReportDamageRequest) => Promise<void>;
   readonly close: () => void;
 };
 
@@ -31,6 +33,7 @@ const decisions: ReadonlySet<ErrorCode> = new Set([
   'NOT_FOUND',
   'CONFLICT',
   'FAILED_PRECONDITION',
+  'UNIMPLEMENTED', // an older manager
 ]);
 
 const attemptTimeoutMs = 2_000;
@@ -128,6 +131,13 @@ export function createMembershipClient(
         `loss of data of volume ${request.volumeId.toString(16).padStart(16, '0')}`,
         (client, options, done) => {
           client.reportLostData(request, metadata(), options, done);
+        },
+      ),
+    reportDamage: (request) =>
+      askUntilAnswered(
+        `damage of volume ${request.volumeId.toString(16).padStart(16, '0')}`,
+        (client, options, done) => {
+          client.reportDamage(request, metadata(), options, done);
         },
       ),
     close: () => {

@@ -3,7 +3,11 @@ import { join } from 'node:path';
 import { beforeEach, describe, expect, test } from 'vitest';
 import type { AttachRequest, VolumeStatus } from '../addon/target-process.js';
 import { HoldfastError } from '../errors/holdfast-error.js';
-import type { ChangeInSyncSetRequest, ReportLostDataRequest } from '../generated/holdfast/v1/target.js';
+import type {
+  ChangeInSyncSetRequest,
+  ReportDamageRequest,
+  ReportLostDataRequest,
+} from '../generated/holdfast/v1/target.js';
 import { silentLogger } from '../log/logger.js';
 import { TargetVolumes } from './volumes.js';
 import type { VolumeHost } from './volumes.js';
@@ -129,11 +133,13 @@ class FakeHost implements VolumeHost {
 let host: FakeHost;
 let changes: ChangeInSyncSetRequest[];
 let losses: ReportLostDataRequest[];
+let damages: ReportDamageRequest[];
 let volumes: TargetVolumes;
 beforeEach(() => {
   host = new FakeHost();
   changes = [];
   losses = [];
+  damages = [];
   const membership = {
     changeInSyncSet: async (change: ChangeInSyncSetRequest) => {
       await new Promise((resolve) => setImmediate(resolve));
@@ -144,6 +150,10 @@ beforeEach(() => {
       losses.push(loss);
       return Promise.resolve();
     },
+    reportDamage: (damage: ReportDamageRequest) => {
+      damages.push(damage);
+      return Promise.reject(new HoldfastError('UNIMPLEMENTED', 'an older manager'));
+    },
     close: () => undefined,
   };
   volumes = new TargetVolumes(membership, silentLogger, join(tmpdir(), 'holdfast-no-devices'));
@@ -153,6 +163,13 @@ beforeEach(() => {
 async function stateNow() {
   return (await volumes.report()).map(({ epoch, state }) => ({ epoch, state }));
 }
+
+test('damage that an engine found is passed on, and nothing depends on the answer', async () => {
+  const damage = { volumeId: 7n, epoch: 3n, reason: 'blocks 5, 7 are damaged on every copy' };
+  volumes.questions.damageFound(damage);
+  await new Promise((resolve) => setImmediate(resolve));
+  expect(damages).toEqual([damage]);
+});
 
 describe('attach', () => {
   test('again with the same epoch is the same answer and no second engine', async () => {

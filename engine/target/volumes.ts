@@ -92,6 +92,13 @@ export class TargetVolumes {
       this.#log.error('acknowledged writes are lost', { volumeId: key(loss.volumeId), reason: loss.reason });
       await this.#membership.reportLostData(loss);
     },
+    damageFound: (damage) => {
+      const { volumeId, reason } = damage;
+      this.#log.error('blocks are damaged on every copy', { volumeId: key(volumeId), reason });
+      this.#membership.reportDamage(damage).catch((error: unknown) => {
+        this.#log.warn('damage could not be reported', { volumeId: key(volumeId), ...errorFields(error) });
+      });
+    },
     fenced: ({ volumeId, epoch }) => {
       this.#fenced(volumeId, epoch);
     },

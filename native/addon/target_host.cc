@@ -297,6 +297,10 @@ void TargetHost::lost_data(VolumeId volume, Epoch epoch, std::string reason, Sta
   events_.lost_data(id, volume, epoch, std::move(reason));
 }
 
+void TargetHost::damage_found(VolumeId volume, Epoch epoch, std::string text) {
+  events_.damage_found(volume, epoch, std::move(text));
+}
+
 void TargetHost::fenced(VolumeId volume, Epoch epoch) {
   log_warn("target", "volume " + to_hex(volume.value()) + ", epoch " + std::to_string(epoch.value()) +
                          ": fenced, another engine owns the volume now");

@@ -55,6 +55,7 @@ class TargetEvents {
   virtual void save_reservations(std::uint64_t id, VolumeId volume, Epoch epoch, std::string reservations) = 0;
   // To be told, not to be answered.
   virtual void lost_data(std::uint64_t id, VolumeId volume, Epoch epoch, std::string reason) = 0;
+  virtual void damage_found(VolumeId volume, Epoch epoch, std::string text) = 0;
   virtual void fenced(VolumeId volume, Epoch epoch) = 0;
 };
 
@@ -125,6 +126,7 @@ class TargetHost final : private engine::Membership, private iscsi::ReservationS
   void change(VolumeId volume, Epoch epoch, std::vector<ReplicaId> in_sync, std::string reason,
               StatusCallback done) override;
   void lost_data(VolumeId volume, Epoch epoch, std::string reason, StatusCallback done) override;
+  void damage_found(VolumeId volume, Epoch epoch, std::string text) override;
   void fenced(VolumeId volume, Epoch epoch) override;
   void save(const std::string& iqn, std::string reservations, StatusCallback done) override;
 

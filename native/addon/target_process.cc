@@ -53,6 +53,14 @@ class JsTargetEvents final : public TargetEvents {
     });
   }
 
+  void damage_found(VolumeId volume, Epoch epoch, std::string text) override {
+    process_.to_javascript([listener = listener_, volume, epoch, text](Napi::Env env) {
+      Napi::Object event = make_event(env, "damage-found", volume, epoch);
+      event.Set("reason", text);
+      listener->Call({event});
+    });
+  }
+
   void fenced(VolumeId volume, Epoch epoch) override {
     process_.to_javascript([listener = listener_, volume, epoch](Napi::Env env) {
       listener->Call({make_event(env, "fenced", volume, epoch)});

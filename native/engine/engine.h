@@ -101,6 +101,9 @@ class Membership {
   // the engine stops then. EPOCH_SUPERSEDED: as above. Retries for ever, too. Without a record of its own there is
   // nothing to do.
   virtual void lost_data(VolumeId, Epoch, std::string, StatusCallback done) { done(Status()); }
+  // A rebuilt replica has become in-sync with blocks that are damaged on every copy; somebody should know. Nothing
+  // waits for it.
+  virtual void damage_found(VolumeId, Epoch, std::string) {}
   // The engine found that another one owns the volume and serves nothing any more.
   virtual void fenced(VolumeId volume, Epoch epoch) = 0;
 };

@@ -35,6 +35,7 @@ class FakeMembership final : public Membership {
     if (keeps_losses) return done(Status());
     unrecorded.push_back(std::move(done));
   }
+  void damage_found(VolumeId, Epoch, std::string text) override { damage.push_back(std::move(text)); }
   void fenced(VolumeId volume, Epoch of) override { fenced_epochs.push_back(of); }
   // Answers what waited.
   void set_reachable(bool now_reachable);
@@ -46,6 +47,7 @@ class FakeMembership final : public Membership {
   Epoch cut_off;  // requests of this epoch are never answered
   unsigned changes = 0;
   std::vector<Epoch> fenced_epochs;
+  std::vector<std::string> damage;  // as it was told
   bool keeps_losses = true;
   std::vector<Epoch> lost_epochs;
   std::vector<StatusCallback> unrecorded;

@@ -120,6 +120,7 @@ void VolumeEngine::on_append_response(Member& member, const replica::AppendRespo
   member.flushed = std::max(member.flushed, response.flushed_id);
   if (response.rebuild) member.progress = *response.rebuild;
   if (response.rebuilt) member.rebuilt = response.rebuilt;
+  if (!response.damaged.empty()) note_damage(member, response.damaged);
   if (response.no_space || member.no_space) note_space(member, response.no_space);
   if (state_ == State::kAttaching) {
     return wake_attach();

@@ -201,6 +201,7 @@ void VolumeEngine::on_change_outcome(Status status) {
       member->attempts = 0;
       member->poor_sources.clear();
       member->in_sync_since = env_.now();
+      take_damage_over(*member);
     }
     if (!stored && member->phase == MemberPhase::kStreaming) {
       end_link(*member);

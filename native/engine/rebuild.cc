@@ -46,10 +46,20 @@ void VolumeEngine::join(Member& member, const store::ReplicaInfo& info) {
   member.rebuilt.reset();
   member.lost_acknowledged = false;
   member.progress = {};
+  for (const std::unique_ptr<Member>& other : members_) {
+    if (other.get() == source || other.get() == &member || !may_copy_from(*other)) continue;
+    join.others.push_back({other->config.address.to_string(), other->config.id});
+  }
+  join.carry_damage = true;
   join.bytes_per_second = rebuild_share();
   start_link(member, std::move(join));
   share_rebuild_rate();
   if (!pace_timer_.armed()) pace_rebuilds();
+}
+
+bool VolumeEngine::may_copy_from(const Member& member) const {
+  return member.phase == MemberPhase::kStreaming && in_sync_.stored(member.config.id) &&
+         in_sync_.wanted(member.config.id);
 }
 
 // One that copying has not failed from yet (its copy may be damaged); then the one that serves the fewest rebuilds,
@@ -64,8 +74,7 @@ Member* VolumeEngine::choose_source(const Member& joiner) {
     return std::tuple(failures, serves, member.reads_outstanding, member.config.local);
   };
   for (const std::unique_ptr<Member>& member : members_) {
-    if (member.get() == &joiner || member->phase != MemberPhase::kStreaming) continue;
-    if (!in_sync_.stored(member->config.id) || !in_sync_.wanted(member->config.id)) continue;
+    if (member.get() == &joiner || !may_copy_from(*member)) continue;
     if (!best || rank(*member) < rank(*best)) best = member.get();
   }
   return best;
@@ -97,7 +106,8 @@ void VolumeEngine::promote_when_caught_up(Member& member) {
     if (member.flushed < member.promotion_flush) return;
   }
   in_sync_.add(member.config.id);
-  update_in_sync_set("replica " + to_hex(member.config.id.value()) + " was rebuilt");
+  std::string damage = member.damaged.empty() ? "" : ", with blocks that are damaged on every copy";
+  update_in_sync_set("replica " + to_hex(member.config.id.value()) + " was rebuilt" + damage);
 }
 
 void VolumeEngine::restart_rebuilds_from(ReplicaId source) {

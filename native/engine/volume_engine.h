@@ -23,6 +23,7 @@
 #pragma once
 
 #include <deque>
+#include <map>
 #include <memory>
 #include <unordered_set>
 #include <vector>
@@ -85,6 +86,8 @@ struct Member {
   std::vector<ReplicaId> poor_sources;  // copying from them ended in failure; others are tried first
   std::uint64_t promotion_flush = 0;
   replica::RebuildProgress progress;
+  // Blocks that no copy had as they should be: copied as damaged since it was last in-sync. A bit per block.
+  std::map<ChunkIndex, std::uint64_t> damaged;
 
   // Attach.
   std::optional<store::ReplicaInfo> opened;
@@ -244,6 +247,10 @@ class VolumeEngine final : public Engine, private LinkEvents {
   void retry_stalled();
 
   // ---- repair.cc ----
+  void note_damage(Member& member, const std::vector<replica::DamagedChunk>& chunks);
+  void take_damage_over(Member& member);
+  void tell_damage(Member& member);
+  void look_at_carried_damage();
   void repair_later(BlockRange blocks, ReplicaId bad);
   void run_repair(Op* op);
 
@@ -296,6 +303,7 @@ class VolumeEngine final : public Engine, private LinkEvents {
   void advance_rebuild(Member& member);
   void promote_when_caught_up(Member& member);
   void restart_rebuilds_from(ReplicaId source);
+  bool may_copy_from(const Member& member) const;
 
   // ---- pace.cc ----
   std::uint64_t allowed_rebuild_rate() const;
@@ -354,6 +362,12 @@ class VolumeEngine final : public Engine, private LinkEvents {
   std::vector<BlockRead*> stalled_reads_;
   Timer stalled_timer_;
   std::uint32_t repairs_under_way_ = 0;
+  struct CarriedDamage {
+    ReplicaId replica;
+    BlockIndex block;
+  };
+  std::deque<CarriedDamage> carried_damage_;  // to be looked at once more; the first one is
+  std::vector<CarriedDamage> unmended_;       // no copy had it then; another one may become in-sync
   int writes_under_way_ = 0;
   Nanos read_warning_next_{};
   bool read_found_bad_ = false;  // during a read's callback: some copy was bad

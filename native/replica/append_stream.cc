@@ -228,7 +228,7 @@ void AppendStream::respond() {
     response_blocked_ = true;
     return;
   }
-  AppendResponse response{journalled_, flushed_, rebuilt_, std::nullopt, no_space_};
+  AppendResponse response{journalled_, flushed_, rebuilt_, std::nullopt, no_space_, std::exchange(damaged_, {})};
   if (std::exchange(progress_due_, false)) response.rebuild = replica().progress;
   encode(pool(), response, parts_);
   send(parts_);
@@ -268,6 +268,11 @@ void AppendStream::on_end() {
 void AppendStream::on_rebuild_progress(const RebuildProgress& progress) {
   replica().progress = progress;
   progress_due_ = true;
+  schedule_response();
+}
+
+void AppendStream::on_damage_carried(DamagedChunk damaged) {
+  damaged_.push_back(std::move(damaged));
   schedule_response();
 }
 

@@ -45,6 +45,7 @@ class AppendStream final : public ReplicaStream, private RebuildEvents {
   // RebuildEvents
   void on_layers_adopted() override;
   void on_rebuild_progress(const RebuildProgress& progress) override;
+  void on_damage_carried(DamagedChunk damaged) override;
   void on_rebuilt(Seq seq) override;
   void on_rebuild_failed(Error error) override;
 
@@ -89,6 +90,7 @@ class AppendStream final : public ReplicaStream, private RebuildEvents {
   Ref<Rebuild> rebuild_;
   std::optional<Seq> rebuilt_;
   bool progress_due_ = false;
+  std::vector<DamagedChunk> damaged_;  // not told yet
 
   bool response_scheduled_ = false;
   bool response_blocked_ = false;  // due, but the peer does not read

@@ -41,4 +41,7 @@ Status each_field(pbf_reader reader, Field field) {
   return Status();
 }
 
+// messages_decode_chunks.cc
+DamagedChunk damaged_chunk(pbf_reader reader);
+
 }  // namespace holdfast::replica

@@ -90,11 +90,24 @@ struct ReplicaHello {
   Epoch epoch;
 };
 
+struct JoinSource {
+  std::string address;  // as Address::parse takes it
+  ReplicaId replica;
+};
+
 struct Join {
   store::JoinRequest request;
   std::string source_address;  // as Address::parse takes it
   ReplicaId source_replica;
   std::uint64_t bytes_per_second = 0;  // 0: unlimited
+  std::vector<JoinSource> others;      // asked for what is damaged at the source
+  bool carry_damage = false;           // what is damaged everywhere is copied as damaged; false: it ends the rebuild
+};
+
+struct DamagedChunk {
+  ChunkIndex chunk;
+  std::uint64_t blocks = 0;  // bit per block
+  std::string message;
 };
 
 struct AppendRequest {
@@ -111,7 +124,8 @@ struct AppendResponse {
   std::uint64_t flushed_id = 0;
   std::optional<Seq> rebuilt;  // the rebuild finished, complete as of here (0 for a volume without entries)
   std::optional<RebuildProgress> rebuild;
-  bool no_space = false;  // the next entry waits for room
+  bool no_space = false;              // the next entry waits for room
+  std::vector<DamagedChunk> damaged;  // that the rebuild has copied as damaged since the last response
 };
 
 struct ReadRequest {
@@ -154,6 +168,7 @@ struct ReadChunkRequest {
   Seq min_seq;
   store::LayerNumber layer = 0;  // 0: what the volume holds
   std::optional<Seq> layers;
+  bool damaged_too = false;  // of a layer: an answer although some blocks cannot be read
 };
 
 // The receiver's view. A sender encodes a store::ChunkContent or an Error instead.
@@ -186,12 +201,6 @@ struct ScrubRequest {
   ChunkIndex first;
   ChunkIndex end;  // exclusive; 0: to the end
   std::uint64_t bytes_per_second = 0;
-};
-
-struct DamagedChunk {
-  ChunkIndex chunk;
-  std::uint64_t blocks = 0;  // bit per block
-  std::string message;
 };
 
 struct ScrubProgress {

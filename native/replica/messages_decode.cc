@@ -59,6 +59,16 @@ store::EpochStart epoch_start(pbf_reader reader) {
   return start;
 }
 
+JoinSource join_source(pbf_reader reader) {
+  JoinSource source;
+  (void)each_field(reader, [&](pbf_reader& field) {
+    std::uint32_t tag = field.tag_and_type();
+    if (tag == bytes(kJoinSource_address)) return source.address = text_of(field.get_view()), true;
+    return tag == fixed(kJoinSource_replica_id) && (source.replica = ReplicaId(field.get_fixed64()), true);
+  });
+  return source;
+}
+
 void merge_join(pbf_reader reader, std::optional<Join>& into) {
   if (!into) into.emplace();
   while (reader.next()) {
@@ -83,6 +93,12 @@ void merge_join(pbf_reader reader, std::optional<Join>& into) {
         break;
       case varint(kJoin_bytes_per_second):
         into->bytes_per_second = reader.get_uint64();
+        break;
+      case bytes(kJoin_other_sources):
+        into->others.push_back(join_source(reader.get_message()));
+        break;
+      case varint(kJoin_carry_damage):
+        into->carry_damage = reader.get_bool();
         break;
       default:
         reader.skip();
@@ -286,6 +302,9 @@ Status decode(const Slice& message, AppendResponse& into) {
         case varint(kAppendResponse_no_space):
           into.no_space = reader.get_bool();
           break;
+        case bytes(kAppendResponse_damaged):
+          into.damaged.push_back(damaged_chunk(reader.get_message()));
+          break;
         default:
           reader.skip();
       }
@@ -384,6 +403,8 @@ Status decode(const Slice& message, ReadChunkRequest& into) {
           return into.layer = field.get_uint64(), true;
         case varint(kReadChunkRequest_layers_seq):
           return into.layers = Seq(field.get_uint64()), true;
+        case varint(kReadChunkRequest_damaged_too):
+          return into.damaged_too = field.get_bool(), true;
       }
       return false;
     });
@@ -423,6 +444,9 @@ Status decode(const Slice& message, BufferPool& pool, ReadChunkResponse& into) {
           break;
         case fixed(kReadChunkResponse_zero):
           into.content.zero = reader.get_fixed64();
+          break;
+        case fixed(kReadChunkResponse_damaged):
+          into.content.damaged = reader.get_fixed64();
           break;
         case bytes(kReadChunkResponse_data): {
           Slice data = aligned_part_of(message, reader.get_view(), pool);

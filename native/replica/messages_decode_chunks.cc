@@ -67,6 +67,17 @@ Snapshot snapshot_of(pbf_reader reader) {
 
 }  // namespace
 
+DamagedChunk damaged_chunk(pbf_reader reader) {
+  DamagedChunk chunk;
+  (void)each_field(reader, [&](pbf_reader& field) {
+    std::uint32_t tag = field.tag_and_type();
+    if (tag == varint(kDamagedChunk_chunk)) return chunk.chunk = ChunkIndex(field.get_uint64()), true;
+    if (tag == fixed(kDamagedChunk_blocks)) return chunk.blocks = field.get_fixed64(), true;
+    return tag == bytes(kDamagedChunk_message) && (chunk.message = field.get_string(), true);
+  });
+  return chunk;
+}
+
 Status decode(const Slice& message, ListChunksRequest& into) {
   return guarded(message, "ListChunksRequest", [&](pbf_reader reader) -> Status {
     into = ListChunksRequest();
@@ -159,17 +170,10 @@ Status decode(const Slice& message, ScrubRequest& into) {
 Status decode(const Slice& message, ScrubProgress& into) {
   return guarded(message, "ScrubProgress", [&](pbf_reader reader) -> Status {
     into = ScrubProgress();
-    auto damaged = [](pbf_reader& field, DamagedChunk& chunk) {
-      std::uint32_t tag = field.tag_and_type();
-      if (tag == varint(kDamagedChunk_chunk)) return chunk.chunk = ChunkIndex(field.get_uint64()), true;
-      if (tag == fixed(kDamagedChunk_blocks)) return chunk.blocks = field.get_fixed64(), true;
-      return tag == bytes(kDamagedChunk_message) && (chunk.message = field.get_string(), true);
-    };
     return each_field(reader, [&](pbf_reader& field) {
       std::uint32_t tag = field.tag_and_type();
       if (tag == bytes(kScrubProgress_damaged)) {
-        DamagedChunk& chunk = into.damaged.emplace_back();
-        (void)each_field(field.get_message(), [&](pbf_reader& part) { return damaged(part, chunk); });
+        into.damaged.push_back(damaged_chunk(field.get_message()));
         return true;
       }
       if (tag == varint(kScrubProgress_next_chunk)) return into.next = ChunkIndex(field.get_uint64()), true;

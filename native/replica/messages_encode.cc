@@ -105,6 +105,22 @@ std::string join_message(const Join& join) {
   put(writer, kJoin_size_blocks, join.request.size_blocks);
   add_history(writer, kJoin_history, join.request.history);
   put(writer, kJoin_bytes_per_second, join.bytes_per_second);
+  for (const JoinSource& other : join.others) {
+    put_message(writer, kJoin_other_sources, [&](protozero::pbf_writer& item) {
+      if (!other.address.empty()) item.add_string(kJoinSource_address, other.address);
+      put_fixed(item, kJoinSource_replica_id, other.replica.value());
+    });
+  }
+  put(writer, kJoin_carry_damage, join.carry_damage ? 1 : 0);
+  return bytes;
+}
+
+std::string damaged_message(const DamagedChunk& damaged) {
+  std::string bytes;
+  protozero::pbf_writer writer(bytes);
+  put(writer, kDamagedChunk_chunk, damaged.chunk.value());
+  put_fixed(writer, kDamagedChunk_blocks, damaged.blocks);
+  if (!damaged.message.empty()) writer.add_string(kDamagedChunk_message, damaged.message);
   return bytes;
 }
 
@@ -207,7 +223,12 @@ void encode(BufferPool& pool, const AppendRequest& request, std::span<const Slic
 }
 
 void encode(BufferPool& pool, const AppendResponse& response, SliceList& out) {
-  Header header(pool, 4 * kNumberMax + kLengthMax + 4 * kNumberMax);
+  std::string damaged;
+  protozero::pbf_writer damaged_writer(damaged);
+  for (const DamagedChunk& chunk : response.damaged) {
+    damaged_writer.add_message(kAppendResponse_damaged, damaged_message(chunk));
+  }
+  Header header(pool, 4 * kNumberMax + kLengthMax + 4 * kNumberMax + damaged.size());
   FixedWriter& writer = header.writer();
   put(writer, kAppendResponse_journalled_seq, response.journalled.value());
   put(writer, kAppendResponse_flushed_id, response.flushed_id);
@@ -219,6 +240,7 @@ void encode(BufferPool& pool, const AppendResponse& response, SliceList& out) {
     writer.add_message(kAppendResponse_rebuild, progress);
   }
   put(writer, kAppendResponse_no_space, response.no_space ? 1 : 0);
+  header.buffer().append(damaged.data(), damaged.size());
   out.push_back(header.take());
 }
 
@@ -269,6 +291,7 @@ void encode(BufferPool& pool, const ReadChunkRequest& request, SliceList& out) {
   put(writer, kReadChunkRequest_min_seq, request.min_seq.value());
   put(writer, kReadChunkRequest_layer, request.layer);
   if (request.layers) writer.add_uint64(kReadChunkRequest_layers_seq, request.layers->value());
+  put(writer, kReadChunkRequest_damaged_too, request.damaged_too ? 1 : 0);
   out.push_back(header.take());
 }
 
@@ -276,7 +299,7 @@ void encode_read_chunk_response(BufferPool& pool, std::uint64_t id, const store:
                                 SliceList& out) {
   std::size_t crc_bytes = content.crc.size() * sizeof(std::uint32_t);
   std::size_t data_bytes = total_size(content.data);
-  Header header(pool, 6 * kNumberMax + 2 * kLengthMax + crc_bytes);
+  Header header(pool, 7 * kNumberMax + 2 * kLengthMax + crc_bytes);
   FixedWriter& writer = header.writer();
   put(writer, kReadChunkResponse_id, id);
   put(writer, kReadChunkResponse_epoch, content.version.epoch.value());
@@ -285,6 +308,7 @@ void encode_read_chunk_response(BufferPool& pool, std::uint64_t id, const store:
   put_fixed(writer, kReadChunkResponse_present, content.present);
   put_bytes(writer, kReadChunkResponse_crc, content.crc.data(), crc_bytes);
   put_fixed(writer, kReadChunkResponse_zero, content.zero);
+  put_fixed(writer, kReadChunkResponse_damaged, content.damaged);
   if (data_bytes) put_length_prefix(header.buffer(), kReadChunkResponse_data, data_bytes);
   out.push_back(header.take());
   append_parts(out, content.data);
@@ -447,11 +471,7 @@ Slice encode(BufferPool& pool, const ScrubProgress& progress) {
   put(writer, kScrubProgress_blocks_checked, progress.blocks_checked);
   put(writer, kScrubProgress_bytes_per_second, progress.bytes_per_second);
   for (const DamagedChunk& damaged : progress.damaged) {
-    put_message(writer, kScrubProgress_damaged, [&](protozero::pbf_writer& item) {
-      put(item, kDamagedChunk_chunk, damaged.chunk.value());
-      put_fixed(item, kDamagedChunk_blocks, damaged.blocks);
-      if (!damaged.message.empty()) item.add_string(kDamagedChunk_message, damaged.message);
-    });
+    writer.add_message(kScrubProgress_damaged, damaged_message(damaged));
   }
   put(writer, kScrubProgress_finished, progress.finished ? 1 : 0);
   return to_slice(pool, bytes);

@@ -172,8 +172,12 @@ TEST(Messages, FirstAppendRequestCarriesHelloAndJoin) {
   request.hello = ReplicaHello{ReplicaId(0x8000'0000'0000'0001ull), Epoch(4)};
   request.flush_id = 12;
   request.rebuild_bytes_per_second = 0;  // present: unlimited
-  request.join = Join{
-      {Seq(100), Seq(90), 1u << 18, {{Epoch(1), Seq(1)}, {Epoch(3), Seq(80)}}}, "[::1]:9000", ReplicaId(5), 1'000'000};
+  request.join = Join{{Seq(100), Seq(90), 1u << 18, {{Epoch(1), Seq(1)}, {Epoch(3), Seq(80)}}},
+                      "[::1]:9000",
+                      ReplicaId(5),
+                      1'000'000,
+                      {{"[::1]:9001", ReplicaId(6)}, {"[::1]:9002", ReplicaId(7)}},
+                      true};
   for (std::uint64_t i = 4; i < 1'000; ++i) request.join->request.history.push_back({Epoch(i), Seq(i << 40)});
   SliceList out;
   encode(pool, request, out);
@@ -192,6 +196,10 @@ TEST(Messages, FirstAppendRequestCarriesHelloAndJoin) {
   EXPECT_EQ(decoded.join->source_address, "[::1]:9000");
   EXPECT_EQ(decoded.join->source_replica, ReplicaId(5));
   EXPECT_EQ(decoded.join->bytes_per_second, 1'000'000u);
+  ASSERT_EQ(decoded.join->others.size(), 2u);
+  EXPECT_EQ(decoded.join->others[1].address, "[::1]:9002");
+  EXPECT_EQ(decoded.join->others[1].replica, ReplicaId(7));
+  EXPECT_TRUE(decoded.join->carry_damage);
   EXPECT_FALSE(decoded.entry);
 }
 
@@ -221,7 +229,9 @@ TEST(Messages, EntriesWithoutPayload) {
 
 TEST(Messages, AppendResponse) {
   BufferPool pool;
-  AppendResponse response{Seq(9), 3, Seq(8), RebuildProgress{~0ull, ~0ull, ~0ull, ~0ull}};
+  AppendResponse response{Seq(9), 3,
+                          Seq(8), RebuildProgress{~0ull, ~0ull, ~0ull, ~0ull},
+                          true,   {{ChunkIndex(5), 6, "unreadable"}, {ChunkIndex(~0ull), ~0ull, ""}}};
   SliceList out;
   encode(pool, response, out);
   AppendResponse decoded;
@@ -231,6 +241,12 @@ TEST(Messages, AppendResponse) {
   EXPECT_EQ(decoded.rebuilt, std::optional<Seq>(8));
   ASSERT_TRUE(decoded.rebuild);
   EXPECT_EQ(decoded.rebuild->bytes_per_second, ~0ull);
+  EXPECT_TRUE(decoded.no_space);
+  ASSERT_EQ(decoded.damaged.size(), 2u);
+  EXPECT_EQ(decoded.damaged[0].chunk, ChunkIndex(5));
+  EXPECT_EQ(decoded.damaged[0].blocks, 6u);
+  EXPECT_EQ(decoded.damaged[0].message, "unreadable");
+  EXPECT_EQ(decoded.damaged[1].blocks, ~0ull);
 }
 
 TEST(Messages, ReadRequest) {
@@ -299,7 +315,8 @@ TEST(Messages, AnErrorCodeOfALaterVersionIsInternal) {
 TEST(Messages, ChunkContent) {
   BufferPool pool;
   store::ChunkContent content{
-      {Epoch(3), Seq(4)}, Seq(10), 1ull << 63 | 1, 6, {1, 2}, {filled(pool, 4096, 5), filled(pool, 4096, 6)}};
+      {Epoch(3), Seq(4)}, Seq(10), 1ull << 63 | 1, 6, {1, 2}, {filled(pool, 4096, 5), filled(pool, 4096, 6)},
+      1ull << 63};
   SliceList out;
   encode_read_chunk_response(pool, 2, content, out);
   Slice message = received(pool, out);
@@ -310,6 +327,7 @@ TEST(Messages, ChunkContent) {
   EXPECT_EQ(decoded.content.source_last, Seq(10));
   EXPECT_EQ(decoded.content.present, content.present);
   EXPECT_EQ(decoded.content.zero, 6u);
+  EXPECT_EQ(decoded.content.damaged, 1ull << 63);
   EXPECT_EQ(decoded.content.crc, content.crc);
   EXPECT_EQ(joined(decoded.content.data), joined(content.data));
   EXPECT_TRUE(page_aligned(decoded.content.data.at(0)));
@@ -319,7 +337,7 @@ TEST(Messages, ChunkContent) {
 TEST(Messages, ReadChunkRequest) {
   BufferPool pool;
   SliceList out;
-  encode(pool, ReadChunkRequest{ReplicaId(~0ull), ~0ull, ChunkIndex(~0ull), Seq(~0ull), ~0ull, Seq(~0ull)}, out);
+  encode(pool, ReadChunkRequest{ReplicaId(~0ull), ~0ull, ChunkIndex(~0ull), Seq(~0ull), ~0ull, Seq(~0ull), true}, out);
   ReadChunkRequest decoded;
   ASSERT_TRUE(decode(received(pool, out), decoded).ok());
   EXPECT_EQ(decoded.replica, ReplicaId(~0ull));
@@ -328,6 +346,7 @@ TEST(Messages, ReadChunkRequest) {
   EXPECT_EQ(decoded.min_seq, Seq(~0ull));
   EXPECT_EQ(decoded.layer, ~0ull);
   EXPECT_EQ(decoded.layers, Seq(~0ull));
+  EXPECT_TRUE(decoded.damaged_too);
 }
 
 TEST(Messages, Snapshots) {

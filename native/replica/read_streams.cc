@@ -140,6 +140,10 @@ void ReadChunksStream::finish(const ReadChunkRequest& request, Result<store::Chu
   if (!ended()) {
     Status same = check_layers(store(), request.layers);
     if (content.ok() && !same.ok()) content = same.error();
+    if (content.ok() && content->damaged != 0 && !request.damaged_too) {
+      content = Error(ErrorCode::kDiskIo, "chunk " + std::to_string(request.chunk.value()) + " of replica " +
+                                              to_hex(replica().id().value()) + " has blocks that cannot be read");
+    }
     if (content.ok()) {
       encode_read_chunk_response(pool(), request.id, *content, parts_);
     } else {

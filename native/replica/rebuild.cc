@@ -18,6 +18,7 @@ Rebuild::Rebuild(Ref<Core> core, Ref<ServedReplica> replica, Join join, RebuildE
       chunks_handler_(*this, &Rebuild::on_chunk, &Rebuild::on_chunks_ended),
       chunks_total_(chunks_of(join_.request.size_blocks)),
       source_last_(join_.request.first.value() - 1),
+      again_timer_(env_),
       bucket_(join_.bytes_per_second, kChunkSize, env_.now()),
       throttle_(env_),
       ticker_(env_) {
@@ -36,6 +37,11 @@ void Rebuild::start() {
   Result<Address> address = Address::parse(join_.source_address);
   if (!address.ok()) return fail(std::move(address).error());
   channel_ = rpc::Channel::create(env_, *address, core_->source_options);
+  for (const JoinSource& other : join_.others) {
+    Result<Address> where = Address::parse(other.address);
+    if (!where.ok()) return fail(std::move(where).error());
+    donors_.push_back({other.replica, rpc::Channel::create(env_, *where, core_->source_options)});
+  }
   ticked_ = source_heard_ = env_.now();
   ticker_.arm_after(kProgressInterval, [this] { tick(); });
   list_layers();
@@ -47,9 +53,14 @@ void Rebuild::stop() {
   core_->rebuild_chunks -= in_flight_;
   throttle_.cancel();
   ticker_.cancel();
+  again_timer_.cancel();
+  again_.clear();
+  for (const Ref<Mending>& mending : mendings_) mending->stop();
+  mendings_.clear();
   list_call_.reset();
   chunks_call_.reset();
   channel_.reset();
+  donors_.clear();
 }
 
 void Rebuild::set_rate(std::uint64_t bytes_per_second) {
@@ -210,15 +221,23 @@ void Rebuild::fetch() {
 }
 
 void Rebuild::request(std::size_t index) {
+  ++in_flight_;
+  ++core_->rebuild_chunks;
+  ask(index);
+}
+
+ReadChunkRequest Rebuild::request_for(std::size_t index) const {
+  return {join_.source_replica,       first_id_ + index,
+          wanted_[index].place.chunk, Seq(join_.request.first.value() - 1),
+          wanted_[index].place.layer, layers_.revision.seq,
+          join_.carry_damage};
+}
+
+void Rebuild::ask(std::size_t index) {
   if (!chunks_call_) chunks_call_ = channel_->start(kReadChunksPath, {}, std::nullopt, &chunks_handler_);
   if (unanswered_++ == 0) source_heard_ = env_.now();
   wanted_[index].state = ChunkState::kRequested;
-  ++in_flight_;
-  ++core_->rebuild_chunks;
-  encode(env_.buffers(),
-         ReadChunkRequest{join_.source_replica, first_id_ + index, wanted_[index].place.chunk,
-                          Seq(join_.request.first.value() - 1), wanted_[index].place.layer, layers_.revision.seq},
-         parts_);
+  encode(env_.buffers(), request_for(index), parts_);
   chunks_call_->send(parts_);
   parts_.clear();
 }
@@ -229,23 +248,21 @@ void Rebuild::on_chunk(rpc::Message message) {
   if (Status status = decode(message, env_.buffers(), response); !status.ok()) {
     return fail(source_error(status.error()));
   }
-  if (Status status = check(response); !status.ok()) return fail(source_error(status.error()));
-  WantedChunk& wanted = wanted_[response.id - first_id_];
-  wanted.state = ChunkState::kArrived;
+  Result<std::uint64_t> damaged = check(response);
+  if (!damaged.ok()) return fail(source_error(damaged.error()));
+  std::size_t index = response.id - first_id_;
+  wanted_[index].state = ChunkState::kArrived;
   --unanswered_;
   source_last_ = std::max(source_last_, response.content.source_last);
-  std::uint64_t bytes = total_size(response.content.data);
-  bucket_.give_back(kChunkSize - bytes);
-  progress_.bytes_copied += bytes;
-  replica_->begin_change();
-  replica_->store().fill_chunk(wanted.place, std::move(response.content), [self = Ref<Rebuild>(this)](Status status) {
-    self->replica_->end_change();
-    if (!self->stopped_) self->on_filled(std::move(status));
-  });
+  bucket_.give_back(kChunkSize - total_size(response.content.data));
+  response.content.damaged = *damaged;
+  if (*damaged != 0) return mend(index, std::move(response.content));
+  fill(index, std::move(response.content));
 }
 
-// Nothing from the source is stored unless it is what was asked for and matches its checksums.
-Status Rebuild::check(const ReadChunkResponse& response) {
+// Nothing from the source is stored unless it is what was asked for and matches its checksums. The answer has the
+// blocks that do not, when the join allows for some.
+Result<std::uint64_t> Rebuild::check(const ReadChunkResponse& response) {
   std::uint64_t index = response.id - first_id_;
   if (response.id < first_id_ || index >= wanted_.size() || wanted_[index].state != ChunkState::kRequested) {
     return Error(ErrorCode::kProtocol, "ReadChunks answered a request that was not made");
@@ -256,13 +273,67 @@ Status Rebuild::check(const ReadChunkResponse& response) {
   if (content.crc.size() != blocks || total_size(content.data) != blocks * kBlockSize) {
     return Error(ErrorCode::kProtocol, "ReadChunks answered with data that does not fit its map");
   }
-  for (std::size_t i = 0; i < blocks; ++i) {
-    if (crc32c(content.data[0].bytes().subspan(i * kBlockSize, kBlockSize)) != content.crc[i]) {
-      return Error(ErrorCode::kCorrupt, "chunk " + std::to_string(wanted_[index].place.chunk.value()) +
-                                            " does not match its checksums there");
-    }
+  if ((content.damaged & ~content.present) != 0) {
+    return Error(ErrorCode::kProtocol, "ReadChunks answered with damage in blocks that it does not have");
   }
-  return Status();
+  std::uint64_t damaged = content.damaged;
+  for_each_present(content, [&](std::uint32_t block, std::size_t i) {
+    bool intact = crc32c(content.data[0].bytes().subspan(i * kBlockSize, kBlockSize)) == content.crc[i];
+    if (!intact) damaged |= std::uint64_t{1} << block;
+  });
+  if (damaged != 0 && !join_.carry_damage) {
+    return Error(ErrorCode::kCorrupt,
+                 "chunk " + std::to_string(wanted_[index].place.chunk.value()) + " does not match its checksums there");
+  }
+  return damaged;
+}
+
+void Rebuild::fill(std::size_t index, store::ChunkContent content) {
+  progress_.bytes_copied += total_size(content.data);
+  replica_->begin_change();
+  replica_->store().fill_chunk(wanted_[index].place, std::move(content), [self = Ref<Rebuild>(this)](Status status) {
+    self->replica_->end_change();
+    if (!self->stopped_) self->on_filled(std::move(status));
+  });
+}
+
+// ---- damage ----
+
+void Rebuild::mend(std::size_t index, store::ChunkContent content) {
+  auto done = [self = Ref<Rebuild>(this), index](Mending& ended, store::ChunkContent mended) {
+    std::erase_if(self->mendings_, [&ended](const Ref<Mending>& one) { return one.get() == &ended; });
+    self->on_mended(index, std::move(mended));
+  };
+  Ref<Mending> mending =
+      make_ref<Mending>(core_, replica_, donors_, request_for(index), std::move(content), std::move(done));
+  mendings_.push_back(mending);
+  mending->start();
+}
+
+void Rebuild::on_mended(std::size_t index, store::ChunkContent content) {
+  if (content.damaged == 0) return fill(index, std::move(content));
+  if (++wanted_[index].damaged_reads < kDamagedReadsMax) return ask_again_later(index);
+  ChunkIndex chunk = wanted_[index].place.chunk;
+  log_warn("replica", "replica " + to_hex(replica_->id().value()) + ": " +
+                          std::to_string(std::popcount(content.damaged)) + " blocks of chunk " +
+                          std::to_string(chunk.value()) + " are damaged on every copy and stay so on this one");
+  events_.on_damage_carried({chunk, content.damaged, "damaged on every copy"});
+  fill(index, std::move(content));
+}
+
+void Rebuild::ask_again_later(std::size_t index) {
+  again_.push_back({env_.now() + kDamagedRetry, index});
+  if (!again_timer_.armed()) again_timer_.arm_after(kDamagedRetry, [this] { ask_again(); });
+}
+
+void Rebuild::ask_again() {
+  Ref<Rebuild> keep(this);
+  while (!stopped_ && !again_.empty() && again_.front().due <= env_.now()) {
+    std::size_t index = again_.front().index;
+    again_.pop_front();
+    ask(index);
+  }
+  if (!stopped_ && !again_.empty()) again_timer_.arm_after(again_.front().due - env_.now(), [this] { ask_again(); });
 }
 
 // A stream of requests ends only with the rebuild, or with the source.

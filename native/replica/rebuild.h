@@ -6,15 +6,21 @@
 // makes the replica complete. The store takes what has arrived in rounds: one half of a full window is written while
 // the other is read from the source.
 //
+// Blocks that the source has damaged are looked for elsewhere (mending.h), and asked for again, since a device may fail
+// for a moment only. What is damaged everywhere is copied as damaged when the join says so: it must not keep the rest
+// from having a second copy.
+//
 // Ends once: on_rebuilt() or on_rebuild_failed(); neither comes after stop(). A source that is lost, wrong or silent
 // for kSourceSilenceMax ends it with an error; the engine then joins again, perhaps with another source. Bounds: one
 // range of versions (kRangeChunks) and the window in memory; the windows of all rebuilds of a disk share kSharedWindow.
 // Thread: the reactor of the Env.
 #pragma once
 
+#include <deque>
 #include <memory>
 #include <vector>
 
+#include "replica/mending.h"
 #include "replica/served_replica.h"
 #include "replica/token_bucket.h"
 #include "rpc/rpc.h"
@@ -26,6 +32,8 @@ class RebuildEvents {
   // The layers are those of the volume: live entries may be appended from now on.
   virtual void on_layers_adopted() = 0;
   virtual void on_rebuild_progress(const RebuildProgress& progress) = 0;  // about once a second
+  // These blocks are damaged everywhere and are about to be stored so.
+  virtual void on_damage_carried(DamagedChunk damaged) = 0;
   // The replica is complete as of every entry up to `seq`.
   virtual void on_rebuilt(Seq seq) = 0;
   virtual void on_rebuild_failed(Error error) = 0;
@@ -42,6 +50,9 @@ class Rebuild final : public RefCounted {
   static constexpr std::size_t kSharedWindow = 512;     // of all rebuilds of a disk, beyond their least
   static constexpr Nanos kProgressInterval = 1s;
   static constexpr Nanos kSourceSilenceMax = 30s;
+  // How often a chunk with damaged blocks is asked for, and how long after the last answer.
+  static constexpr unsigned kDamagedReadsMax = 5;
+  static constexpr Nanos kDamagedRetry = 3s;
 
   // To join the store of `replica` as `join` says; nothing else changes its log meanwhile.
   Rebuild(Ref<Core> core, Ref<ServedReplica> replica, Join join, RebuildEvents& events);
@@ -75,6 +86,11 @@ class Rebuild final : public RefCounted {
   struct WantedChunk {
     store::ChunkLayer place;
     ChunkState state = ChunkState::kWaiting;
+    unsigned damaged_reads = 0;
+  };
+  struct Again {
+    Nanos due;
+    std::size_t index;
   };
 
   void list_layers();
@@ -90,9 +106,16 @@ class Rebuild final : public RefCounted {
   void fetch();
   bool may_request() const;
   void request(std::size_t index);
+  ReadChunkRequest request_for(std::size_t index) const;
+  void ask(std::size_t index);
   void on_chunk(rpc::Message message);
   void on_chunks_ended(Status status);
-  Status check(const ReadChunkResponse& response);
+  Result<std::uint64_t> check(const ReadChunkResponse& response);
+  void mend(std::size_t index, store::ChunkContent content);
+  void on_mended(std::size_t index, store::ChunkContent content);
+  void ask_again_later(std::size_t index);
+  void ask_again();
+  void fill(std::size_t index, store::ChunkContent content);
   void on_filled(Status status);
   void end_range();
   void finish();
@@ -129,6 +152,11 @@ class Rebuild final : public RefCounted {
   std::size_t unanswered_ = 0;  // requested, not yet arrived
   std::size_t stored_ = 0;      // of wanted_
   Seq source_last_;
+
+  std::vector<Donor> donors_;
+  std::vector<Ref<Mending>> mendings_;
+  std::deque<Again> again_;
+  Timer again_timer_;
 
   TokenBucket bucket_;
   Timer throttle_;

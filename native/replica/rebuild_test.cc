@@ -2,9 +2,12 @@
 // that is wrong. Content and versions of both replicas are compared in the end. On the simulator and on io_uring.
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <random>
 
 #include "replica/test_cluster.h"
+#include "sim/sim_env.h"
+#include "sim/sim_file.h"
 
 namespace holdfast::replica {
 namespace {
@@ -361,6 +364,82 @@ TEST_P(RebuildTest, AnEngineThatLetsGoStopsIt) {
   ASSERT_TRUE(cluster_.run_until([&] { return target_stream_->ended.has_value(); }));
   EXPECT_TRUE(target_stream_->ended->ok());
   EXPECT_FALSE(target_.get(kTarget)->info.complete);
+}
+
+// ---- a source with a bad sector ----
+
+// Tests of what becomes of the volume: native/engine/damage_test.cc.
+class DamagedSourceTest : public RebuildTest {
+ protected:
+  static constexpr std::uint64_t kBad = 5;
+
+  void write_and_damage() {
+    for (std::uint64_t chunk = 0; chunk < 4; ++chunk) write(chunk * kBlocksPerChunk, kBlocksPerChunk);
+    wait_journalled(*source_stream_, Seq(seq_));
+    AppendRequest committed;
+    committed.committed = Seq(seq_);
+    source_stream_->send(env(), committed);
+    ASSERT_TRUE(cluster_.run_until([&] { return source_.get(kSource)->info.applied == Seq(seq_); }));
+    sim::SimFileData& data = *static_cast<sim::SimEnv&>(env()).world().disk("10.0.0.1").find("/disk/data");
+    for (auto& [page, bytes] : data.current) {
+      if (std::memcmp(bytes.data(), expected_.data() + kBad * kBlockSize, kBlockSize) == 0)
+        data.unreadable.insert(page);
+    }
+    ASSERT_EQ(data.unreadable.size(), 1u);
+  }
+  std::vector<DamagedChunk> scrub(TestClient& client, ReplicaId replica) {
+    TestStream stream;
+    stream.call = client.channel().start(kScrubPath, {}, std::nullopt, &stream);
+    Slice message = encode(env().buffers(), ScrubRequest{replica, ChunkIndex(0), ChunkIndex(0), 0});
+    stream.call->send(std::span(&message, 1));
+    stream.call->finish_sending();
+    EXPECT_TRUE(cluster_.run_until([&] { return stream.ended.has_value(); }));
+    std::vector<DamagedChunk> damaged;
+    for (const rpc::Message& answer : stream.messages) {
+      ScrubProgress progress;
+      EXPECT_TRUE(decode(answer, progress).ok());
+      damaged.insert(damaged.end(), progress.damaged.begin(), progress.damaged.end());
+    }
+    return damaged;
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Backends, DamagedSourceTest, testing::Values(Backend::kSim), backend_name);
+
+// As from engines that know nothing of carrying damage over, and may have another source.
+TEST_P(DamagedSourceTest, EndsTheRebuildUnlessTheJoinAllowsIt) {
+  write_and_damage();
+  begin_rebuild();
+  expect_ended(ErrorCode::kDiskIo);
+}
+
+TEST_P(DamagedSourceTest, IsCopiedWithItsDamageWhenTheJoinAllowsIt) {
+  write_and_damage();
+  Join allowing = join();
+  allowing.carry_damage = true;
+  target_stream_ = target_.append(kTarget, kEpoch, allowing);
+  expect_rebuilt();
+  std::vector<DamagedChunk> told;
+  for (const AppendResponse& response : target_stream_->responses) {
+    told.insert(told.end(), response.damaged.begin(), response.damaged.end());
+  }
+  ASSERT_EQ(told.size(), 1u);
+  EXPECT_EQ(told[0].chunk, ChunkIndex(0));
+  EXPECT_EQ(told[0].blocks, 1u << kBad);
+  // Scrubs find it on both, and it alone.
+  for (const std::vector<DamagedChunk>& found : {scrub(source_, kSource), scrub(target_, kTarget)}) {
+    ASSERT_EQ(found.size(), 1u);
+    EXPECT_EQ(found[0].chunk, ChunkIndex(0));
+    EXPECT_EQ(found[0].blocks, 1u << kBad);
+  }
+  // By their versions and digests the two are equal: what the block ought to be is known on both.
+  auto ours = source_.list_chunks({kSource, Seq(), Seq(), ChunkIndex(0), ChunkIndex(kChunks)});
+  auto theirs = target_.list_chunks({kTarget, Seq(), Seq(), ChunkIndex(0), ChunkIndex(kChunks)});
+  ASSERT_TRUE(ours.ok() && theirs.ok() && ours->size() == 4 && theirs->size() == 4);
+  EXPECT_EQ((*ours)[0].digest, (*theirs)[0].digest);
+  EXPECT_EQ((*ours)[0].version, (*theirs)[0].version);
+  write(kBad, 1);
+  wait_journalled(*target_stream_, Seq(seq_));
+  expect_identical();
 }
 
 // ---- a source that answers wrongly ----

@@ -10,9 +10,9 @@ namespace holdfast::replica {
 
 namespace {
 
-// The present blocks whose bytes do not match, a bit per block.
+// The present blocks that cannot be read or whose bytes do not match, a bit per block.
 std::uint64_t damaged_blocks(const store::ChunkContent& content) {
-  std::uint64_t damaged = 0;
+  std::uint64_t damaged = content.damaged;
   std::uint64_t left = content.present;
   std::size_t index = 0;
   for (const Slice& part : content.data) {
@@ -104,7 +104,11 @@ void ScrubStream::check(store::ChunkLayer layer, Result<store::ChunkContent> con
     auto present = static_cast<std::uint64_t>(std::popcount(content->present));
     blocks_checked_ += present;
     bucket_.give_back(kChunkSize - present * kBlockSize);
-    if (blocks != 0) damaged_.push_back({chunk, blocks, "blocks do not match their checksums"});
+    if (blocks != 0) {
+      bool unreadable = content->damaged != 0;
+      damaged_.push_back(
+          {chunk, blocks, unreadable ? "the device cannot read blocks" : "blocks do not match their checksums"});
+    }
   } else if (content.error().code() == ErrorCode::kDiskIo || content.error().code() == ErrorCode::kCorrupt) {
     damaged_.push_back({chunk, ~std::uint64_t{0}, content.error().message()});
   } else if (content.error().code() != ErrorCode::kNotFound) {  // a layer that was merged or dropped meanwhile

@@ -45,10 +45,14 @@ inline constexpr Tag kAppendRequest_hello = 1, kAppendRequest_committed_seq = 2,
                      kAppendRequest_join = 4, kAppendRequest_rebuild_bytes_per_second = 5, kAppendRequest_entry = 15;
 
 inline constexpr Tag kJoin_first_seq = 1, kJoin_base_seq = 2, kJoin_source_address = 3, kJoin_source_replica_id = 4,
-                     kJoin_size_blocks = 5, kJoin_history = 6, kJoin_bytes_per_second = 7;
+                     kJoin_size_blocks = 5, kJoin_history = 6, kJoin_bytes_per_second = 7, kJoin_other_sources = 8,
+                     kJoin_carry_damage = 9;
+
+inline constexpr Tag kJoinSource_address = 1, kJoinSource_replica_id = 2;
 
 inline constexpr Tag kAppendResponse_journalled_seq = 1, kAppendResponse_flushed_id = 2,
-                     kAppendResponse_rebuilt_seq = 3, kAppendResponse_rebuild = 4, kAppendResponse_no_space = 5;
+                     kAppendResponse_rebuilt_seq = 3, kAppendResponse_rebuild = 4, kAppendResponse_no_space = 5,
+                     kAppendResponse_damaged = 6;
 
 inline constexpr Tag kReadRequest_hello = 1, kReadRequest_id = 2, kReadRequest_first_block = 3,
                      kReadRequest_block_count = 4, kReadRequest_map_only = 5, kReadRequest_snapshot_id = 6;
@@ -69,12 +73,13 @@ inline constexpr Tag kChunkVersion_chunk = 1, kChunkVersion_epoch = 2, kChunkVer
                      kChunkVersion_layer = 5;
 
 inline constexpr Tag kReadChunkRequest_replica_id = 1, kReadChunkRequest_id = 2, kReadChunkRequest_chunk = 3,
-                     kReadChunkRequest_min_seq = 4, kReadChunkRequest_layer = 5, kReadChunkRequest_layers_seq = 6;
+                     kReadChunkRequest_min_seq = 4, kReadChunkRequest_layer = 5, kReadChunkRequest_layers_seq = 6,
+                     kReadChunkRequest_damaged_too = 7;
 
 inline constexpr Tag kReadChunkResponse_id = 1, kReadChunkResponse_error = 2, kReadChunkResponse_message = 3,
                      kReadChunkResponse_epoch = 4, kReadChunkResponse_seq = 5, kReadChunkResponse_last_seq = 6,
                      kReadChunkResponse_present = 7, kReadChunkResponse_crc = 8, kReadChunkResponse_zero = 9,
-                     kReadChunkResponse_data = 15;
+                     kReadChunkResponse_damaged = 10, kReadChunkResponse_data = 15;
 
 inline constexpr Tag kListSnapshotsRequest_replica_id = 1, kListSnapshotsRequest_min_seq = 2,
                      kListSnapshotsRequest_settled = 3;

@@ -75,7 +75,7 @@ void LinkedClone::begin() {
   auto info = std::find_if(all.begin(), all.end(), [this](const auto& one) { return one.id == snapshot_; });
   if (info == all.end()) return violated("its snapshot is gone");
   std::string content = read_snapshot(cluster_, first, *info);
-  if (bad()) return;
+  if (bad() || holds_damage_marks(content)) return;
   tell_history(cluster_, snapshot_, content);
   size_blocks_ = info->size_blocks;
   oracle_.size_asked(size_blocks_);

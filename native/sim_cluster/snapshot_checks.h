@@ -12,7 +12,8 @@ void check_snapshots(Cluster& cluster);
 
 // All that a node holds of a snapshot, with its checksums checked. Empty: something was wrong and is reported.
 std::string read_snapshot(Cluster& cluster, const ReplicaNode& node, const store::SnapshotInfo& snapshot);
-// As if every block had been read at one moment while the snapshot was being taken.
+// As if every block (but those that a rebuild copied as damaged) had been read at one moment while the snapshot was
+// being taken.
 void tell_history(Cluster& cluster, SnapshotId id, const std::string& content);
 
 }  // namespace holdfast::sim

@@ -74,6 +74,27 @@ TEST_F(BadSectorTest, OneThatIsReadableAgainCostsNothing) {
   expect_all_but(16);
 }
 
+// For rebuilds and scrubs: the block is named, the others are there.
+TEST_F(BadSectorTest, OneCostsItsBlockAloneWhenALayerIsRead) {
+  make_unreadable(202);
+  auto layers = machine_.wait<Result<LayerState>>([&](auto done) { one().layers(std::move(done)); });
+  ASSERT_TRUE(layers.ok());
+  auto content = machine_.wait<Result<ChunkContent>>([&](auto done) {
+    one().read_layer({ChunkIndex(0), layers->head}, std::move(done));
+  });
+  ASSERT_TRUE(content.ok()) << content.error().to_string();
+  EXPECT_EQ(content->present, 0b1111u);
+  EXPECT_EQ(content->damaged, 0b0100u);
+  ASSERT_EQ(content->data.size(), 1u);
+  for (std::uint64_t block : {0, 1, 3}) {
+    EXPECT_EQ(tag_of(content->data[0].data() + block * kBlockSize), 200 + block);
+  }
+  EXPECT_EQ(tag_of(content->data[0].data() + 2 * kBlockSize), 0u) << "nothing of somebody else's memory";
+  std::vector<std::byte> right(kBlockSize);
+  fill_block(right.data(), 202);
+  EXPECT_EQ(content->crc[2], crc32c(right)) << "what it ought to be";
+}
+
 TEST_F(BadSectorTest, OneThatStaysCostsItsBlockAndNotTheDisk) {
   make_unreadable(202);
   append(layer_entry(next(), Op::kDropSnapshot, kSnap));

@@ -1,4 +1,5 @@
 // Rebuilds between two replicas under live writes, interrupted at any point, end with identical copies.
+#include "store/damage_mark.h"
 #include "store/test_machine.h"
 
 namespace holdfast::store {
@@ -503,6 +504,42 @@ TEST(StoreRebuild, FillsWithWrongContentAreRefused) {
       [&](StatusCallback done) { rebuild.target().fill_chunk({ChunkIndex(0)}, std::move(content), std::move(done)); });
   ASSERT_FALSE(filled.ok());
   EXPECT_EQ(filled.error().code(), ErrorCode::kCorrupt);
+}
+
+// What a block ought to hold stays known, and that it does not.
+TEST(StoreRebuild, DamagedBlocksKeepTheirCrcAndDoNotMatchIt) {
+  Rebuild rebuild(1);
+  ASSERT_TRUE(rebuild.machine().create(kTarget, kBlocks, false).ok());
+  ASSERT_TRUE(rebuild.join(Seq(0)).ok());
+  Slice data = rebuild.machine().env().buffers().allocate(2 * kBlockSize);
+  fill_block(data.data(), 5);
+  fill_block(data.data() + kBlockSize, 6);
+  ChunkContent content{at(1, 1), Seq(1), 0b11, 0, {crc32c(data.bytes().first(kBlockSize)), 123}, {data}, 0b110};
+  auto fill = [&] {
+    return rebuild.machine().wait<Status>(
+        [&](StatusCallback done) { rebuild.target().fill_chunk({ChunkIndex(0)}, content, std::move(done)); });
+  };
+  Status refused = fill();  // block 2 is not there
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().code(), ErrorCode::kInvalidArgument);
+  content.damaged = 0b10;
+  ASSERT_TRUE(fill().ok());
+  EXPECT_EQ(tag_of(data.data() + kBlockSize), 6u) << "the caller's memory is its own";
+  ASSERT_TRUE(rebuild.machine()
+                  .wait<Status>([&](StatusCallback done) { rebuild.target().finish_rebuild(std::move(done)); })
+                  .ok());
+  auto read = rebuild.machine().wait<Result<ReadOutcome>>([&](auto done) {
+    rebuild.target().read({BlockIndex(0), 2}, std::move(done));
+  });
+  ASSERT_TRUE(read.ok());
+  EXPECT_EQ(read->crc, content.crc);
+  std::string bytes;
+  for (const Slice& part : read->data) bytes += part.text();
+  ASSERT_EQ(bytes.size(), 2 * kBlockSize);
+  std::span<const std::byte> first = as_bytes(bytes).first(kBlockSize), second = as_bytes(bytes).last(kBlockSize);
+  EXPECT_EQ(tag_of(first.data()), 5u);
+  EXPECT_NE(crc32c(second), 123u);
+  EXPECT_TRUE(is_damage_mark(second, 123));
 }
 
 // Entries that were never committed keep their place in the journal. Nobody may ever come for them: an engine died, and

@@ -162,6 +162,8 @@ class Replica final : public ReplicaStore {
   void begin_anew(KvBatch& batch, const LayerTree& volume);
   Task<void> run_layers(Callback<void(Result<LayerState>)> done);
   Task<void> run_read_layer(ChunkLayer layer, Callback<void(Result<ChunkContent>)> done);
+  Task<std::uint64_t> read_one_by_one(std::uint64_t offset, std::span<std::byte> into);
+  Status verify_fill(ChunkIndex chunk, ChunkContent& content);
   Task<void> run_join(JoinRequest request, StatusCallback done);
   Task<void> run_finish(StatusCallback done);
   struct StackPage;

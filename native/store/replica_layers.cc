@@ -280,6 +280,10 @@ Task<void> Replica::run_read_layer(ChunkLayer layer, Callback<void(Result<ChunkC
       std::uint64_t offset = pieces[first].slot * kChunkSize + std::uint64_t{first} * kBlockSize;
       outcome = co_await suspend<Status>(
           [disk, offset, into](StatusCallback next) { disk->data().read(offset, into, std::move(next)); });
+      if (!outcome.ok() && outcome.error().code() == ErrorCode::kDiskIo) {
+        outcome = Status();
+        content.damaged |= co_await read_one_by_one(offset, into) << first;
+      }
     }
     left &= ~block_mask(first, count);
     at += count;
@@ -291,6 +295,22 @@ Task<void> Replica::run_read_layer(ChunkLayer layer, Callback<void(Result<ChunkC
   }
   if (blocks > 0) content.data.push_back(std::move(bytes));
   done(std::move(content));
+}
+
+// Blocks that are not to be read as a whole. The answer has a bit for each that cannot be read at all.
+Task<std::uint64_t> Replica::read_one_by_one(std::uint64_t offset, std::span<std::byte> into) {
+  Disk* disk = &disk_;
+  std::uint64_t unreadable = 0;
+  for (std::size_t at = 0; at < into.size(); at += kBlockSize) {
+    std::uint64_t from = offset + at;
+    std::span<std::byte> block = into.subspan(at, kBlockSize);
+    Status outcome = co_await suspend<Status>(
+        [disk, from, block](StatusCallback next) { disk->data().read(from, block, std::move(next)); });
+    if (outcome.ok()) continue;
+    std::memset(block.data(), 0, block.size());
+    unreadable |= std::uint64_t{1} << at / kBlockSize;
+  }
+  co_return unreadable;
 }
 
 // ---- joining ----

@@ -3,6 +3,7 @@
 
 #include "base/crc32c.h"
 #include "base/plant.h"
+#include "store/damage_mark.h"
 #include "store/disk.h"
 #include "store/replica.h"
 
@@ -291,27 +292,36 @@ void Replica::fill_chunk(ChunkLayer layer, ChunkContent content, StatusCallback 
   if (valid.ok() && (content.crc.size() != blocks || total_size(content.data) != blocks * kBlockSize)) {
     valid = Error(ErrorCode::kInvalidArgument, "the content of a chunk needs data and CRCs for all present blocks");
   }
-  std::size_t index = 0;
-  for (Slice& part : content.data) {
-    if (!valid.ok()) break;
-    if (part.size() % kBlockSize != 0) {
-      valid = Error(ErrorCode::kInvalidArgument, "parts of a chunk's content are whole blocks");
-      break;
-    }
-    if (reinterpret_cast<std::uintptr_t>(part.data()) % kBlockSize != 0) {
-      part = disk_.env().buffers().copy_of(part.bytes());
-    }
-    for (std::size_t at = 0; at < part.size(); at += kBlockSize) {
-      if (crc32c(part.bytes().subspan(at, kBlockSize)) != content.crc[index++]) {
-        valid = Error(ErrorCode::kCorrupt, "the content fetched for chunk " + std::to_string(layer.chunk.value()) +
-                                               " does not match its checksums");
-        break;
-      }
-    }
+  if (valid.ok() && (content.damaged & ~content.present) != 0) {
+    valid = Error(ErrorCode::kInvalidArgument, "only blocks that are present can be damaged");
   }
+  if (valid.ok()) valid = verify_fill(layer.chunk, content);
   if (!valid.ok()) return disk_.deferred().call(std::move(done), std::move(valid));
   fills_[layer].push_back({std::move(content), std::move(done)});
   disk_.destager().note_work(true);
+}
+
+// Every block matches its CRC afterwards, or is damaged and certainly does not.
+Status Replica::verify_fill(ChunkIndex chunk, ChunkContent& content) {
+  std::size_t index = 0;
+  std::uint64_t left = content.present;
+  for (Slice& part : content.data) {
+    if (part.size() % kBlockSize != 0) {
+      return Error(ErrorCode::kInvalidArgument, "parts of a chunk's content are whole blocks");
+    }
+    bool aligned = reinterpret_cast<std::uintptr_t>(part.data()) % kBlockSize == 0;
+    if (!aligned || content.damaged != 0) part = disk_.env().buffers().copy_of(part.bytes());
+    for (std::size_t at = 0; at < part.size(); at += kBlockSize, ++index, left &= left - 1) {
+      std::span<std::byte> block = part.bytes().subspan(at, kBlockSize);
+      if ((content.damaged & left & ~(left - 1)) != 0) {
+        write_damage_mark(block, content.crc[index]);
+      } else if (crc32c(block) != content.crc[index]) {
+        return Error(ErrorCode::kCorrupt, "the content fetched for chunk " + std::to_string(chunk.value()) +
+                                              " does not match its checksums");
+      }
+    }
+  }
+  return Status();
 }
 
 void Replica::finish_rebuild(StatusCallback done) {

@@ -109,6 +109,7 @@ struct ChunkContent {
   std::uint64_t zero = 0;          // blocks that hide those of older layers
   std::vector<std::uint32_t> crc;  // of each present block
   SliceList data;                  // present blocks back to back
+  std::uint64_t damaged = 0;       // of those present: cannot be had as their CRCs say; their data means nothing
 };
 
 struct SnapshotInfo {
@@ -182,7 +183,8 @@ class ReplicaStore {
                            Callback<void(Result<std::vector<ChunkVersion>>)> done) = 0;
   // What the volume holds in a chunk as of every entry appended so far.
   virtual void read_chunk(ChunkIndex chunk, Callback<void(Result<ChunkContent>)> done) = 0;
-  // What one layer of the chunk holds, as of every entry appended so far.
+  // What one layer of the chunk holds, as of every entry appended so far. Blocks that the device cannot read are
+  // `damaged`, and zeros in `data`; CRCs are verified by the reader.
   virtual void read_layer(ChunkLayer layer, Callback<void(Result<ChunkContent>)> done) = 0;
 
   // ---- rebuild, receiving side ----
@@ -197,7 +199,8 @@ class ReplicaStore {
   virtual void unknown_chunks(ChunkIndex first, ChunkIndex end, std::vector<ChunkVersion> source,
                               Callback<void(Result<std::vector<ChunkLayer>>)> done) = 0;
   // Makes this the content of the layer; in the head without the blocks that live entries have written since the join.
-  // CRCs are verified first.
+  // CRCs are verified first, but for those of `damaged` blocks: they are kept, with a mark that does not match them
+  // (damage_mark.h) as content.
   virtual void fill_chunk(ChunkLayer layer, ChunkContent content, StatusCallback done) = 0;
   // All chunks are known: makes everything durable, becomes complete. `done` ok: info().complete.
   virtual void finish_rebuild(StatusCallback done) = 0;
