@@ -36,7 +36,7 @@ class BadSectorTest : public testing::Test {
     std::vector<std::byte> block(kBlockSize);
     fill_block(block.data(), tag);
     for (auto& [page, bytes] : data().current) {
-      if (std::memcmp(bytes.data(), block.data(), kBlockSize) == 0) data().unreadable.insert(page);
+      if (std::memcmp(bytes->data(), block.data(), kBlockSize) == 0) data().unreadable.insert(page);
     }
     ASSERT_EQ(data().unreadable.size(), 1u);
   }

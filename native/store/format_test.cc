@@ -262,9 +262,9 @@ void save_folder(TestMachine& machine, std::string& out) {
     std::string pages;
     std::uint64_t count = 0;
     for (auto& [index, page] : file->current) {
-      if (std::all_of(page.begin(), page.end(), [](std::byte byte) { return byte == std::byte{0}; })) continue;
+      if (*page == sim::SimPage::Bytes{}) continue;
       pages.append(reinterpret_cast<const char*>(&index), 8);
-      pages.append(reinterpret_cast<const char*>(page.data()), page.size());
+      pages.append(reinterpret_cast<const char*>(page->data()), page->size());
       ++count;
     }
     out.append(reinterpret_cast<const char*>(&file->size), 8);
@@ -284,11 +284,11 @@ void load_folder(TestMachine& machine, std::string_view in) {
     sim::SimFileData* file = machine.world.disk("node").create("/disk/" + std::string(name));
     file->size = u64();
     for (std::uint64_t left = u64(); left > 0; --left) {
-      sim::SimFileData::Page page;
+      sim::SimPage page = sim::SimPage::make();
       std::uint64_t index = u64();
-      std::memcpy(page.data(), in.data(), page.size());
-      in.remove_prefix(page.size());
-      file->current[index] = page;
+      std::memcpy(page->data(), in.data(), page->size());
+      in.remove_prefix(page->size());
+      file->current[index] = std::move(page);
     }
   }
 }

@@ -38,7 +38,7 @@ class StoreTest : public testing::Test {
   std::uint64_t find_batch(std::uint64_t number) {
     for (auto& [page, bytes] : file("journal")->current) {
       BatchHeader header;
-      std::memcpy(&header, bytes.data(), sizeof header);
+      std::memcpy(&header, bytes->data(), sizeof header);
       if (header.magic == kJournalMagic && header.number == number) return page;
     }
     ADD_FAILURE() << "no batch " << number;
@@ -46,13 +46,24 @@ class StoreTest : public testing::Test {
   }
   void damage(const std::string& name, std::uint64_t page, std::size_t byte) {
     auto found = file(name)->current.find(page);
-    if (found != file(name)->current.end()) found->second[byte] ^= std::byte{1};
+    if (found != file(name)->current.end()) (*found->second)[byte] ^= std::byte{1};
   }
 
   TestMachine machine;
 };
 
 BlockRange range(std::uint64_t first, std::uint32_t count) { return {BlockIndex(first), count}; }
+
+std::map<std::uint64_t, sim::SimPage::Bytes> bytes_of(const sim::SimFileData& file) {
+  std::map<std::uint64_t, sim::SimPage::Bytes> bytes;
+  for (const auto& [index, page] : file.current) bytes[index] = *page;
+  return bytes;
+}
+sim::SimPage page_of(std::byte byte) {
+  sim::SimPage page = sim::SimPage::make();
+  page->fill(byte);
+  return page;
+}
 
 // ---- entries that are refused ----
 
@@ -442,17 +453,17 @@ TEST_F(StoreTest, AnotherJournalInThePlaceOfItsOwnIsRefused) {
   sim::SimDisk& files = machine.world.disk("node");
   auto refused_with = [&](sim::SimFileData& in_place) {
     sim::SimFileData* journal = files.find("/fast/journal");
-    std::map<std::uint64_t, sim::SimFileData::Page> before = in_place.current;
+    std::map<std::uint64_t, sim::SimPage::Bytes> before = bytes_of(in_place);
     std::swap(journal->current, in_place.current);
     Status opened = machine.open();
     ASSERT_FALSE(opened.ok());
     EXPECT_EQ(opened.error().code(), ErrorCode::kWrongDisk) << opened.error().to_string();
     machine.kill();
-    EXPECT_EQ(journal->current, before) << "nothing is written to it";
+    EXPECT_EQ(bytes_of(*journal), before) << "nothing is written to it";
     std::swap(journal->current, in_place.current);
   };
   sim::SimFileData blank, foreign, another;
-  foreign.current[0].fill(std::byte{'x'});
+  foreign.current[0] = page_of(std::byte{'x'});
   {
     TestMachine other(2);
     ASSERT_TRUE(other.open().ok());
@@ -463,7 +474,7 @@ TEST_F(StoreTest, AnotherJournalInThePlaceOfItsOwnIsRefused) {
                                                      std::move(done));
                     })
                     .ok());
-    another.current = other.world.disk("node").find("/disk/journal")->current;
+    std::swap(another.current, other.world.disk("node").find("/disk/journal")->current);
   }
 
   open();
@@ -502,8 +513,8 @@ TEST_F(StoreTest, LostDirectDataCutsTheLogUnlessFlushed) {
     ASSERT_EQ(before, 128u);
     for (auto& [page, bytes] : data->current) {
       std::uint64_t word;
-      std::memcpy(&word, bytes.data(), 8);
-      if (word == 130 * 0x9E3779B97F4A7C15ull) bytes[0] ^= std::byte{1};
+      std::memcpy(&word, bytes->data(), 8);
+      if (word == 130 * 0x9E3779B97F4A7C15ull) (*bytes)[0] ^= std::byte{1};
     }
     Status opened = machine.open();
     if (flushed) {
