@@ -40,7 +40,7 @@ class DamageTest : public testing::Test {
   // Where a block with this content is.
   std::uint64_t page_of(std::size_t replica, const std::string& bytes) {
     for (auto& [page, held] : data(replica).current) {
-      if (std::memcmp(held.data(), bytes.data(), kBlockSize) == 0) return page;
+      if (std::memcmp(held->data(), bytes.data(), kBlockSize) == 0) return page;
     }
     ADD_FAILURE() << "no such block";
     return 0;
@@ -121,7 +121,7 @@ TEST_F(DamageTest, ABadSectorOfTheOnlyCopyKeepsNothingElseFromBeingCopied) {
 
 TEST_F(DamageTest, ContentThatDoesNotMatchIsCopiedAsDamagedToo) {
   begin(1);
-  data(0).current[page_of(0, block(kBad))][7] ^= std::byte{1};
+  (*data(0).current[page_of(0, block(kBad))])[7] ^= std::byte{1};
   TestReplica& fresh = rebuild_another();
   ASSERT_TRUE(in_sync(2));
   EXPECT_EQ(told().size(), 1u);

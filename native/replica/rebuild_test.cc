@@ -382,7 +382,7 @@ class DamagedSourceTest : public RebuildTest {
     ASSERT_TRUE(cluster_.run_until([&] { return source_.get(kSource)->info.applied == Seq(seq_); }));
     sim::SimFileData& data = *static_cast<sim::SimEnv&>(env()).world().disk("10.0.0.1").find("/disk/data");
     for (auto& [page, bytes] : data.current) {
-      if (std::memcmp(bytes.data(), expected_.data() + kBad * kBlockSize, kBlockSize) == 0)
+      if (std::memcmp(bytes->data(), expected_.data() + kBad * kBlockSize, kBlockSize) == 0)
         data.unreadable.insert(page);
     }
     ASSERT_EQ(data.unreadable.size(), 1u);
