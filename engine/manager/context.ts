@@ -26,8 +26,11 @@ export type ManagerContext = {
   readonly restarting: () => boolean;
   /** Resolves once the agents had their chance to report after a start of the manager. */
   readonly ready: Promise<void>;
-  /** Snapshots that failed halfway: they are finished later. */
-  readonly unfinishedSnapshots: { readonly add: (snapshot: SnapshotRecord) => void };
+  /** Snapshots that failed halfway, and volumes that are gone and may have left records of theirs: they are finished later. */
+  readonly unfinishedSnapshots: {
+    readonly add: (snapshot: SnapshotRecord) => void;
+    readonly volumeIsGone: (volumeId: string) => void;
+  };
   /** Records of disks have changed: agents have to hear of it. */
   readonly disksChanged: () => void;
   /** Desired state has changed: let the reconciler look. */

@@ -342,12 +342,10 @@ export class Repository {
     return records.map((record) => this.#confirmations.of(record));
   }
 
-  /** Of all volumes, those that a crash left half made or half deleted, and those being made or deleted at this moment. */
-  async listUnfinishedSnapshots(): Promise<SnapshotRecord[]> {
+  /** Of all volumes, also of those that are gone. */
+  async listAllSnapshots(): Promise<SnapshotRecord[]> {
     const { entries } = await this.#store.range(keys.allSnapshots);
-    return entries
-      .map(({ key, value }) => this.#confirmations.of(decodeRecord(snapshotSchema, key, value)))
-      .filter(({ phase }) => phase !== 'ready');
+    return entries.map(({ key, value }) => this.#confirmations.of(decodeRecord(snapshotSchema, key, value)));
   }
 
   async findSnapshot(volumeId: string, name: string): Promise<SnapshotRecord | null> {
@@ -378,16 +376,23 @@ export class Repository {
     this.#confirmations.forget(record.id);
   }
 
-  async removeSnapshots(records: readonly SnapshotRecord[]): Promise<void> {
+  async removeSnapshots(records: readonly SnapshotRecord[], onlyIf: readonly Compare[] = []): Promise<void> {
     const atOnce = 64;
     for (let first = 0; first < records.length; first += atOnce) {
       const some = records.slice(first, first + atOnce);
-      await this.#store.transact(
-        [],
+      const { succeeded } = await this.#store.transact(
+        onlyIf,
         some.map(({ volume, name }) => deleteKey(keys.snapshot(volume, name))),
       );
+      if (!succeeded) return;
       for (const { id } of some) this.#confirmations.forget(id);
     }
+  }
+
+  /** What is left of the snapshots of a volume that is gone. Nothing is removed while the volume, or its trash, is there. */
+  async removeSnapshotsOfGone(volumeId: string): Promise<void> {
+    const gone = [absent(keys.volumeName(volumeId)), absent(keys.trashed(volumeId))];
+    await this.removeSnapshots(await this.listSnapshots(volumeId), gone);
   }
 
   async events(): Promise<EventsRecord['events']> {

@@ -1,6 +1,7 @@
 // Snapshots that were left between their record and the log of their volume: by a manager that ended there, by a request that failed
 // halfway. One that the log has is there, and its record says so from then on. One that the log does not have, or that was to go, is taken
-// out of the log, in case it gets there late, and its record is removed.
+// out of the log, in case it gets there late, and its record is removed. A volume goes before the records of its snapshots do, in
+// several transactions: those of volumes that are gone are removed here, too.
 import { backoffMs } from '../async/wait.js';
 import { errorFields } from '../log/logger.js';
 import { replicaAddress } from './observed.js';
@@ -17,6 +18,7 @@ const retryMaxMs = 30_000;
 export class UnfinishedSnapshots {
   #left: Map<string, SnapshotRecord> | null = null;
   #added: SnapshotRecord[] = [];
+  readonly #goneVolumes = new Set<string>();
   #attempts = 0;
   #notBefore = 0;
   #settling: Promise<void> | null = null;
@@ -24,6 +26,11 @@ export class UnfinishedSnapshots {
 
   add(snapshot: SnapshotRecord): void {
     this.#added.push(snapshot);
+    this.#attempts = 0;
+  }
+
+  volumeIsGone(volumeId: string): void {
+    this.#goneVolumes.add(volumeId);
     this.#attempts = 0;
   }
 
@@ -48,7 +55,12 @@ export class UnfinishedSnapshots {
   async #settleAll(context: ManagerContext): Promise<void> {
     await context.ready;
     // Those of this run are added when they fail; a look at all there are shows what former runs left.
-    this.#left ??= byId(await context.repository.listUnfinishedSnapshots());
+    this.#left ??= await this.#lookAtAll(context);
+    for (const volumeId of [...this.#goneVolumes]) {
+      if (this.#stopped) return;
+      await context.repository.removeSnapshotsOfGone(volumeId);
+      this.#goneVolumes.delete(volumeId);
+    }
     for (const snapshot of this.#added.splice(0)) this.#left.set(snapshot.id, snapshot);
     for (const snapshot of [...this.#left.values()]) {
       if (this.#stopped) return;
@@ -59,6 +71,15 @@ export class UnfinishedSnapshots {
         context.logger.info('a snapshot cannot be finished yet', { snapshot: name, volume, ...errorFields(error) });
       }
     }
+  }
+
+  async #lookAtAll({ repository }: ManagerContext): Promise<Map<string, SnapshotRecord>> {
+    const snapshots = await repository.listAllSnapshots();
+    const [trash, volumes] = await Promise.all([repository.listTrash(), repository.listVolumes()]);
+    const kept = new Set([...volumes, ...trash.map(({ volume }) => volume)].map(({ id }) => id));
+    // Those that were on their way between the two are looked at again before anything is removed.
+    for (const { volume } of snapshots) if (!kept.has(volume)) this.#goneVolumes.add(volume);
+    return byId(snapshots.filter(({ phase }) => phase !== 'ready'));
   }
 }
 

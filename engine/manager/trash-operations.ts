@@ -1,6 +1,7 @@
 // The trash: a deleted volume keeps its replicas, and all that is recorded of it, until it is purged. Its name is free at once.
 import { validateVolumeName } from '../config/volume-input.js';
 import { HoldfastError } from '../errors/holdfast-error.js';
+import { errorFields } from '../log/logger.js';
 import type { ManagerContext } from './context.js';
 import { replicaAddress } from './observed.js';
 import { keys, recordVersion } from './records.js';
@@ -78,7 +79,22 @@ async function purgeRecord(
 ): Promise<readonly string[]> {
   const doomed = volume.replicas.map((replica) => doom(replica, volume.name));
   await context.repository.removeTrashed(volume.id, modRevision, doomed);
-  await context.repository.removeSnapshots(await context.repository.listSnapshots(volume.id));
+  return await deleteRemains(context, volume.id, doomed);
+}
+
+/**
+ * Of a volume whose record has just gone, with what made its replicas doomed. Nothing leads back from here: what a crash leaves of the
+ * replicas is the reconciler's, what it leaves of the snapshots' records snapshot-settling.ts finds. Ids of the replicas that remain.
+ */
+export async function deleteRemains(
+  context: ManagerContext,
+  volumeId: string,
+  doomed: readonly DoomedReplicaRecord[],
+): Promise<readonly string[]> {
+  await context.repository.removeSnapshotsOfGone(volumeId).catch((error: unknown) => {
+    context.unfinishedSnapshots.volumeIsGone(volumeId);
+    context.logger.warn('records of snapshots cannot be removed yet', { volume: volumeId, ...errorFields(error) });
+  });
   return await deleteDoomed(context, doomed);
 }
 

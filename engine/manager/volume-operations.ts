@@ -10,7 +10,7 @@ import { HoldfastError, isHoldfastError, toHoldfastError } from '../errors/holdf
 import { errorFields } from '../log/logger.js';
 import { hasRoom, placeReplicas } from '../placement/place-replicas.js';
 import { diskCandidates, requestOf } from './candidates.js';
-import { deleteDoomed, moveToTrash } from './trash-operations.js';
+import { deleteRemains, moveToTrash } from './trash-operations.js';
 import { noticeLostData } from './attach-operation.js';
 import { endMaintenance, ensureAttached, ensureDetached } from './attachment.js';
 import type { ManagerContext } from './context.js';
@@ -295,8 +295,8 @@ export async function deleteVolume(context: ManagerContext, name: string, forGoo
       const { purgeAt } = await moveToTrash(context, found, trashSeconds);
       return { pendingReplicas: [], purgeAt, linkedClones };
     }
-    await repository.removeSnapshots(await repository.listSnapshots(found.record.id));
-    const pendingReplicas = await deleteDoomed(context, await repository.removeVolume(found));
+    const doomed = await repository.removeVolume(found);
+    const pendingReplicas = await deleteRemains(context, found.record.id, doomed);
     return { pendingReplicas, purgeAt: null, linkedClones };
   });
 }

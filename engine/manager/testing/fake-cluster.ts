@@ -2,7 +2,7 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { isHoldfastError } from '../../errors/holdfast-error.js';
+import { HoldfastError, isHoldfastError } from '../../errors/holdfast-error.js';
 import { silentLogger } from '../../log/logger.js';
 import { openLmdbMetastore } from '../../metastore/lmdb-metastore.js';
 import type { Metastore } from '../../metastore/metastore.js';
@@ -16,40 +16,59 @@ import { Repository } from '../repository.js';
 import type { VolumeView } from '../views.js';
 import { FakeNode } from './fake-data-plane.js';
 
+/** Of the store of this manager. */
+type StoreState = {
+  /** How often all records below a prefix were read. */
+  readonly reads: Map<string, number>;
+  /** How many more transactions with changes it takes. */
+  changesLeft: number;
+};
+
 export class FakeCluster {
   readonly nodes: readonly FakeNode[];
   manager: Manager;
   readonly #folder: string;
-  readonly #reads: Map<string, number>;
+  readonly #store: StoreState;
 
-  private constructor(folder: string, nodes: readonly FakeNode[], manager: Manager, reads: Map<string, number>) {
+  private constructor(folder: string, nodes: readonly FakeNode[], manager: Manager, store: StoreState) {
     this.#folder = folder;
     this.nodes = nodes;
     this.manager = manager;
-    this.#reads = reads;
+    this.#store = store;
   }
 
   static async start(count = 3): Promise<FakeCluster> {
     const folder = mkdtempSync(join(tmpdir(), 'holdfast-manager-'));
     const nodes = Array.from({ length: count }, (_, index) => new FakeNode(index + 1));
     await Promise.all(nodes.map((node) => node.start()));
-    const reads = new Map<string, number>();
-    const manager = await startManagerIn(folder, '127.0.0.1:0', reads);
+    const store: StoreState = { reads: new Map(), changesLeft: Infinity };
+    const manager = await startManagerIn(folder, '127.0.0.1:0', store);
     await Promise.all(nodes.map((node) => node.connect(manager.address)));
-    return new FakeCluster(folder, nodes, manager, reads);
+    return new FakeCluster(folder, nodes, manager, store);
   }
 
   /** How often this manager has read all records below `prefix`. */
   reads(prefix: string): number {
-    return this.#reads.get(prefix) ?? 0;
+    return this.#store.reads.get(prefix) ?? 0;
+  }
+
+  /** The store takes that many more transactions with changes, those of what was observed apart; then it fails. */
+  breakStoreAfter(changes: number): void {
+    this.#store.changesLeft = changes;
+  }
+
+  /** Whether it has come to that. */
+  get storeIsBroken(): boolean {
+    return this.#store.changesLeft < 0;
   }
 
   /** Another manager takes over: what only the former one knew is gone. `alone`: before any agent has found it. */
   async restartManager(alone: () => Promise<void> = () => Promise.resolve()): Promise<void> {
     const { address } = this.manager;
     await this.manager.close();
-    this.#reads.clear();
-    this.manager = await startManagerIn(this.#folder, address, this.#reads);
+    this.#store.reads.clear();
+    this.#store.changesLeft = Infinity;
+    this.manager = await startManagerIn(this.#folder, address, this.#store);
     await alone();
     await Promise.all(this.nodes.map((node) => node.connect(this.manager.address)));
     await this.manager.settle();
@@ -122,14 +141,19 @@ export function replicaOn({ replicas }: VolumeView, node: string): string {
   return found.id;
 }
 
-async function startManagerIn(folder: string, listen: string, reads: Map<string, number>): Promise<Manager> {
+async function startManagerIn(folder: string, listen: string, state: StoreState): Promise<Manager> {
   const store = await openLmdbMetastore(join(folder, 'metastore'));
   const range: Metastore['range'] = (prefix) => {
-    reads.set(prefix, (reads.get(prefix) ?? 0) + 1);
+    state.reads.set(prefix, (state.reads.get(prefix) ?? 0) + 1);
     return store.range(prefix);
   };
+  const transact: Metastore['transact'] = async (compares, changes) => {
+    if (!changes.some(({ key }) => /^\/(events|nodes|disks)/.test(key)) && --state.changesLeft < 0)
+      throw new HoldfastError('STORE_UNAVAILABLE', 'the store is broken for this test');
+    return await store.transact(compares, changes);
+  };
   return await startManager({
-    store: { ...store, range },
+    store: { ...store, range, transact },
     dataPlane: createGrpcDataPlane(),
     logger: silentLogger,
     listen,
