@@ -4,6 +4,7 @@ import { join, resolve } from 'node:path';
 import { HoldfastError } from '../errors/holdfast-error.js';
 import { dumpStore, restoreStore } from '../metastore/dump.js';
 import type { Metastore } from '../metastore/metastore.js';
+import { listens } from '../metastore/private-etcd.js';
 import { defaultPrefix, openStore } from '../metastore/store-options.js';
 import type { StoreSettings } from '../metastore/store-options.js';
 import { writeJsonAtomic } from '../os/atomic-file.js';
@@ -21,7 +22,9 @@ export type StorePlace = {
 export async function dumpFrom({ folder, store, environment }: StorePlace, now: Date): Promise<string> {
   if (folder === null && store !== null) return await withStore(namedStore(store), (open) => dumpStore(open, now));
   const path = folder === null ? defaultFolder(environment) : resolve(folder);
-  return await withStore(storeOfFolder(path, clusterFileOf(path).store), (open) => dumpStore(open, now));
+  const present = clusterFileOf(path).store;
+  await requirePrivateEtcd(path, present, `start "holdfast up --data ${path}", which runs it, and dump meanwhile`);
+  return await withStore(storeOfFolder(path, present), (open) => dumpStore(open, now));
 }
 
 /** Into the store that is named; the folder, where one is given, uses that store from then on. */
@@ -35,12 +38,22 @@ export async function restoreInto({ folder, store }: StorePlace, text: string): 
   const release = takeLock(lockPath(path), path);
   try {
     const next = store === null ? file.store : storeOfInput(store);
+    await requirePrivateEtcd(path, next, 'restore into another store, with --store lmdb or --store etcd=URL');
     const entries = await withStore(storeOfFolder(path, next, true), (open) => restoreStore(open, text));
     writeJsonAtomic(clusterFilePath(path), { ...file, store: next });
     return entries;
   } finally {
     release();
   }
+}
+
+/** STORE_UNAVAILABLE when the store is an etcd that `up` runs, and does not at this moment. */
+async function requirePrivateEtcd(folder: string, store: ClusterFile['store'], action: string): Promise<void> {
+  if (store.kind !== 'private-etcd' || (await listens(store.client))) return;
+  throw new HoldfastError(
+    'STORE_UNAVAILABLE',
+    `the records of ${folder} are in its private etcd (${store.client}), which does not run: ${action}`,
+  );
 }
 
 async function withStore<T>(settings: StoreSettings, task: (store: Metastore) => Promise<T>): Promise<T> {
