@@ -10,6 +10,7 @@ import { join } from 'node:path';
 import { root } from './build.mjs';
 import { setupNpm, setupSystem } from './setup.mjs';
 import { buildGuest, guestFolder } from './guest/build-guest.mjs';
+import { endKeepers } from './guest/keepers.mjs';
 
 const began = performance.now();
 const say = (text) => console.log(`${((performance.now() - began) / 1000).toFixed(1).padStart(6)} s  ${text}`);
@@ -422,6 +423,7 @@ async function main() {
     const gone = new Promise((resolve) => up.once('exit', resolve));
     up.kill('SIGTERM');
     await gone;
+    await endKeepers(join(folder, 'cluster'));
     removeFolder();
   }
   console.log(`${names.length - failed} passed, ${failed} failed`);
