@@ -200,6 +200,40 @@ describe('what cannot be is refused with a reason, and changes nothing', () => {
   }, 60_000);
 });
 
+describe('an agent with the name of another node', () => {
+  const agent = async (data: string, token: string) => {
+    const [program = '', ...prefix] = cliCommand;
+    const where = ['--node', 'node1', '--address', '127.0.0.1', '--portal-port', String(await freePort())];
+    const args = [...prefix, 'agent', '--json', '--data', data, ...where, '--join', token];
+    return await attempt(program, args, { timeoutMilliseconds: 60_000 });
+  };
+
+  test('is refused, has started nothing, and the one that has the name works on', async () => {
+    const before = await pids(['agent', 'target', 'replica']);
+    const { join: token } = (await cluster.cli('token', 'create', '--role', 'agent')) as { readonly join: string };
+    const other = join(folder, 'other');
+    const { code, stderr } = await agent(other, token);
+    expect(code).toBe(1);
+    const { error } = JSON.parse(stderr.trim().split('\n').at(-1) ?? '') as {
+      error: { code: string; message: string };
+    };
+    expect(error).toMatchObject({ code: 'IN_USE' });
+    expect(error.message).toContain(`its agent: 127.0.0.1, folder ${join(folder, 'cluster/node1/agent')}, since `);
+    expect(existsSync(join(other, 'target'))).toBe(false);
+    expect(existsSync(join(other, 'disk1'))).toBe(false);
+    expect(await pids(['agent', 'target', 'replica'])).toEqual(before);
+  }, 90_000);
+
+  test('an agent that is killed has its name again at once', async () => {
+    const { pid } = await find('agent', 'node1');
+    process.kill(pid, 'SIGKILL');
+    await until('another agent of node1', 8_000, async () => {
+      const rows = await cluster.processes();
+      return rows.some((row) => row.role === 'agent' && row.node === 'node1' && row.pid !== pid);
+    });
+  });
+});
+
 test('an idle control plane uses no processor', async () => {
   const rows = (await cluster.processes()).filter(({ role }) => role === 'manager' || role === 'agent');
   const ticks = () =>

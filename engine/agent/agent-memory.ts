@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import { HoldfastError } from '../errors/holdfast-error.js';
 import { readJson, writeJsonAtomic } from '../os/atomic-file.js';
+import type { AgentFolder } from './agent-folder.js';
 import { diskConfigSchema } from './config.js';
 import type { DiskConfig } from './config.js';
 import { findFreePorts, tryBind } from '../os/addresses.js';
@@ -16,6 +17,8 @@ const memorySchema = z.object({
   diskIds: z.record(z.string(), z.string()),
   /** Disks that the manager had this node take in, besides those of its configuration. */
   orderedDisks: z.array(diskConfigSchema).default([]),
+  /** The folder (lastingId) as which a manager has accepted this agent; null: not yet. */
+  acceptedAs: z.string().nullable().default(null),
 });
 type Memory = z.infer<typeof memorySchema>;
 
@@ -47,6 +50,15 @@ export class AgentMemory {
   forgetDisk(disk: string): void {
     const { [disk]: _, ...diskIds } = this.#memory.diskIds;
     this.#store({ ...this.#memory, diskIds });
+  }
+
+  /** Whether a manager has accepted the agent that has this folder; of a copy it has not. */
+  wasAccepted({ lastingId }: AgentFolder): boolean {
+    return this.#memory.acceptedAs === lastingId;
+  }
+
+  rememberAccepted({ lastingId }: AgentFolder): void {
+    if (this.#memory.acceptedAs !== lastingId) this.#store({ ...this.#memory, acceptedAs: lastingId });
   }
 
   get orderedDisks(): readonly DiskConfig[] {

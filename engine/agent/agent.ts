@@ -4,7 +4,7 @@ import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { z } from 'zod';
 import { formatHostPort, parseHostPort } from '../os/addresses.js';
-import { sleep } from '../async/wait.js';
+import { aborted, sleep } from '../async/wait.js';
 import { smartOf } from '../os/smart.js';
 import type {
   AgentReport,
@@ -18,11 +18,13 @@ import { dataPlaneNodeFlags } from '../process/node-flags.js';
 import type { ShareOrder, ShareReport } from '../generated/holdfast/v1/manager.js';
 import { squashes } from '../nfs/share-types.js';
 import type { ShareOrder as Order, ShareStatus } from '../nfs/share-types.js';
+import { identifyFolder } from './agent-folder.js';
 import { AgentMemory } from './agent-memory.js';
 import type { AgentConfig, DiskConfig } from './config.js';
 import type { ProcessHost } from './process-host.js';
 import { Shares } from './shares.js';
 import { dropDevice, servingOf } from './target-client.js';
+import type { RegistrationFile } from './registration.js';
 import { RegistryClient } from './registry-client.js';
 import type { IdentitySource } from '../security/identity.js';
 import { supervise } from './supervisor.js';
@@ -45,6 +47,7 @@ export type AgentOptions = {
   /** What the node shows to other hosts, and the file that its processes read; null: everything is plain. */
   readonly certificate: { readonly identity: IdentitySource; readonly path: string } | null;
   readonly runDir: string;
+  readonly registration: RegistrationFile;
   readonly host: ProcessHost;
   readonly programs: Programs;
   readonly logger: Logger;
@@ -59,6 +62,8 @@ const replicaStateSchema = z.object({ startTime: z.string(), listen: z.array(z.s
 export async function runAgent(options: AgentOptions, signal: AbortSignal): Promise<void> {
   const { config, logger } = options;
   const memory = new AgentMemory(options.runDir, config.host);
+  const folder = identifyFolder(options.runDir);
+  const admission = admissionOf(memory.wasAccepted(folder));
   const reports = new Map<string, ProcessReport>();
   const disks = new Map<string, { readonly remove: AbortController; readonly running: Promise<void> }>();
   const smart = new Map<string, SmartReport>();
@@ -68,19 +73,24 @@ export async function runAgent(options: AgentOptions, signal: AbortSignal): Prom
       pid: process.pid,
       processes: [...reports.values()].map((report) => ({ ...report, smart: smart.get(report.disk) })),
       shares: shares.statuses().map(reportOf),
+      place: { folderId: folder.id, host: config.host, folder: folder.path },
     };
     registry.publish(whole);
   };
-  const registry = new RegistryClient(
-    config.managers,
-    config.token,
-    options.certificate?.identity ?? null,
-    logger,
-    (order) => {
+  const registry = new RegistryClient(config.managers, config.token, options.certificate?.identity ?? null, logger, {
+    onAccepted: () => {
+      memory.rememberAccepted(folder);
+      options.registration.accepted();
+      admission.give();
+    },
+    onRefused: (error) => {
+      options.registration.refused(error);
+    },
+    onOrder: (order) => {
       if (order.disks !== undefined) takeOrders(order.disks.disks);
       if (order.shares !== undefined) shares.order(order.shares.shares.map(orderOf));
     },
-  );
+  });
   const shares = new Shares({
     directory: join(realpathSync(options.runDir), 'shares'),
     address: parseHostPort(config.target.portal, 'portal').host,
@@ -96,9 +106,10 @@ export async function runAgent(options: AgentOptions, signal: AbortSignal): Prom
       return await servingOf(control, volumeId, options.certificate?.identity ?? null);
     },
   });
-  const start = (supervision: Supervision, stop: AbortSignal): Promise<void> => {
+  const start = async (supervision: Supervision, stop: AbortSignal): Promise<void> => {
     supervision.onState({ kind: 'starting', pid: null, failure: null });
-    return supervise(options.host, supervision, logger.child({ process: supervision.name }), stop);
+    await admission.given(stop);
+    await supervise(options.host, supervision, logger.child({ process: supervision.name }), stop);
   };
   const startDisk = (disk: DiskConfig) => {
     const key = `replica ${disk.name}`;
@@ -153,6 +164,20 @@ export async function runAgent(options: AgentOptions, signal: AbortSignal): Prom
   await registry.run(signal);
   await Promise.all([targetRuns, ...[...disks.values()].map(({ running }) => running)]);
   await shares.close();
+}
+
+// An agent that no manager has accepted on this folder starts nothing before one does: it may have the name of another node, and the
+// configuration, the ports and the disks as well when its folder is a copy.
+function admissionOf(atOnce: boolean) {
+  const gate = new AbortController();
+  if (atOnce) gate.abort();
+  return {
+    give: () => {
+      gate.abort();
+    },
+    /** Resolves when the signal aborts, too. */
+    given: (signal: AbortSignal) => aborted(AbortSignal.any([gate.signal, signal])),
+  };
 }
 
 // Calls `onChange` with what the drive below a folder says, at once and when it says something else.

@@ -47,9 +47,14 @@ afterEach(async () => {
   rmSync(folder, { recursive: true, force: true });
 });
 
+const registration = { refused: () => undefined };
 const obtain = () =>
   nodeCertificate(
-    { path, node: 'n3', host: '192.0.2.3', managers: [manager.address], token: token.text, logger: silentLogger },
+    {
+      ...{ path, node: 'n3', host: '192.0.2.3', managers: [manager.address], token: token.text },
+      registration,
+      logger: silentLogger,
+    },
     stop.signal,
   );
 

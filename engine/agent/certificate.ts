@@ -7,6 +7,7 @@ import { toHoldfastError } from '../errors/holdfast-error.js';
 import type { Logger } from '../log/logger.js';
 import { fingerprintOf, needsRenewal, requestCertificate } from '../security/certificates.js';
 import { holdIdentity, readIdentity, writeIdentity } from '../security/identity.js';
+import type { RegistrationFile } from './registration.js';
 import type { HeldIdentity, Identity, IdentitySource } from '../security/identity.js';
 import { fingerprintIn } from '../security/tokens.js';
 import { expiryOf } from '../security/tls.js';
@@ -19,6 +20,7 @@ export type NodeCertificateOptions = {
   readonly managers: readonly string[];
   /** With the fingerprint of the authority. */
   readonly token: string;
+  readonly registration: Pick<RegistrationFile, 'refused'>;
   readonly logger: Logger;
 };
 
@@ -80,7 +82,9 @@ async function askUntilAnswered(
       logger.info('this node has a new certificate', { until: expiryOf(identity.certificate)?.toISOString() });
       return identity;
     } catch (error) {
-      const { code, message } = toHoldfastError(error);
+      const cause = toHoldfastError(error);
+      const { code, message } = cause;
+      if (code === 'IN_USE') options.registration.refused(cause);
       if (attempt % 30 === 1) logger.warn('no certificate for this node yet', { node, manager, code, error: message });
       await sleep(backoffMs(attempt, 100, 2_000), signal);
     }

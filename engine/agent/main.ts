@@ -11,6 +11,7 @@ import { runSupervised } from '../process/supervised-main.js';
 import { builtPrograms, runAgent } from './agent.js';
 import { agentConfigSchema } from './config.js';
 import { systemProcessHost } from './process-host.js';
+import { RegistrationFile } from './registration.js';
 
 await runSupervised({
   role: 'agent',
@@ -18,11 +19,12 @@ await runSupervised({
   start: (config, log, runDir) => {
     const stop = new AbortController();
     const logger = log.child({ node: config.node });
-    const running = certified(config, realpathSync(runDir), logger, stop.signal).then((certificate) =>
+    const registration = new RegistrationFile(runDir);
+    const running = certified(config, realpathSync(runDir), registration, logger, stop.signal).then((certificate) =>
       stop.signal.aborted
         ? undefined
         : runAgent(
-            { config, certificate, runDir, host: systemProcessHost, programs: builtPrograms(), logger },
+            { config, certificate, runDir, registration, host: systemProcessHost, programs: builtPrograms(), logger },
             stop.signal,
           ),
     );
@@ -46,12 +48,13 @@ await runSupervised({
 async function certified(
   { node, host, managers, token }: AgentConfig,
   runDir: string,
+  registration: RegistrationFile,
   logger: Logger,
   signal: AbortSignal,
 ): Promise<AgentOptions['certificate']> {
   if (token === null || fingerprintIn(token) === null || !needsTls(`${host.includes(':') ? `[${host}]` : host}:1`))
     return null;
   const path = join(runDir, 'identity.json');
-  const identity = await nodeCertificate({ path, node, host, managers, token, logger }, signal);
+  const identity = await nodeCertificate({ path, node, host, managers, token, registration, logger }, signal);
   return identity === null ? null : { identity, path };
 }

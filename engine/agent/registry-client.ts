@@ -1,7 +1,9 @@
 // The agent's line to the manager: one stream, on which the whole report goes out when it opens and whenever it changed.
 // Quiet otherwise; a peer that vanished is noticed by keep-alives of the connection.
 import { Metadata } from '@grpc/grpc-js';
-import type { ClientDuplexStream } from '@grpc/grpc-js';
+import type { ClientDuplexStream, ServiceError } from '@grpc/grpc-js';
+import { fromServiceError } from '../errors/grpc-errors.js';
+import type { HoldfastError } from '../errors/holdfast-error.js';
 import { credentialsFor, tlsChannelOptions } from '../security/tls.js';
 import type { IdentitySource } from '../security/identity.js';
 import { backoffMs, sleep } from '../async/wait.js';
@@ -17,24 +19,33 @@ const channelOptions = {
   ...tlsChannelOptions,
 };
 
+export type RegistryEvents = {
+  /** Whatever a manager says. */
+  readonly onOrder: (order: ManagerOrder) => void;
+  /** A manager takes this agent for the node that it says it is. */
+  readonly onAccepted: () => void;
+  /** The name of the node is another agent's. It is asked for again. */
+  readonly onRefused: (error: HoldfastError) => void;
+};
+
 export class RegistryClient {
   readonly #managers: readonly string[];
   readonly #token: string | null;
   readonly #identity: IdentitySource | null;
   readonly #logger: Logger;
-  readonly #onOrder: (order: ManagerOrder) => void;
+  readonly #events: RegistryEvents;
+  #refusal = '';
   #report: AgentReport | null = null;
   #stream: ClientDuplexStream<AgentReport, ManagerOrder> | null = null;
 
-  /** `onOrder` gets whatever a manager says. */
   constructor(
     managers: readonly string[],
     token: string | null,
     identity: IdentitySource | null,
     logger: Logger,
-    onOrder: (order: ManagerOrder) => void,
+    events: RegistryEvents,
   ) {
-    this.#onOrder = onOrder;
+    this.#events = events;
     this.#managers = managers;
     this.#token = token;
     this.#identity = identity;
@@ -52,7 +63,7 @@ export class RegistryClient {
       const manager = this.#managers[attempt % this.#managers.length] ?? '';
       const wasTaken = await this.#session(manager, signal);
       if (wasTaken) attempt = 1;
-      await sleep(backoffMs(attempt, 50, 1_000), signal);
+      await sleep(backoffMs(attempt, 50, this.#refusal === '' ? 1_000 : 2_000), signal);
     }
   }
 
@@ -70,12 +81,18 @@ export class RegistryClient {
     try {
       await new Promise<void>((resolve) => {
         stream.on('data', (order: ManagerOrder) => {
-          if (!taken) this.#logger.info('the manager knows this node', { manager });
+          if (!taken) {
+            this.#logger.info('the manager knows this node', { manager });
+            this.#refusal = '';
+            this.#events.onAccepted();
+          }
           taken = true;
-          this.#onOrder(order);
+          this.#events.onOrder(order);
         });
         stream.on('error', (error) => {
-          if (taken) this.#logger.warn('the line to the manager broke', { manager, error: error.message });
+          const cause = fromServiceError(error as ServiceError, manager);
+          if (cause.code === 'IN_USE') this.#refuse(cause);
+          else if (taken) this.#logger.warn('the line to the manager broke', { manager, error: error.message });
           resolve();
         });
         stream.on('end', resolve);
@@ -89,5 +106,11 @@ export class RegistryClient {
       client.close();
     }
     return taken;
+  }
+
+  #refuse(error: HoldfastError): void {
+    if (error.message !== this.#refusal) this.#logger.error(error.message, { code: error.code });
+    this.#refusal = error.message;
+    this.#events.onRefused(error);
   }
 }

@@ -111,7 +111,7 @@ test('gRPC asks for the same: people for Manager, agents for the rest', async ()
       stream.on('error', (error) => {
         reject(fromServiceError(error as Parameters<typeof fromServiceError>[0], 'manager'));
       });
-      stream.write({ node: 'evil', pid: 1, processes: [], shares: [] });
+      stream.write({ node: 'evil', pid: 1, processes: [], shares: [], place: undefined });
     });
   await expect(list(null)).rejects.toThrow(code('UNAUTHENTICATED'));
   expect(await list(reader.text)).toEqual([]);

@@ -7,6 +7,7 @@ import { formatJoinToken, makeToken } from '../security/tokens.js';
 import { objection } from '../placement/place-replicas.js';
 import { diskCandidates, neighboursOf, requestOf } from './candidates.js';
 import type { ManagerContext } from './context.js';
+import { nameTaken } from './node-names.js';
 import { addDisk, changeDisk, changeNode, changeSettings, emptying, removeDisk } from './node-operations.js';
 import type { DiskChange, EmptyingView, NewDisk, NodeChange } from './node-operations.js';
 import { defaultConstraints, recordVersion } from './records.js';
@@ -145,7 +146,9 @@ export function createAdminApi(
     },
     certifyNode: async (request, shown) => {
       const online = (context.observed.node(request.node)?.agentPid ?? null) !== null;
-      return await certifyNode(authority, request, shown, online, context.now());
+      const record = online ? (await repository.listNodes()).find(({ name }) => name === request.node) : undefined;
+      const taken = online ? nameTaken(request.node, record?.agent, null) : null;
+      return await certifyNode(authority, request, shown, taken, context.now());
     },
     removePolicy: async (name) => {
       await repository.policy(name);

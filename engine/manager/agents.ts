@@ -1,11 +1,14 @@
 // Takes in what agents report: nodes and disks become records (so that they are known while their agent is away), the rest is
 // observed state.
+import { isDeepStrictEqual } from 'node:util';
+import { isHoldfastError } from '../errors/holdfast-error.js';
 import { errorFields } from '../log/logger.js';
 import type { DiskOrder } from '../generated/holdfast/v1/manager.js';
 import type { AgentSink } from './grpc-services.js';
 import type { ManagerContext } from './context.js';
 import { disksLock, withhold } from './disk-moves.js';
-import type { AgentReport, ObservedProcess } from './observed.js';
+import { claimName } from './node-names.js';
+import type { AgentReport, Observed, ObservedProcess } from './observed.js';
 import { recordVersion } from './records.js';
 import type { DiskRecord, NodeRecord } from './records.js';
 import type { Repository } from './repository.js';
@@ -46,18 +49,31 @@ async function ordersFor(repository: Repository, node: string): Promise<readonly
 }
 
 export function createAgentSink(
-  { repository, observed, logger, locks }: Pick<ManagerContext, 'repository' | 'observed' | 'logger' | 'locks'>,
+  context: Pick<ManagerContext, 'repository' | 'observed' | 'logger' | 'locks' | 'now' | 'events'>,
   diskChanges: DiskChanges,
 ): AgentSink {
+  const { repository, observed, logger, locks, events } = context;
+  // By node: the folder of the agent that was refused last, so that it is told once.
+  const refused = new Map<string, string>();
   return {
     report: async (connection, report, orderShares) => {
-      const processes = await locks.run(disksLock, () => recordDisks(repository, report));
-      await forgetRemoved(repository, report);
-      await recordNode(repository, report).catch((error: unknown) => {
-        logger.error('cannot record a node', { node: report.node, ...errorFields(error) });
-        throw error;
+      // One after the other: of two agents of one name, the second is to find the first.
+      await locks.run(`agent ${report.node}`, async () => {
+        await recordNode(context, report).catch((error: unknown) => {
+          const { node, place } = report;
+          if (!isHoldfastError(error, 'IN_USE')) {
+            logger.error('cannot record a node', { node, ...errorFields(error) });
+          } else if (refused.get(node) !== place?.folderId) {
+            refused.set(node, place?.folderId ?? '');
+            events.emit({ severity: 'warning', object: `node ${node}`, message: `refused an agent: ${error.message}` });
+            logger.warn('refused an agent', { node, ...errorFields(error) });
+          }
+          throw error;
+        });
+        const processes = await locks.run(disksLock, () => recordDisks(repository, report));
+        await forgetRemoved(repository, report);
+        observed.report(connection, { ...report, processes }, orderShares);
       });
-      observed.report(connection, { ...report, processes }, orderShares);
     },
     disconnected: (connection, node) => {
       observed.disconnected(connection, node);
@@ -92,17 +108,30 @@ async function forgetRemoved(repository: Repository, report: AgentReport): Promi
   }
 }
 
-async function recordNode(repository: Repository, report: AgentReport): Promise<void> {
-  const portal = report.processes.find(({ role }) => role === 'target')?.portal ?? null;
-  await repository.updateNode(report.node, (former) => {
+// IN_USE when the name is another agent's.
+async function recordNode(
+  { repository, observed, now }: Pick<ManagerContext, 'repository' | 'observed' | 'now'>,
+  { node, processes, place }: AgentReport,
+): Promise<void> {
+  const portal = processes.find(({ role }) => role === 'target')?.portal ?? null;
+  await repository.updateNode(node, (former) => {
+    const moment = { awayMs: awayMsOf(observed, node), now: now() };
     const record: NodeRecord = {
       ...(former ?? { zone: null, cordoned: false, draining: false }),
       version: recordVersion,
-      name: report.node,
+      name: node,
       portal: portal ?? former?.portal ?? null,
+      ...(place === undefined ? {} : { agent: claimName(node, former?.agent, place, moment) }),
     };
-    return former?.portal === record.portal ? null : record;
+    return former !== null && isDeepStrictEqual(former, record) ? null : record;
   });
+}
+
+function awayMsOf(observed: Observed, name: string): number {
+  const node = observed.node(name);
+  // It has not been here since the start of this manager.
+  if (node === undefined) return observed.now() - observed.startedAt;
+  return node.agentAwaySince === null ? 0 : observed.now() - node.agentAwaySince;
 }
 
 async function recordDisks(

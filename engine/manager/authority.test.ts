@@ -127,7 +127,7 @@ function reportAs(shown: KeyPair | null, node: string): Promise<string> {
   const metadata = new Metadata();
   metadata.set('authorization', `Bearer ${token.text}`);
   const stream = client.connect(metadata);
-  stream.write({ node, pid: 1, processes: [], shares: [] });
+  stream.write({ node, pid: 1, processes: [], shares: [], place: undefined });
   return new Promise<string>((resolve) => {
     stream.on('data', () => {
       resolve('taken');
@@ -162,7 +162,7 @@ test('a name that is in use is not given away', async () => {
   metadata.set('authorization', `Bearer ${token.text}`);
   const stream = client.connect(metadata);
   stream.on('error', () => undefined);
-  stream.write({ node: 'n3', pid: 1, processes: [], shares: [] });
+  stream.write({ node: 'n3', pid: 1, processes: [], shares: [], place: undefined });
   await once(stream, 'data');
   expect(await certify('n3')).toMatchObject({ status: 400, body: { error: { code: 'IN_USE' } } });
   expect((await certify('n3', pair)).status).toBe(200);

@@ -104,13 +104,13 @@ export type IssuedCertificate = { readonly certificate: string; readonly authori
 
 /**
  * `shown`: the common name of the certificate that the caller has, if any. A node renews its own; for a node that is online nobody gets
- * a second one with a token alone.
+ * a second one with a token alone. `taken`: by the agent of the node that is online.
  */
 export async function certifyNode(
   authority: Authority | null,
   { node, hosts, request }: CertificateRequest,
   shown: string | null,
-  online: boolean,
+  taken: HoldfastError | null,
   now: Date,
 ): Promise<IssuedCertificate> {
   if (authority === null)
@@ -120,11 +120,7 @@ export async function certifyNode(
     throw new HoldfastError('INVALID_ARGUMENT', `a certificate request has at most ${requestBytesMax} bytes`);
   if (shown !== null && shown !== name)
     throw new HoldfastError('PERMISSION_DENIED', `the certificate of "${shown}" does not speak for node "${node}"`);
-  if (shown === null && online)
-    throw new HoldfastError(
-      'IN_USE',
-      `node "${node}" is online: a host of its own needs a name of its own (--node NAME)`,
-    );
+  if (shown === null && taken !== null) throw taken;
   const leaf = await signRequest(authority.keys, request, { name, hosts }, now);
   return { certificate: leaf + authority.keys.certificate, authority: authority.trusted };
 }

@@ -308,6 +308,7 @@ function toReport(message: AgentReportMessage): AgentReport {
     pid: message.pid,
     processes: message.processes.map(toProcess),
     shares: message.shares.map(toShare),
+    ...(message.place === undefined ? {} : { place: message.place }),
   };
 }
 

@@ -31,9 +31,14 @@ export type ObservedProcess = {
   readonly withheld?: ObservedProcess;
 };
 
+/** Which agent it is: `folderId` is of the folder that it runs on, and no copy has it. */
+export type AgentPlace = { readonly folderId: string; readonly host: string; readonly folder: string };
+
 export type AgentReport = {
   readonly node: string;
   readonly pid: number;
+  /** Absent: of an agent of an earlier version. */
+  readonly place?: AgentPlace;
   readonly processes: readonly ObservedProcess[];
   readonly shares?: readonly ShareStatus[];
 };

@@ -44,6 +44,8 @@ export const nodeSchema = z.object({
   cordoned: z.boolean(),
   /** Replicas and attachments are moved away. Implies cordoned. */
   draining: z.boolean(),
+  /** Whose the name is (node-names.ts). Absent: its agent does not say. */
+  agent: z.object({ folderId: z.string(), host: z.string(), folder: z.string(), since: z.string() }).optional(),
 });
 export type NodeRecord = z.infer<typeof nodeSchema>;
 

@@ -4,9 +4,10 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { createProcessHost } from '../agent/process-host.js';
 import type { AgentConfig } from '../agent/config.js';
+import { readRegistration } from '../agent/registration.js';
 import { request } from '../api/rest-client.js';
-import { sleep } from '../async/wait.js';
-import { toHoldfastError } from '../errors/holdfast-error.js';
+import { aborted, sleep } from '../async/wait.js';
+import { HoldfastError, toHoldfastError } from '../errors/holdfast-error.js';
 import type { Logger } from '../log/logger.js';
 import type { ManagerConfig } from '../manager/config.js';
 import type { NodeView } from '../manager/views.js';
@@ -53,12 +54,15 @@ export async function runHost(plan: HostPlan, events: HostEvents, logger: Logger
           ]),
       keepRunning(host, 'agent', agentDir, agentConfig(file, folder), logger, stop.signal, nothing),
     ];
-    await waitUntilOnline(file, events, signal);
-    if (!signal.aborted) events.onReady(file);
-    await aborted(signal);
-    stop.abort();
-    await Promise.all(supervised);
-    await stopIn([agentDir, managerDir]);
+    try {
+      await waitUntilOnline(file, agentDir, events, signal);
+      if (!signal.aborted) events.onReady(file);
+      await aborted(signal);
+    } finally {
+      stop.abort();
+      await Promise.all(supervised);
+      await stopIn([agentDir, managerDir]);
+    }
   } finally {
     stop.abort();
     release();
@@ -109,15 +113,22 @@ function agentConfig(file: HostFile, folder: string): AgentConfig {
   };
 }
 
-// The agent's own state says nothing of the cluster; a manager that knows this node as online does. The agent's token may not
-// ask, so a refusal is an answer, too.
-async function waitUntilOnline(file: HostFile, { onProgress }: HostEvents, signal: AbortSignal): Promise<void> {
+// The agent's own state says nothing of the cluster; a manager that knows this node as online does, once it has taken this agent for that
+// node. IN_USE when it is another agent's.
+async function waitUntilOnline(
+  file: HostFile,
+  agentDir: string,
+  { onProgress }: HostEvents,
+  signal: AbortSignal,
+): Promise<void> {
   let progressAt = performance.now() + progressEveryMs;
   for (let attempt = 0; !signal.aborted; attempt++) {
+    const registration = readRegistration(agentDir);
+    if (registration?.state === 'refused') throw new HoldfastError(registration.code, registration.message);
     const manager = file.managers[attempt % file.managers.length] ?? '';
     try {
       const node = await request<NodeView>(manager, 'GET', `/v1/nodes/${file.node}`, undefined, file.token);
-      if (node.state === 'online') return;
+      if (node.state === 'online' && registration !== null) return;
       if (performance.now() >= progressAt) onProgress(`waiting: ${node.reason ?? node.state}`);
     } catch (error) {
       if (performance.now() >= progressAt) onProgress(`waiting: ${toHoldfastError(error).message}`);
@@ -125,13 +136,4 @@ async function waitUntilOnline(file: HostFile, { onProgress }: HostEvents, signa
     if (performance.now() >= progressAt) progressAt += progressEveryMs;
     await sleep(readyPollMs, signal);
   }
-}
-
-async function aborted(signal: AbortSignal): Promise<void> {
-  if (signal.aborted) return;
-  await new Promise<void>((resolve) => {
-    signal.addEventListener('abort', () => {
-      resolve();
-    });
-  });
 }

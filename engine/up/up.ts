@@ -7,6 +7,7 @@ import { createProcessHost } from '../agent/process-host.js';
 import type { ProcessHost, StartFailure } from '../agent/process-host.js';
 import type { AgentConfig } from '../agent/config.js';
 import { supervise } from '../agent/supervisor.js';
+import { aborted } from '../async/wait.js';
 import type { Logger } from '../log/logger.js';
 import type { ManagerConfig } from '../manager/config.js';
 import { writeJsonAtomic } from '../os/atomic-file.js';
@@ -166,19 +167,6 @@ async function stopEverything(plan: UpPlan): Promise<void> {
   await stopDataPlaneOf(plan.nodes.map(({ agent }) => dirname(agent)));
   await stopIn([managerRunDir(plan.folder)]);
   await stopIn([etcdRunDir(plan.folder)]);
-}
-
-async function aborted(signal: AbortSignal): Promise<void> {
-  if (signal.aborted) return;
-  await new Promise<void>((resolve) => {
-    signal.addEventListener(
-      'abort',
-      () => {
-        resolve();
-      },
-      { once: true },
-    );
-  });
 }
 
 /** Portals as people read them: the first one, and how many follow. */

@@ -6,6 +6,7 @@ import { toGrpcStatus } from '../../errors/grpc-errors.js';
 import { HoldfastError } from '../../errors/holdfast-error.js';
 import { AgentRegistryClient } from '../../generated/holdfast/v1/manager.js';
 import type {
+  AgentPlace,
   AgentReport,
   DiskOrder,
   ManagerOrder,
@@ -312,6 +313,8 @@ export class FakeNode {
   replicaFailure = '';
   targetRuns = true;
   smart: SmartHealth | undefined;
+  /** The folder of its agent; undefined: it does not say. */
+  place: AgentPlace | undefined;
   /** Disks besides disk1. */
   readonly extra = new Map<string, FakeDisk>();
   /** What the manager last said of disks that are to be run. */
@@ -365,7 +368,7 @@ export class FakeNode {
     });
     const disks = [...this.extra].map(([name, disk]) => this.#diskReport(name, disk));
     const processes = [this.#targetReport(), this.#replicaReport(), ...disks];
-    stream.write({ node: this.name, pid: 1, processes, shares: [] });
+    stream.write({ node: this.name, pid: 1, processes, shares: [], place: this.place });
     await taken;
   }
 
