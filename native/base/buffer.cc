@@ -48,17 +48,23 @@ BufferPool::SizeClass BufferPool::size_class(std::size_t size) {
 Buffer* BufferPool::take(std::size_t size) {
   CHECK(size > 0 && size <= (std::size_t{1} << kLargestLog2), "buffer size out of range");
   auto [index, capacity] = size_class(size);
-  Buffer*& head = free_[index];
   last_taken_[index] = ++takes_;
-  Buffer* buffer = head;
-  if (buffer) {
-    head = buffer->next_free;
-    bytes_retained_ -= capacity;
-  } else {
+  Buffer* buffer = take_free(index);
+  if (buffer == nullptr) {
     buffer = new Buffer{memory_.allocate(capacity), static_cast<std::uint32_t>(capacity), 0, this, nullptr};
   }
   buffer->references = 1;
   bytes_in_use_ += capacity;
+  return buffer;
+}
+
+// Null: there is none.
+Buffer* BufferPool::take_free(std::size_t index) {
+  Buffer* buffer = free_[index];
+  if (buffer == nullptr) return nullptr;
+  free_[index] = buffer->next_free;
+  unused_[index] = std::min(unused_[index], --free_count_[index]);
+  bytes_retained_ -= buffer->capacity;
   return buffer;
 }
 
@@ -71,6 +77,7 @@ void BufferPool::give_back(Buffer* buffer) {
   bytes_retained_ += capacity;
   buffer->next_free = free_[index];
   free_[index] = buffer;
+  ++free_count_[index];
 }
 
 // Gives up a buffer of the size that was asked for least recently, unless that is `index` itself.
@@ -80,11 +87,15 @@ bool BufferPool::make_room(std::size_t index) {
     if (free_[i] && last_taken_[i] < last_taken_[oldest]) oldest = i;
   }
   if (oldest == index) return false;
-  Buffer* buffer = free_[oldest];
-  free_[oldest] = buffer->next_free;
-  bytes_retained_ -= buffer->capacity;
-  release(buffer);
+  release(take_free(oldest));
   return true;
+}
+
+void BufferPool::trim() {
+  for (std::size_t i = 0; i < kSizes; ++i) {
+    for (std::uint32_t left = (unused_[i] + 1) / 2; left > 0; --left) release(take_free(i));
+    unused_[i] = free_count_[i];
+  }
 }
 
 void BufferPool::release(Buffer* buffer) {

@@ -108,6 +108,9 @@ class BufferPool {
 
   // A user that holds much for a while, over and over, raises the limit: what it gives back serves it again.
   void retain_at_least(std::size_t bytes) { retained_bytes_max_ = std::max(retained_bytes_max_, bytes); }
+  // Gives up half of what was kept and not asked for since the last call: called now and then, what a load has left
+  // behind is gone soon after it, and what is in use over and over stays.
+  void trim();
 
   // Bytes handed out and not yet returned (by capacity).
   std::size_t bytes_in_use() const { return bytes_in_use_; }
@@ -128,12 +131,15 @@ class BufferPool {
   static SizeClass size_class(std::size_t size);
 
   Buffer* take(std::size_t size);
+  Buffer* take_free(std::size_t index);
   void give_back(Buffer* buffer);
   bool make_room(std::size_t index);
   void release(Buffer* buffer);
 
   BufferMemory& memory_;
   std::array<Buffer*, kSizes> free_{};
+  std::array<std::uint32_t, kSizes> free_count_{};
+  std::array<std::uint32_t, kSizes> unused_{};      // the least of free_count_ since trim()
   std::array<std::uint64_t, kSizes> last_taken_{};  // in terms of takes_
   std::uint64_t takes_ = 0;
   std::size_t bytes_in_use_ = 0;

@@ -79,6 +79,26 @@ TEST(BufferPool, GivesUpTheSizeThatIsNoLongerUsed) {
   EXPECT_EQ(pool.bytes_in_use(), 0u);
 }
 
+TEST(BufferPool, TrimGivesUpWhatNobodyAskedFor) {
+  BufferPool pool(64u << 20);
+  std::vector<Slice> slices;
+  for (int i = 0; i < 32; ++i) slices.push_back(pool.allocate(1u << 20));
+  slices.clear();
+  pool.trim();
+  EXPECT_EQ(pool.bytes_retained(), 32u << 20) << "all were in use a moment ago";
+  // Eight at a time are used from now on.
+  for (int round = 0; round < 10; ++round) {
+    for (int i = 0; i < 8; ++i) slices.push_back(pool.allocate(1u << 20));
+    slices.clear();
+    pool.trim();
+  }
+  EXPECT_EQ(pool.bytes_retained(), 8u << 20);
+  for (int round = 0; round < 4; ++round) pool.trim();
+  EXPECT_EQ(pool.bytes_retained(), 0u);
+  Slice again = pool.allocate(1u << 20);
+  EXPECT_EQ(pool.bytes_in_use(), 1u << 20);
+}
+
 TEST(Slice, CopiesCountAndMovesDoNot) {
   BufferPool pool;
   Slice slice = pool.copy_of(as_bytes("holdfast"));

@@ -21,6 +21,7 @@ Nanos monotonic_now() {
 }
 
 constexpr std::size_t kRetainedBytesMax = 64u << 20;
+constexpr std::size_t kRetainedForGood = 8u << 20;
 
 // AddressSanitizer watches the edges of what malloc gives, not those of blocks of a region.
 BufferMemory& payload_memory([[maybe_unused]] HugeMemory& huge) {
@@ -48,7 +49,8 @@ void relax() {
 }  // namespace
 
 Loop::Loop(const ReactorOptions& options)
-    : buffers_(kRetainedBytesMax, payload_memory(memory_)),
+    : trim_interval_(options.trim_interval),
+      buffers_(kRetainedBytesMax, payload_memory(memory_)),
       blocking_pool_(inbox_, options.blocking_threads_max),
       poll_policy_(usable_cpus() < options.spin_cpus_min ? Nanos(0) : options.spin_max) {
   refresh_now();
@@ -148,7 +150,18 @@ void Loop::turn(Nanos wait_max) {
   timers_.run_due(now_);
   run_posted();
   run_turn_ends();
+  if (!trim_armed_ && buffers_.bytes_retained() > kRetainedForGood) arm_trim();
   counters.system_calls.store(ring_->system_calls(), std::memory_order_relaxed);
+}
+
+// Only while there is something to give up: an idle reactor does not wake up.
+void Loop::arm_trim() {
+  if (closing_) return;
+  trim_armed_ = true;
+  timers_.add(now_ + trim_interval_, [this] {
+    trim_armed_ = false;
+    buffers_.trim();
+  });
 }
 
 void Loop::enter(Nanos wait) {

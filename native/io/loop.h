@@ -98,12 +98,15 @@ class Loop final : private Completion {
   void arm_wake_up();
   void run_posted();
   void run_turn_ends();
+  void arm_trim();
   void enter(Nanos wait);
   bool spin(Nanos budget);
   void sleep(Nanos wait_max);
   void refresh_now();
 
   HugeMemory memory_;
+  const Nanos trim_interval_;
+  bool trim_armed_ = false;
   BufferPool buffers_;  // slices everywhere below refer to it
   Inbox inbox_;
   std::unique_ptr<Ring> ring_;

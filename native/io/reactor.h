@@ -30,6 +30,8 @@ struct ReactorOptions {
   // Fewer usable CPUs (affinity, control group quota): never spin.
   unsigned spin_cpus_min = 2;
   unsigned blocking_threads_max = 4;
+  // How long payload memory is kept that nobody has asked for. A little is kept for good.
+  Nanos trim_interval = 5s;
 };
 
 struct ReactorStats {

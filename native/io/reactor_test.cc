@@ -274,6 +274,19 @@ bool forbid_io_uring(unsigned error_number) {
   return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
 }
 
+TEST(Reactor, GivesMemoryBackThatALoadHasLeftBehind) {
+  ReactorOptions options;
+  options.trim_interval = 1ms;
+  auto reactor = make_reactor(options);
+  BufferPool& pool = reactor->env().buffers();
+  reactor->env().post([&pool] {
+    std::vector<Slice> load;
+    for (int i = 0; i < 40; ++i) load.push_back(pool.allocate(1u << 20));
+  });
+  ASSERT_TRUE(run_until(*reactor, [&] { return pool.bytes_retained() == 40u << 20; }));
+  ASSERT_TRUE(run_until(*reactor, [&] { return pool.bytes_retained() <= 8u << 20; }));
+}
+
 TEST(Reactor, SaysWhatToDoWithoutIoUring) {
   for (auto [error_number, hint] : {std::pair(EPERM, "seccomp"), {ENOSYS, "6.1"}, {EINVAL, "too old"}}) {
     pid_t child = fork();
