@@ -299,6 +299,20 @@ TEST_F(ReservationsTest, StateSurvivesARestart) {
   }
 }
 
+// Without APTPL as well: a target that restarts, or takes over, is no loss of power of the unit. The bit itself is
+// shown as it was asked for.
+TEST_F(ReservationsTest, StateWithoutAptplSurvivesARestart) {
+  ASSERT_TRUE(enroll(host, 0xa).good() && enroll(other, 0xb).good());
+  ASSERT_TRUE(reserve(host, 0xa, ReservationType::kWriteExclusive).good());
+  auto restored = Reservations::restore(saved);
+  ASSERT_TRUE(restored.ok());
+  start(512, *restored);
+  other = nexus("iqn.other,i,0x2");
+  EXPECT_FALSE(may_write(other)) << "it was fenced before";
+  EXPECT_TRUE(may_write(host));
+  EXPECT_EQ(number_at(in(2), 3, 1), 0x80u) << "PTPL_A is 0";
+}
+
 TEST_F(ReservationsTest, WhatCannotBeSavedIsRefusedAndNotInForce) {
   ASSERT_TRUE(enroll(host, 0xa).good());
   save_fails = true;
