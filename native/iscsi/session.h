@@ -103,7 +103,8 @@ class Session {
   void data_out_complete(Task& task);
   void run(Task& task);
   std::uint64_t memory_needed(const Task& task) const;
-  bool memory_fits(std::uint64_t bytes) const;
+  bool memory_fits(const Task& task) const;
+  bool memory_comes_back() const;
   bool charge(Task& task);
   void sequence_complete(Task& task, bool solicited);
   void respond(Task& task);

@@ -191,36 +191,5 @@ TEST_F(TaskManagementTest, AFunctionOfASessionThatEndsMeanwhile) {
   EXPECT_EQ(session().run({})->status, 0);
 }
 
-// ---- task attributes (SAM-5 section 8.6) ----
-
-TEST_F(TaskManagementTest, AnOrderedCommandWaitsAndIsWaitedFor) {
-  RawInitiator& host = session();
-  device->hold();
-  std::uint32_t before = host.command(read16(0, 1), {.read = 512});
-  std::uint32_t ordered = host.command(read16(0, 1), {.read = 512, .attribute = 2});
-  std::uint32_t after = host.command(read16(0, 1), {.read = 512});
-  std::uint32_t head = host.command(read16(0, 1), {.read = 512, .attribute = 3});
-  host.settle();
-  EXPECT_EQ(device->waiting(), 2u) << "the first one and the head of the queue";
-  device->release();
-  for (std::uint32_t tag : {before, ordered, after, head}) EXPECT_EQ(host.outcome(tag)->status, 0);
-}
-
-TEST_F(TaskManagementTest, AbortingAnOrderedCommandLetsTheOthersGo) {
-  RawInitiator& host = session();
-  device->hold();
-  std::uint32_t before = host.command(read16(0, 1), {.read = 512});
-  std::uint32_t ordered = host.command(read16(0, 1), {.read = 512, .attribute = 2});
-  std::uint32_t after = host.command(read16(0, 1), {.read = 512});
-  host.settle();
-  std::uint32_t tag = host.task_function(TaskFunction::kAbortTask, ordered);
-  EXPECT_EQ(response(host, tag), kComplete) << "it has touched nothing";
-  EXPECT_EQ(device->waiting(), 2u);
-  device->release();
-  EXPECT_EQ(host.outcome(before)->status, 0);
-  EXPECT_EQ(host.outcome(after)->status, 0);
-  EXPECT_FALSE(host.outcome(ordered));
-}
-
 }  // namespace
 }  // namespace holdfast::iscsi

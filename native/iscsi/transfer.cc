@@ -80,11 +80,22 @@ std::uint64_t Session::memory_needed(const Task& task) const {
   return (task.received < task.wanted ? task.wanted - task.immediate.size() : 0) + task.data_in_estimate;
 }
 
-// Whether the session may take that much now. One that holds nothing, and whose answers were all taken, always may, so
-// that nobody starves.
-bool Session::memory_fits(std::uint64_t bytes) const {
-  std::uint64_t held = charged_ + connection_.unsent_bytes();
-  return held == 0 || (held + bytes <= kSessionBytesMax && server_.memory_allows(bytes));
+// Whether the task may take what it needs now. In a session whose answers were all taken, and that waits for no memory
+// of its own, it always may, so that nobody starves.
+bool Session::memory_fits(const Task& task) const {
+  std::uint64_t bytes = memory_needed(task), unsent = connection_.unsent_bytes();
+  if (charged_ + unsent + bytes <= kSessionBytesMax && server_.memory_allows(bytes)) return true;
+  return unsent == 0 && !memory_comes_back();
+}
+
+// Whether some task holds memory and will end by itself. One that the logical unit holds back may wait, behind an
+// ORDERED command, for the very task that waits for memory.
+bool Session::memory_comes_back() const {
+  bool comes = false;
+  tasks_.for_each([&](const Task& each) {
+    comes = comes || (each.charged_bytes > 0 && each.state != scsi::Command::State::kQueued);
+  });
+  return comes;
 }
 
 // Takes all the memory that the task will need, at once; false: it waits its turn. No task waits while it holds some.
@@ -92,7 +103,7 @@ bool Session::charge(Task& task) {
   std::uint64_t bytes = memory_needed(task);
   if (bytes == 0) return true;
   bool in_turn = resuming_ || waiting_.empty();
-  if (!in_turn || !memory_fits(bytes)) {
+  if (!in_turn || !memory_fits(task)) {
     if (!task.waits_for_memory) waiting_.push_back(&task);
     task.waits_for_memory = true;
     server_.memory_wanted();
@@ -109,7 +120,10 @@ void Session::resume_waiting() {
   resuming_ = true;
   while (!waiting_.empty() && !connection_.closed()) {
     Task& task = *waiting_.front();
-    if (!memory_fits(memory_needed(task))) break;
+    if (!memory_fits(task)) {
+      server_.memory_wanted();
+      break;
+    }
     waiting_.pop_front();
     task.waits_for_memory = false;
     if (task.received < task.wanted) {
@@ -239,7 +253,9 @@ void Session::data_out_complete(Task& task) {
 }
 
 void Session::run(Task& task) {
-  if (charge(task)) unit_->unit->execute(task);
+  if (!charge(task)) return;
+  unit_->unit->execute(task);
+  if (!waiting_.empty()) resume_waiting();  // it may be held back there
 }
 
 // ---- answers ----

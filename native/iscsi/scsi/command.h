@@ -103,8 +103,9 @@ struct Command {
   std::uint64_t done = 0;  // of a command that works in steps
   Slice scratch;
   std::vector<std::shared_ptr<AbortWait>> abort_waits;
-  Command* previous = nullptr;
-  Command* next = nullptr;
+  std::uint64_t place = 0;      // in the order of arrival in the task set
+  Command* previous = nullptr;  // the one after it in the task set
+  Command* next = nullptr;      // the one before it
 
   std::uint8_t cdb8(std::size_t offset_in_cdb) const { return static_cast<std::uint8_t>(cdb[offset_in_cdb]); }
   std::uint64_t cdb_field(std::size_t offset_in_cdb, std::size_t size) const;

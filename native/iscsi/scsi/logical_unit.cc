@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <utility>
 
 #include "iscsi/scsi/big_endian.h"
@@ -156,54 +157,70 @@ bool LogicalUnit::check_reservations(Command& command) {
 void LogicalUnit::link(Command& command) {
   CHECK(command.state == Command::State::kIdle);
   command.state = Command::State::kAdmitted;
-  command.previous = nullptr;
-  command.next = tasks_head_;
-  if (tasks_head_) tasks_head_->previous = &command;
-  tasks_head_ = &command;
+  command.place = ++last_place_;
+  if (command.attribute == TaskAttribute::kHeadOfQueue) {
+    command.previous = tasks_tail_;
+    command.next = nullptr;
+  } else {
+    command.previous = nullptr;
+    command.next = tasks_head_;
+    if (command.attribute == TaskAttribute::kOrdered) ordered_.push_back(&command);
+  }
+  (command.previous ? command.previous->next : tasks_head_) = &command;
+  (command.next ? command.next->previous : tasks_tail_) = &command;
 }
 
 void LogicalUnit::unlink(Command& command) {
   (command.previous ? command.previous->next : tasks_head_) = command.next;
-  if (command.next) command.next->previous = command.previous;
+  (command.next ? command.next->previous : tasks_tail_) = command.previous;
   command.previous = command.next = nullptr;
+  if (command.attribute == TaskAttribute::kOrdered) std::erase(ordered_, &command);
   command.state = Command::State::kIdle;
 }
 
 // ---- execution ----
 
-// SAM-5 section 8.6: an ORDERED command waits for all before it, and all after it wait for it. HEAD OF QUEUE goes
-// first.
+// SAM-5 section 8.6: an ORDERED command waits for all before it, and all after it wait for it. HEAD OF QUEUE waits for
+// nothing, and an ORDERED command waits for it.
+bool LogicalUnit::may_run(const Command& command) const {
+  if (ordered_.empty() || command.attribute == TaskAttribute::kHeadOfQueue) return true;
+  const Command& oldest = *ordered_.front();
+  if (&command == &oldest) return command.next == nullptr;
+  return command.place < oldest.place;
+}
+
 void LogicalUnit::execute(Command& command) {
   DCHECK(command.state == Command::State::kAdmitted);
-  bool ordered = command.attribute == TaskAttribute::kOrdered;
-  bool may_run = command.attribute == TaskAttribute::kHeadOfQueue ||
-                 (queued_.empty() && !ordered_running_ && (!ordered || running_ == 0));
-  if (may_run) return run(command);
-  command.state = Command::State::kQueued;
-  queued_.push_back(&command);
+  if (may_run(command)) return run(command);
+  queue(command);
 }
 
 void LogicalUnit::run(Command& command) {
   command.state = Command::State::kRunning;
-  ++running_;
-  if (command.attribute == TaskAttribute::kOrdered) ordered_running_ = true;
   command.operation->execute(*this, command);
 }
 
+// Commands become complete in any order.
+void LogicalUnit::queue(Command& command) {
+  command.state = Command::State::kQueued;
+  auto place = queued_.end();
+  while (place != queued_.begin() && (*std::prev(place))->place > command.place) --place;
+  queued_.insert(place, &command);
+}
+
+// What holds the first one back holds back all after it.
 void LogicalUnit::run_queued() {
-  while (!queued_.empty() && !ordered_running_) {
+  if (holds_queued_) return;
+  holds_queued_ = true;  // commands that end at once come back here
+  while (!queued_.empty() && may_run(*queued_.front())) {
     Command& command = *queued_.front();
-    if (command.attribute == TaskAttribute::kOrdered && running_ > 0) return;
     queued_.pop_front();
     run(command);
   }
+  holds_queued_ = false;
 }
 
 void LogicalUnit::finish(Command& command) {
-  if (command.state == Command::State::kRunning) {
-    --running_;
-    if (command.attribute == TaskAttribute::kOrdered) ordered_running_ = false;
-  }
   unlink(command);
   if (command.aborted) {
     command.status = ScsiStatus::kTaskAborted;
@@ -266,11 +283,14 @@ void LogicalUnit::abort_nexus_tasks(Nexus* nexus, const Nexus* by, Callback<void
   for (Command* each = tasks_head_; each; each = each->next) {
     if (!nexus || each->nexus == nexus) affected.push_back(each);
   }
+  bool held = std::exchange(holds_queued_, true);  // none of them shall run because another was aborted
   for (Command* each : affected) {
     bool still_there = false;
     for (Command* task = tasks_head_; task && !still_there; task = task->next) still_there = task == each;
     if (still_there) abort(*each, each->nexus == by || !each->nexus, wait);
   }
+  holds_queued_ = held;
+  run_queued();
 }
 
 void LogicalUnit::abort_task_set(Nexus* nexus, Callback<void()> done) {

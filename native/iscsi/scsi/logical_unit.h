@@ -7,7 +7,9 @@
 // Invariants:
 //  1. Every admitted command reaches its owner exactly once, after its last touch of the device.
 //  2. A command that admit() refused is in no list and touched nothing.
-//  3. A reservation change is in the ReservationSaver before its command is answered, and not in force before.
+//  3. No command begins while an ORDERED one that came before it is in the task set, and no ORDERED one while any that
+//     came before it is, with or without its data. HEAD OF QUEUE commands begin at once and count as having come first.
+//  4. A reservation change is in the ReservationSaver before its command is answered, and not in force before.
 #pragma once
 
 #include <array>
@@ -121,7 +123,9 @@ class LogicalUnit {
   bool check_reservations(Command& command);
   void link(Command& command);
   void unlink(Command& command);
+  bool may_run(const Command& command) const;
   void run(Command& command);
+  void queue(Command& command);
   void run_queued();
   void abort(Command& command, bool silent, const std::shared_ptr<AbortWait>& wait);
   void check_idle();
@@ -133,10 +137,13 @@ class LogicalUnit {
   Identity identity_;
   ModeParameters mode_;
   std::vector<std::unique_ptr<Nexus>> nexuses_;
+  // The task set, newest first, HEAD OF QUEUE last.
   Command* tasks_head_ = nullptr;
-  std::size_t running_ = 0;
-  bool ordered_running_ = false;
-  std::deque<Command*> queued_;  // held back by an ORDERED command
+  Command* tasks_tail_ = nullptr;
+  std::uint64_t last_place_ = 0;
+  std::deque<Command*> ordered_;  // the ORDERED commands of the task set, oldest first
+  std::deque<Command*> queued_;   // dormant: complete, and held back by `ordered_`; oldest first
+  bool holds_queued_ = false;     // run_queued() has to wait, or is at it
   Callback<void()> on_idle_;
 
   Reservations reservations_;
