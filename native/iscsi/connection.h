@@ -25,7 +25,8 @@ class TargetServer;
 class Session;
 
 inline constexpr Nanos kLoginTimeout = 15s;
-inline constexpr std::uint32_t kCommandWindow = 128;  // commands a session may have outstanding
+inline constexpr std::uint32_t kCommandWindow = 128;      // commands a session may have outstanding
+inline constexpr std::uint32_t kScarceCommandWindow = 8;  // the same while the target is short of memory
 inline constexpr std::uint32_t kLoginSegmentBytesMax = 64u << 10;
 // Answers that the peer has not taken; beyond, nothing more is read from it until it has taken all of them.
 inline constexpr std::size_t kUnsentBytesMax = 72u << 20;

@@ -57,6 +57,7 @@ bool Session::begin() {
 }
 
 Session::~Session() {
+  server_.memory_returned(held_bytes_);
   waiting_.clear();
   while (Task* task = tasks_.take_any()) {
     task->session = nullptr;
@@ -69,9 +70,11 @@ Session::~Session() {
 
 // ---- order ----
 
+// The window that the last answer of a session leaves is never closed.
 std::uint32_t Session::max_cmd_sn() {
   auto outstanding = static_cast<std::uint32_t>(tasks_.size() + held_.size());
-  std::uint32_t room = outstanding < kCommandWindow ? kCommandWindow - outstanding : 0;
+  std::uint32_t window = server_.memory_scarce() ? kScarceCommandWindow : kCommandWindow;
+  std::uint32_t room = outstanding < window ? window - outstanding : 0;
   std::uint32_t max = exp_cmd_sn_ + room - 1;
   if (serial_less(max_cmd_sn_, max)) max_cmd_sn_ = max;
   return max_cmd_sn_;
@@ -100,9 +103,14 @@ void Session::handle(const Header& header, Slice data) {
   // Outside of the window: ignored without a word (RFC 7143 section 4.2.2.1).
   if (serial_less(cmd_sn, exp_cmd_sn_) || serial_less(max_cmd_sn_, cmd_sn)) return;
   if (cmd_sn != exp_cmd_sn_) {
-    if (held_bytes_ + data.size() > kHeldBytesMax) return protocol_error(header, "too much data out of order");
     std::size_t size = data.size();
-    if (held_.try_emplace(cmd_sn, Held{true, header, std::move(data)}).second) held_bytes_ += size;
+    if (held_bytes_ + size > kHeldBytesMax || !unasked_fits(size)) {
+      return protocol_error(header, "too much data out of order");
+    }
+    if (!held_.try_emplace(cmd_sn, Held{true, header, std::move(data)}).second) return;
+    held_bytes_ += size;
+    charged_ += size;
+    server_.memory_taken(size);
     return;
   }
   ++exp_cmd_sn_;
@@ -115,12 +123,19 @@ void Session::advance() {
   while (!connection_.closed()) {
     auto next = held_.find(exp_cmd_sn_);
     if (next == held_.end()) return;
-    Held held = std::move(next->second);
-    held_.erase(next);
-    held_bytes_ -= held.data.size();
+    Held held = take_held(next);
     ++exp_cmd_sn_;
     if (held.present) deliver(held.header, std::move(held.data));
   }
+}
+
+Session::Held Session::take_held(std::map<std::uint32_t, Held>::iterator at) {
+  Held held = std::move(at->second);
+  held_.erase(at);
+  held_bytes_ -= held.data.size();
+  charged_ -= held.data.size();
+  server_.memory_returned(held.data.size());
+  return held;
 }
 
 void Session::deliver(const Header& header, Slice data) {

@@ -5,7 +5,11 @@
 //  1. Non-immediate requests take effect in CmdSN order; ExpCmdSN and MaxCmdSN never fall; at most kCommandWindow
 //     commands are outstanding (immediate ones have a bound of their own).
 //  2. The logical unit gets a command with exactly the bytes it asked for, in order, or not at all.
-//  3. A task is answered at most once, and never after its session ended or after it was aborted silently.
+//  3. Data is received into memory that is accounted for. What comes unasked is counted when it comes, and refused
+//  (TASK
+//     SET FULL) while the target has no memory and the session holds some already; what is asked for waits until there
+//     is some. A session none of whose memory comes back by itself gets what it needs, so that none waits for ever.
+//  4. A task is answered at most once, and never after its session ended or after it was aborted silently.
 #pragma once
 
 #include <cstdint>
@@ -74,6 +78,7 @@ class Session {
   // session.cc: sequence and the simple requests
   void deliver(const Header& header, Slice data);
   void advance();
+  Held take_held(std::map<std::uint32_t, Held>::iterator at);
   std::uint32_t max_cmd_sn();
   template <typename T>
   void stamp(T& pdu) {  // sequence numbers of a PDU that carries no status of its own
@@ -96,15 +101,19 @@ class Session {
 
   // transfer.cc: commands and their data
   void handle_command(const ScsiCommand& pdu, Slice data);
+  bool admit(Task& task);
   const char* command_fault(const ScsiCommand& pdu, std::size_t immediate_bytes) const;
   const char* data_out_fault(const Task& task, const DataOut& pdu, std::size_t size) const;
   void start_data_out(Task& task);
   void solicit(Task& task);
   void data_out_complete(Task& task);
   void run(Task& task);
+  std::uint64_t bytes_unasked(const Task& task) const;
+  bool unasked_fits(std::uint64_t bytes) const;
   std::uint64_t memory_needed(const Task& task) const;
   bool memory_fits(const Task& task) const;
-  bool memory_comes_back() const;
+  bool memory_comes_back(const Task& but) const;
+  void take_memory(Task& task, std::uint64_t bytes);
   bool charge(Task& task);
   void sequence_complete(Task& task, bool solicited);
   void respond(Task& task);
@@ -139,7 +148,7 @@ class Session {
 
   TaskTable tasks_;
   std::deque<Task*> waiting_;  // for memory
-  std::uint64_t charged_ = 0;
+  std::uint64_t charged_ = 0;  // of tasks and of `held_`
   std::uint32_t next_transfer_tag_ = 1;
   bool resuming_ = false;
 

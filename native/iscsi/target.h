@@ -45,9 +45,13 @@ struct SessionInfo {
   std::uint64_t commands = 0;
 };
 
+// Data of commands and answers that a target process holds, all sessions together.
+inline constexpr std::uint64_t kTargetBytesMax = 512u << 20;
+
 class Target {
  public:
-  static std::unique_ptr<Target> create(Env& env, ReservationStore& reservations);
+  static std::unique_ptr<Target> create(Env& env, ReservationStore& reservations,
+                                        std::uint64_t bytes_max = kTargetBytesMax);
   virtual ~Target() = default;
 
   // May be called for several portals. The portal's address is what discovery answers.

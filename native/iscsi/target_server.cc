@@ -7,8 +7,8 @@
 
 namespace holdfast::iscsi {
 
-std::unique_ptr<Target> Target::create(Env& env, ReservationStore& reservations) {
-  return std::make_unique<TargetServer>(env, reservations);
+std::unique_ptr<Target> Target::create(Env& env, ReservationStore& reservations, std::uint64_t bytes_max) {
+  return std::make_unique<TargetServer>(env, reservations, bytes_max);
 }
 
 TargetServer::~TargetServer() {

@@ -19,8 +19,7 @@ namespace holdfast::iscsi {
 
 inline constexpr std::size_t kSessionsMax = 4'096;  // of all volumes together
 inline constexpr std::size_t kStrangersMax = 256;   // connections without a volume: logins, discovery, ends
-inline constexpr std::size_t kTotalBytesMax = 512u << 20;
-inline constexpr Nanos kLogoutGrace = 1s;  // between the request to log out and the end of the connection
+inline constexpr Nanos kLogoutGrace = 1s;           // between the request to log out and the end of the connection
 
 // One exported volume.
 struct Unit {
@@ -34,7 +33,8 @@ struct Unit {
 
 class TargetServer final : public Target, public LoginDirectory, public scsi::CommandOwner {
  public:
-  TargetServer(Env& env, ReservationStore& reservations) : env_(env), reservations_(reservations) {}
+  TargetServer(Env& env, ReservationStore& reservations, std::uint64_t bytes_max)
+      : env_(env), reservations_(reservations), bytes_max_(bytes_max) {}
   ~TargetServer() override;
 
   Result<Address> listen(const Address& portal) override;
@@ -75,7 +75,10 @@ class TargetServer final : public Target, public LoginDirectory, public scsi::Co
   void discard(Connection* connection);
   void session_ended(Unit* unit);
 
-  bool memory_allows(std::uint64_t bytes) const { return memory_used_ + unsent_ + bytes <= kTotalBytesMax; }
+  // Memory. What can wait (reads, solicited data) gets three quarters of it; the rest is for data that comes unasked.
+  bool memory_allows(std::uint64_t bytes) const { return memory_used_ + unsent_ + bytes <= bytes_max_ / 4 * 3; }
+  bool memory_allows_unasked(std::uint64_t bytes) const { return memory_used_ + unsent_ + bytes <= bytes_max_; }
+  bool memory_scarce() const { return !memory_allows(0); }
   void unsent_changed(std::uint64_t from, std::uint64_t to) { unsent_ = unsent_ - from + to; }
   void memory_taken(std::uint64_t bytes) { memory_used_ += bytes; }
   void memory_returned(std::uint64_t bytes);
@@ -88,6 +91,7 @@ class TargetServer final : public Target, public LoginDirectory, public scsi::Co
 
   Env& env_;
   ReservationStore& reservations_;
+  const std::uint64_t bytes_max_;
   std::vector<std::unique_ptr<Listener>> listeners_;
   std::vector<Address> portals_;
   std::vector<std::unique_ptr<Unit>> units_;
@@ -98,7 +102,7 @@ class TargetServer final : public Target, public LoginDirectory, public scsi::Co
   std::uint64_t last_session_id_ = 0;
   std::uint64_t last_connection_id_ = 0;
   std::uint16_t last_tsih_ = 0;
-  std::uint64_t memory_used_ = 0;  // by commands
+  std::uint64_t memory_used_ = 0;  // by commands, and by requests before their turn
   std::uint64_t unsent_ = 0;       // in answers that were not taken yet
   bool memory_wanted_ = false;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);

@@ -26,12 +26,16 @@ struct Task : scsi::Command {
   bool in_unit = false;   // admitted and not yet done
   bool discards = false;  // ended already; unsolicited data still arrives and is thrown away
   bool waits_for_memory = false;
+  bool memory_granted = false;  // all that it still needs
 
-  // Data-out. Bytes arrive strictly in order: [0, immediate.size()) with the command, the rest in `buffer`.
+  // Data-out. Bytes arrive strictly in order: with the command, unsolicited, solicited. `buffer` is for the kind that
+  // is arriving, from `buffer_at` on.
   std::uint32_t wanted = 0;    // min(expected, data_out_length): what the logical unit gets
   std::uint32_t received = 0;  // in order, all kinds together
   Slice immediate;
+  Slice unsolicited;  // once it is complete, and more is solicited
   Slice buffer;
+  std::uint32_t buffer_at = 0;
   bool unsolicited_open = false;    // Data-Out PDUs without R2T are to come
   std::uint32_t sequence_end = 0;   // where the sequence that is arriving ends
   std::uint32_t next_data_sn = 0;   // of that sequence
@@ -48,11 +52,13 @@ struct Task : scsi::Command {
   void recycle() {
     scsi::Command::recycle();
     session = nullptr;
-    reads = writes = in_unit = discards = waits_for_memory = unsolicited_open = false;
+    reads = writes = in_unit = discards = waits_for_memory = memory_granted = unsolicited_open = false;
     lun = 0;
     tag = expected = wanted = received = 0;
     immediate = Slice();
+    unsolicited = Slice();
     buffer = Slice();
+    buffer_at = 0;
     sequence_end = next_data_sn = solicited_end = r2t_count = r2t_done = first_transfer_tag = 0;
     charged_bytes = 0;
     hash_next = nullptr;

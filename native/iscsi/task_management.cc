@@ -66,9 +66,8 @@ void Session::abort_task(const TaskManagementRequest& pdu) {
   std::uint32_t ref = pdu.RefCmdSN;
   bool in_window = !serial_less(ref, exp_cmd_sn_) && !serial_less(max_cmd_sn_, ref) && serial_less(ref, pdu.CmdSN);
   if (in_window) {
-    Held& held = held_[ref];
-    held_bytes_ -= held.data.size();
-    held = Held{};
+    if (auto held = held_.find(ref); held != held_.end()) take_held(held);
+    held_.try_emplace(ref);
     send_task_response(tag, TaskResponse::kComplete);
     return advance();
   }

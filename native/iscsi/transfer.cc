@@ -56,14 +56,14 @@ void Session::handle_command(const ScsiCommand& pdu, Slice data) {
   task.unsolicited_open = task.writes && !(pdu.flags & kFinalBit);
   tasks_.insert(&task);
 
-  bool both_ways = task.reads && task.writes;  // no command here moves data in both directions
-  if (both_ways) task.fail(scsi::senses::kInvalidFieldInInformationUnit);
-  if (both_ways || !unit_->unit->admit(task, task.lun)) {
+  if (!admit(task)) {
     if (!task.unsolicited_open) return respond(task);
     task.discards = true;
+    task.immediate = Slice();
     return;
   }
   task.in_unit = true;
+  take_memory(task, bytes_unasked(task));
   if (task.reads && task.expected > 0 && task.data_out_length > 0) {
     // Announced as a read: its data will never come, and GOOD would say that it was written.
     return unit_->unit->fail(task, scsi::senses::kInvalidFieldInInformationUnit);
@@ -73,11 +73,42 @@ void Session::handle_command(const ScsiCommand& pdu, Slice data) {
   start_data_out(task);
 }
 
+// False: the task has ended with the result set.
+bool Session::admit(Task& task) {
+  if (task.reads && task.writes) {  // no command here moves data in both directions
+    task.fail(scsi::senses::kInvalidFieldInInformationUnit);
+    return false;
+  }
+  if (!unasked_fits(bytes_unasked(task))) {
+    // SAM-5 section 5.3.1. Initiators send it again, with fewer commands at a time. To stop reading instead would hold
+    // up pings, task management and the data of other tasks behind it.
+    task.status = tasks_.size() > 1 ? scsi::ScsiStatus::kTaskSetFull : scsi::ScsiStatus::kBusy;
+    return false;
+  }
+  return unit_->unit->admit(task, task.lun);
+}
+
 // ---- memory ----
 
+// Data that comes whether there is room or not: with the command and, up to FirstBurstLength, after it.
+std::uint64_t Session::bytes_unasked(const Task& task) const {
+  return task.unsolicited_open ? std::min(task.expected, parameters_.FirstBurstLength) : task.immediate.size();
+}
+
+bool Session::unasked_fits(std::uint64_t bytes) const {
+  return bytes == 0 || server_.memory_allows_unasked(bytes) || charged_ + connection_.unsent_bytes() == 0;
+}
+
+// What the task needs beyond that.
 std::uint64_t Session::memory_needed(const Task& task) const {
-  if (task.charged_bytes > 0) return 0;
-  return (task.received < task.wanted ? task.wanted - task.immediate.size() : 0) + task.data_in_estimate;
+  if (task.memory_granted) return 0;
+  return (task.received < task.wanted ? task.wanted - task.received : 0) + task.data_in_estimate;
+}
+
+void Session::take_memory(Task& task, std::uint64_t bytes) {
+  task.charged_bytes += bytes;
+  charged_ += bytes;
+  server_.memory_taken(bytes);
 }
 
 // Whether the task may take what it needs now. In a session whose answers were all taken, and that waits for no memory
@@ -85,20 +116,21 @@ std::uint64_t Session::memory_needed(const Task& task) const {
 bool Session::memory_fits(const Task& task) const {
   std::uint64_t bytes = memory_needed(task), unsent = connection_.unsent_bytes();
   if (charged_ + unsent + bytes <= kSessionBytesMax && server_.memory_allows(bytes)) return true;
-  return unsent == 0 && !memory_comes_back();
+  return unsent == 0 && !memory_comes_back(task);
 }
 
-// Whether some task holds memory and will end by itself. One that the logical unit holds back may wait, behind an
-// ORDERED command, for the very task that waits for memory.
-bool Session::memory_comes_back() const {
+// Whether another task holds memory and will end by itself. One that waits for more does not, nor one that the logical
+// unit holds back: it may wait, behind an ORDERED command, for the very task that asks.
+bool Session::memory_comes_back(const Task& but) const {
   bool comes = false;
   tasks_.for_each([&](const Task& each) {
-    comes = comes || (each.charged_bytes > 0 && each.state != scsi::Command::State::kQueued);
+    bool waits = each.waits_for_memory || each.state == scsi::Command::State::kQueued;
+    comes = comes || (&each != &but && each.charged_bytes > 0 && !waits);
   });
   return comes;
 }
 
-// Takes all the memory that the task will need, at once; false: it waits its turn. No task waits while it holds some.
+// Takes all the memory that the task will still need, at once; false: it waits its turn.
 bool Session::charge(Task& task) {
   std::uint64_t bytes = memory_needed(task);
   if (bytes == 0) return true;
@@ -107,11 +139,11 @@ bool Session::charge(Task& task) {
     if (!task.waits_for_memory) waiting_.push_back(&task);
     task.waits_for_memory = true;
     server_.memory_wanted();
+    if (!in_turn) resume_waiting();  // those before it may have waited for what it holds
     return false;
   }
-  task.charged_bytes += bytes;
-  charged_ += bytes;
-  server_.memory_taken(bytes);
+  task.memory_granted = true;
+  take_memory(task, bytes);
   return true;
 }
 
@@ -139,23 +171,18 @@ void Session::resume_waiting() {
 
 void Session::start_data_out(Task& task) {
   if (!task.unsolicited_open) return solicit(task);
-  // Unsolicited data comes whether there is room or not; FirstBurstLength and the command window bound it.
   task.sequence_end = std::min(task.expected, parameters_.FirstBurstLength);
-  std::uint64_t bytes = std::max(task.wanted, task.sequence_end) - task.immediate.size();
-  task.buffer = server_.env().buffers().allocate(bytes);
-  bytes += task.data_in_estimate;
-  task.charged_bytes += bytes;
-  charged_ += bytes;
-  server_.memory_taken(bytes);
+  task.buffer_at = task.received;
+  task.buffer = server_.env().buffers().allocate(task.sequence_end - task.received);
 }
 
 // Sends as many R2Ts as may be outstanding. Their tags are consecutive within a task.
 void Session::solicit(Task& task) {
-  if (task.buffer.empty()) {
-    if (!charge(task)) return;
-    task.buffer = server_.env().buffers().allocate(task.wanted - task.immediate.size());
-  }
   if (task.r2t_count == 0) {
+    if (!charge(task)) return;
+    task.unsolicited = task.buffer.sub(0, task.received - task.immediate.size());
+    task.buffer_at = task.received;
+    task.buffer = server_.env().buffers().allocate(task.wanted - task.received);
     std::uint32_t sequences = (task.wanted - task.received) / parameters_.MaxBurstLength + 1;
     if (next_transfer_tag_ > kReservedTag - sequences - 1) next_transfer_tag_ = 1;
     task.first_transfer_tag = next_transfer_tag_;
@@ -199,7 +226,7 @@ const char* Session::data_out_fault(const Task& task, const DataOut& pdu, std::s
 Slice Session::data_out_target(const DataOut& pdu, std::size_t size) {
   Task* task = tasks_.find(pdu.InitiatorTaskTag);
   if (!task || task->discards || !task->in_unit || data_out_fault(*task, pdu, size)) return Slice();
-  return task->buffer.sub(task->received - task->immediate.size(), size);
+  return task->buffer.sub(task->received - task->buffer_at, size);
 }
 
 void Session::handle_data_out(const DataOut& pdu, std::size_t size, bool digest_ok) {
@@ -243,10 +270,11 @@ void Session::sequence_complete(Task& task, bool solicited) {
 }
 
 void Session::data_out_complete(Task& task) {
-  if (task.wanted > 0) {
-    auto from_command = static_cast<std::uint32_t>(std::min<std::size_t>(task.immediate.size(), task.wanted));
-    if (from_command > 0) task.data_out.push_back(task.immediate.sub(0, from_command));
-    if (task.wanted > from_command) task.data_out.push_back(task.buffer.sub(0, task.wanted - from_command));
+  std::size_t left = task.wanted;
+  for (const Slice* part : {&task.immediate, &task.unsolicited, &task.buffer}) {
+    std::size_t size = std::min(part->size(), left);
+    if (size > 0) task.data_out.push_back(part->sub(0, size));
+    left -= size;
   }
   task.received = std::max(task.received, task.wanted);
   run(task);

@@ -67,7 +67,7 @@ class TargetTest : public ::testing::Test {
     initiators_.clear();
     target.reset();
     device = *MemoryDevice::create(env, kVolumeBytes, block_size);
-    target = Target::create(env, store);
+    target = Target::create(env, store, bytes_max);
     TargetConfig config;
     config.iqn = kTargetName;
     config.alias = "test";
@@ -99,6 +99,7 @@ class TargetTest : public ::testing::Test {
 
   static constexpr std::uint64_t kVolumeBytes = 16u << 20;
 
+  std::uint64_t bytes_max = kTargetBytesMax;
   MemoryEnv env;
   RecordingStore store{env};
   std::unique_ptr<MemoryDevice> device;
