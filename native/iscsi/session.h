@@ -5,10 +5,10 @@
 //  1. Non-immediate requests take effect in CmdSN order; ExpCmdSN and MaxCmdSN never fall; at most kCommandWindow
 //     commands are outstanding (immediate ones have a bound of their own).
 //  2. The logical unit gets a command with exactly the bytes it asked for, in order, or not at all.
-//  3. Data is received into memory that is accounted for. What comes unasked is counted when it comes, and refused
-//  (TASK
-//     SET FULL) while the target has no memory and the session holds some already; what is asked for waits until there
-//     is some. A session none of whose memory comes back by itself gets what it needs, so that none waits for ever.
+//  3. Data is received into memory that is accounted for. What comes unasked is counted when it comes, and refused with
+//     TASK SET FULL while the target has no memory and the session holds some already; what is asked for waits until
+//     there is some. A session none of whose memory comes back by itself gets what it needs, so that none waits for
+//     ever.
 //  4. A task is answered at most once, and never after its session ended or after it was aborted silently.
 #pragma once
 
