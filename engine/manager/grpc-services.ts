@@ -57,7 +57,7 @@ export type AgentSink = {
 export function addServices(
   server: Server,
   api: ManagerApi,
-  context: Pick<ManagerContext, 'repository' | 'events'>,
+  context: Pick<ManagerContext, 'repository' | 'events' | 'observed'>,
   agents: AgentSink,
   kick: () => void,
   entrance: Entrance,
@@ -181,7 +181,7 @@ function managerService(api: ManagerApi, unary: Unary): OwnService {
 }
 
 function membershipService(
-  { repository, events }: Pick<ManagerContext, 'repository' | 'events'>,
+  { repository, events, observed }: Pick<ManagerContext, 'repository' | 'events' | 'observed'>,
   kick: () => void,
   unary: Unary,
   logger: Logger,
@@ -196,7 +196,9 @@ function membershipService(
         reason: request.reason,
         sequence: toNumber(request.sequence, 'sequence'),
       };
-      const { name, replicas } = await changeInSyncSet(repository, change);
+      const { record, left } = await changeInSyncSet(repository, change);
+      const { name, replicas } = record;
+      observed.inSyncChanged(left, record.inSync);
       events.emit({
         severity: change.inSync.length < replicas.length ? 'warning' : 'info',
         object: `volume ${name}`,

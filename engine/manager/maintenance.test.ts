@@ -1,5 +1,13 @@
 import { describe, expect, test } from 'vitest';
-import { activeReplicas, engineNode, goodCopies, planMaintenance, rebuildsOnHold } from './maintenance.js';
+import {
+  activeReplicas,
+  briefAbsenceMs,
+  engineNode,
+  goodCopies,
+  planMaintenance,
+  rebuildsOnHold,
+} from './maintenance.js';
+import { Observed } from './observed.js';
 import type { ObservedNode } from './observed.js';
 import type { VolumeRecord } from './records.js';
 import { nodeMap, nodeNames, sampleNode, sampleVolume, withoutTarget } from './testing/samples.js';
@@ -110,9 +118,43 @@ describe('rebuilds of one disk', () => {
     expect(rebuildsOnHold(waiting, 3).size).toBe(0);
   });
 
+  test('after a brief absence are many at a time, and the others share what those leave', () => {
+    const many = Array.from({ length: 100 }, (_, index) => {
+      const volume = sampleVolume(index + 1);
+      return { ...volume, inSync: [idOn(volume, 'node1'), idOn(volume, 'node2')], attachment: { node: 'node1' } };
+    });
+    const ids = many.map((volume) => idOn(volume, 'node3'));
+    const held = (brief: readonly string[]) => rebuildsOnHold(many, 4, new Set(brief)).size;
+    expect(held([])).toBe(96);
+    expect(held(ids)).toBe(68);
+    expect(held(ids.slice(0, 1))).toBe(96);
+    expect(held(ids.slice(0, 9))).toBe(100 - 9 - 2);
+    // Whatever the mixture, no more others at a time than without any.
+    for (let short = 0; short <= 100; short++) {
+      const brief = new Set(ids.slice(100 - short));
+      const going = ids.filter((id) => !rebuildsOnHold(many, 4, brief).has(id));
+      expect(going.filter((id) => !brief.has(id)).length).toBeLessThanOrEqual(4);
+      expect(going.length).toBeGreaterThanOrEqual(4);
+    }
+  });
+
   test('count only where an engine can do them', () => {
     const [first, ...others] = waiting;
     const detached = { ...first!, attachment: null };
     expect(rebuildsOnHold([detached, ...others], 2).size).toBe(0);
   });
+});
+
+test('an absence is brief from leaving an in-sync set on, for a while; a replica that has never been in one is not brief', () => {
+  let now = 0;
+  const observed = new Observed(() => now);
+  observed.inSyncChanged([], ['a', 'b']);
+  observed.inSyncChanged(['a'], ['b']);
+  now = 40_000;
+  observed.inSyncChanged(['b'], ['c']);
+  expect(observed.leftWithin(briefAbsenceMs)).toEqual(new Set(['a', 'b']));
+  now = 60_000;
+  expect(observed.leftWithin(briefAbsenceMs)).toEqual(new Set(['b']));
+  observed.inSyncChanged([], ['b', 'c']);
+  expect(observed.leftWithin(briefAbsenceMs)).toEqual(new Set());
 });

@@ -72,8 +72,22 @@ export function maintenanceNode(volume: VolumeRecord, nodes: Nodes): string | nu
 const canServe = (node: ObservedNode | undefined): boolean =>
   (node?.agentPid ?? null) !== null && runningTarget(node) !== null;
 
-/** Replicas whose rebuild has to wait, because as many as allowed are under way on their disks. */
-export function rebuildsOnHold(volumes: readonly VolumeRecord[], perDisk: number): ReadonlySet<string> {
+/**
+ * A replica that left so short a time ago lacks what was written since: all those of a disk together no more than that disk could have
+ * written itself. Such rebuilds are many and short (a process was killed, a host was started again), and an engine spends most of its
+ * turn on beginning.
+ */
+export const briefAbsenceMs = 60_000;
+
+/** So many rebuilds after a brief absence count as one. */
+const briefPerSlot = 8;
+
+/** Replicas whose rebuild has to wait, because as many as allowed are under way on their disks. `brief`: those of a brief absence. */
+export function rebuildsOnHold(
+  volumes: readonly VolumeRecord[],
+  perDisk: number,
+  brief: ReadonlySet<string> = new Set(),
+): ReadonlySet<string> {
   const waiting = new Map<string, string[]>();
   for (const volume of volumes) {
     if (engineNode(volume) === null || volume.inSync.length === activeReplicas(volume).length) continue;
@@ -84,5 +98,13 @@ export function rebuildsOnHold(volumes: readonly VolumeRecord[], perDisk: number
       else ids.push(id);
     }
   }
-  return new Set([...waiting.values()].flatMap((ids) => ids.sort().slice(perDisk)));
+  return new Set([...waiting.values()].flatMap((ids) => beyondSlots(ids.sort(), perDisk, brief)));
+}
+
+// The short ones first; all others share the slots that those leave.
+function beyondSlots(ids: readonly string[], slots: number, brief: ReadonlySet<string>): readonly string[] {
+  const short = ids.filter((id) => brief.has(id));
+  const others = ids.filter((id) => !brief.has(id));
+  const used = Math.min(slots, Math.ceil(short.length / briefPerSlot));
+  return [...short.slice(slots * briefPerSlot), ...others.slice(slots - used)];
 }

@@ -24,6 +24,7 @@ import { EventLog } from './events.js';
 import { createHttpHandler } from './http/http-server.js';
 import { failingActions, reportOutcome, watchObserved } from './happenings.js';
 import { Observed } from './observed.js';
+import { briefAbsenceMs } from './maintenance.js';
 import { perform, readDesired } from './perform.js';
 import { reconcile } from './reconcile.js';
 import { recordVersion } from './records.js';
@@ -130,7 +131,8 @@ export async function startManager(options: ManagerOptions): Promise<Manager> {
     plan: async () => {
       const desired = await readDesired(context);
       planned = desired.volumes;
-      const moment = { now: observed.now(), startedAt: observed.startedAt, run: context.run };
+      const briefly = observed.leftWithin(briefAbsenceMs);
+      const moment = { now: observed.now(), startedAt: observed.startedAt, run: context.run, briefly };
       return reconcile(desired, observed.nodes, moment);
     },
     perform: (action) => perform(context, action),

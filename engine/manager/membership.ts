@@ -47,7 +47,16 @@ export async function recordLostData(
   });
 }
 
-export async function changeInSyncSet(repository: Repository, change: InSyncChange): Promise<VolumeRecord> {
+/** The record after the change, and the replicas that were in the set until then. */
+export async function changeInSyncSet(
+  repository: Repository,
+  change: InSyncChange,
+): Promise<{ readonly record: VolumeRecord; readonly left: readonly string[] }> {
   if ((await repository.findVolumeById(change.volumeId)) === null) requireEpoch(null, change.volumeId, change.epoch);
-  return await repository.updateVolume(change.volumeId, (record) => applyInSyncChange(record, change));
+  let former: readonly string[] = [];
+  const record = await repository.updateVolume(change.volumeId, (present) => {
+    former = present.inSync;
+    return applyInSyncChange(present, change);
+  });
+  return { record, left: former.filter((id) => !record.inSync.includes(id)) };
 }

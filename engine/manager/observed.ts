@@ -125,6 +125,8 @@ export class Observed {
   // When an agent that had been away came back, and since when it had been.
   readonly #returns = new Map<string, { readonly at: number; readonly awaySince: number }>();
   readonly #listeners = new Set<() => void>();
+  // When replicas left in-sync sets, while this manager looked.
+  readonly #leftAt = new Map<string, number>();
 
   constructor(now: () => number = () => performance.now()) {
     this.now = now;
@@ -181,6 +183,18 @@ export class Observed {
       );
       return { ...former, processes, disksAwaySince: awaySince(former, processes, this.now()) };
     });
+  }
+
+  /** Of a volume: the replicas that have just left its in-sync set, and those that are in it now. */
+  inSyncChanged(left: readonly string[], inSync: readonly string[]): void {
+    for (const id of left) this.#leftAt.set(id, this.now());
+    for (const id of inSync) this.#leftAt.delete(id);
+  }
+
+  /** Replicas that left an in-sync set less than so long ago. */
+  leftWithin(ms: number): ReadonlySet<string> {
+    for (const [id, at] of this.#leftAt) if (this.now() - at >= ms) this.#leftAt.delete(id);
+    return new Set(this.#leftAt.keys());
   }
 
   disconnected(connection: symbol, node: string): void {

@@ -23,9 +23,13 @@ export type Desired = {
   readonly settings: SettingsRecord;
 };
 
-/** When it is now, and since when the manager looks, ms. */
-/** `run`: of this manager. */
-export type Moment = { readonly now: number; readonly startedAt: number; readonly run: string };
+/** When it is now, and since when the manager looks, ms. `run`: of this manager. `briefly`: replicas that left in-sync sets a moment ago. */
+export type Moment = {
+  readonly now: number;
+  readonly startedAt: number;
+  readonly run: string;
+  readonly briefly?: ReadonlySet<string>;
+};
 
 export type Action =
   /** Ask a target process what it serves. */
@@ -105,7 +109,7 @@ export function reconcile(desired: Desired, nodes: Nodes, moment: Moment): reado
   }
   actions.push(...planDiskMoves(desired.disks, nodes));
   actions.push(...planMaintenance(desired.volumes, nodes));
-  const onHold = rebuildsOnHold(desired.volumes, desired.settings.rebuildsPerDisk);
+  const onHold = rebuildsOnHold(desired.volumes, desired.settings.rebuildsPerDisk, moment.briefly);
   const around: Around = { nodes, addresses, onHold, settings: desired.settings };
   const redirects = redirectTable(byNode, nodes);
   for (const node of nodes.values()) {
