@@ -32,6 +32,7 @@ const testPackages = [
   'libbenchmark-dev',
   'clang',
   'clang-format-14?', // the version that the sources are formatted with; newer distributions lack it
+  'qemu-system-common', // qemu-storage-daemon
   'libnbd-bin',
   'fuse3',
   'xfsprogs',
