@@ -109,7 +109,11 @@ void Cluster::look_after(Member& member) {
   }
   if (member.gone) return;
   if (node.state() != ReplicaNode::State::kDown || world.now() < member.restart_at) return;
-  if (member.retiring && node.failure()) return;  // it cannot be opened; it goes when it has left the set
+  // It cannot be opened, and goes when it has left the set. The last one in-sync does not leave: when its disk failed
+  // for a moment only, it is needed.
+  bool last = store.in_sync(node.id()) && store.record().in_sync.size() == 1;
+  bool passing = node.failure() && node.failure()->code() == ErrorCode::kDiskIo && !node.damaged();
+  if (member.retiring && node.failure() && !(last && passing)) return;
   node.start(kVolume, scenario.size_blocks, world.now() == Nanos(0));
 }
 
