@@ -60,6 +60,14 @@ class DamageTest : public testing::Test {
     cluster_->world.run_for(1s);
     return stored;
   }
+  // A second copy of the only one, which cannot read kBad.
+  TestReplica& rebuild_from_damage() {
+    begin(1);
+    make_unreadable(0, block(kBad));
+    TestReplica& fresh = rebuild_another();
+    EXPECT_TRUE(in_sync(2));
+    return fresh;
+  }
   // The others are gone: only this one can answer.
   void leave_alone(const TestReplica& one) {
     for (TestReplica& replica : cluster_->replicas) {
@@ -105,10 +113,7 @@ class DamageTest : public testing::Test {
 };
 
 TEST_F(DamageTest, ABadSectorOfTheOnlyCopyKeepsNothingElseFromBeingCopied) {
-  begin(1);
-  make_unreadable(0, block(kBad));
-  TestReplica& fresh = rebuild_another();
-  ASSERT_TRUE(in_sync(2));
+  TestReplica& fresh = rebuild_from_damage();
   ASSERT_EQ(told().size(), 1u);
   EXPECT_NE(told()[0].find(" 1 blocks"), std::string::npos) << told()[0];
   EXPECT_NE(told()[0].find(": 10;"), std::string::npos) << told()[0];
@@ -131,10 +136,7 @@ TEST_F(DamageTest, ContentThatDoesNotMatchIsCopiedAsDamagedToo) {
 }
 
 TEST_F(DamageTest, AWriteHealsItOnAllCopies) {
-  begin(1);
-  make_unreadable(0, block(kBad));
-  TestReplica& fresh = rebuild_another();
-  ASSERT_TRUE(in_sync(2));
+  TestReplica& fresh = rebuild_from_damage();
   write(kBad, 'w');
   settle();
   expect_all_but(kBlocks);
@@ -145,10 +147,7 @@ TEST_F(DamageTest, AWriteHealsItOnAllCopies) {
 
 // A rebuild of a third copy finds nothing sound either.
 TEST_F(DamageTest, DamageGoesOnFromCopyToCopyAsDamage) {
-  begin(1);
-  make_unreadable(0, block(kBad));
-  TestReplica& second = rebuild_another();
-  ASSERT_TRUE(in_sync(2));
+  TestReplica& second = rebuild_from_damage();
   leave_alone(second);
   TestReplica& third = rebuild_another();
   ASSERT_TRUE(in_sync(2));
@@ -196,10 +195,7 @@ TEST_F(DamageTest, ADeviceThatFailsForAMomentCostsNothing) {
 
 // The damage is known as such, so what finds and mends damage does so here.
 TEST_F(DamageTest, ARepairMendsItOnceACopyHasItAgain) {
-  begin(1);
-  make_unreadable(0, block(kBad));
-  TestReplica& fresh = rebuild_another();
-  ASSERT_TRUE(in_sync(2));
+  TestReplica& fresh = rebuild_from_damage();
   Result<RepairOutcome> hopeless = repair(kBad, fresh);
   ASSERT_FALSE(hopeless.ok());
   EXPECT_EQ(hopeless.error().code(), ErrorCode::kCorrupt);
