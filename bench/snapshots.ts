@@ -1,11 +1,11 @@
 // What many snapshots of one volume cost: taking them under writes, listing them, reads and writes of the volume beside those of one without
 // any, deleting them in random order, and the space that comes back.
-//   node scripts/bench.mjs snapshots [--folder DIR] [--data-mib 256] [--counts 10,1000,10000] [--rate 200] [--seconds 3] [--rounds 3]
-// Both volumes are measured in turn, since the machine changes; ratios are medians of pairs. `--rate`: random writes a second between snapshots.
-// Each such write takes a slot of its own (256 KiB on each of three replicas): it ends early rather than leave less than 25 GiB of the disk.
+// Both volumes are measured in turn, since the machine changes; ratios are medians of pairs.
+// Each write after a snapshot takes a slot of its own (256 KiB on each of three replicas): it ends early rather than leave less than 25 GiB of the disk.
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdirSync, rmSync, statfsSync } from 'node:fs';
+import { open } from 'node:fs/promises';
 import { Agent, request as httpRequest } from 'node:http';
 import type { IncomingMessage } from 'node:http';
 import { join, resolve } from 'node:path';
@@ -21,20 +21,46 @@ import { benchCases } from './cases.js';
 import type { BenchCase } from './cases.js';
 import { fill, measure } from './fio.js';
 
+const usage = `Usage: node scripts/bench.mjs snapshots [options]
+
+What many snapshots of one volume cost: taking, listing and deleting them, and I/O beside them.
+
+  --folder DIR    where the replicas' data goes (default build/bench-snapshots)
+  --data-mib N    size of each of the two volumes (default 256)
+  --counts A,B    numbers of snapshots at which I/O is compared (default 10,1000,10000)
+  --rate N        random writes a second while snapshots are taken (default 200)
+  --aged-mib N    so much of every disk is used once and freed again before (default 0)
+  --pace N        snapshots a second (default 0: one after the other, without a pause)
+  --seconds N     length of one measurement of I/O (default 3)
+  --rounds N      pairs of measurements of I/O (default 3)`;
+
 const { values } = parseArgs({
   options: {
     folder: { type: 'string', default: join(root, 'build/bench-snapshots') },
     'data-mib': { type: 'string', default: '256' },
     counts: { type: 'string', default: '10,1000,10000' },
     rate: { type: 'string', default: '200' },
+    pace: { type: 'string', default: '0' },
+    'aged-mib': { type: 'string', default: '0' },
+    help: { type: 'boolean', default: false },
     seconds: { type: 'string', default: '3' },
     rounds: { type: 'string', default: '3' },
   },
 });
+if (values.help) {
+  console.log(usage);
+  process.exit(0);
+}
 const folder = resolve(values.folder);
 const dataBytes = Number(values['data-mib']) * 2 ** 20;
+const agedBytes = Number(values['aged-mib']) * 2 ** 20;
 const counts = values.counts.split(',').map(Number);
-const [rate, seconds, rounds] = [Number(values.rate), Number(values.seconds), Number(values.rounds)];
+const [rate, pace, seconds, rounds] = [values.rate, values.pace, values.seconds, values.rounds].map(Number) as [
+  number,
+  number,
+  number,
+  number,
+];
 const freeBytesMin = 25 * 2 ** 30;
 
 const tell = (text: string) => {
@@ -71,6 +97,38 @@ async function call(server: string, agent: Agent, method: string, path: string, 
 
 type Subjects = { readonly cluster: Cluster; readonly plain: NbdExport; readonly snapped: NbdExport };
 
+/** What one synced write costs on the same disk meanwhile: 20 a second, ms each. */
+class DiskBeside {
+  readonly taken: number[] = [];
+  #going = true;
+  readonly #ended: Promise<void>;
+
+  constructor(path: string) {
+    this.#ended = this.#run(path);
+  }
+
+  async #run(path: string): Promise<void> {
+    const file = await open(path, 'w');
+    const block = Buffer.alloc(4096);
+    try {
+      while (this.#going) {
+        const began = performance.now();
+        await file.write(block, 0, block.length, 0);
+        await file.datasync();
+        this.taken.push(performance.now() - began);
+        await sleep(50);
+      }
+    } finally {
+      await file.close();
+    }
+  }
+
+  async stop(): Promise<void> {
+    this.#going = false;
+    await this.#ended;
+  }
+}
+
 /** Takes snapshots until there are `count`. */
 async function take({ cluster, snapped }: Subjects, agent: Agent, from: number, count: number): Promise<number> {
   const load = spawn(
@@ -82,6 +140,7 @@ async function take({ cluster, snapped }: Subjects, agent: Agent, from: number, 
     { stdio: 'ignore' },
   );
   await sleep(500);
+  const beside = new DiskBeside(join(folder, 'beside'));
   const taken: number[] = [];
   const began = performance.now();
   let made = from;
@@ -92,13 +151,18 @@ async function take({ cluster, snapped }: Subjects, agent: Agent, from: number, 
         tell(`the disk has only ${(bavail * bsize) / 2 ** 30} GiB left: this ends with ${made} snapshots`);
         break;
       }
+      if (pace > 0) await sleep(Math.max(0, began + (taken.length * 1_000) / pace - performance.now()));
       taken.push(await call(cluster.server, agent, 'POST', '/v1/volumes/snapped/snapshots', { name: `s${made}` }));
     }
   } finally {
     await endProcess(load);
+    await beside.stop();
   }
   const took = (performance.now() - began) / 1_000;
   tell(`${taken.length} more under ${rate} writes a second, in ${took.toFixed(0)} s: ${spread(taken)}`);
+  tell(
+    `  one write and fdatasync of 4 KiB on that disk meanwhile: ${spread(beside.taken)} (${beside.taken.length} of them)`,
+  );
   if (taken.length >= 2_000) {
     const [first, last] = [ascending(taken.slice(0, 1_000)), ascending(taken.slice(-1_000))];
     tell(
@@ -180,6 +244,15 @@ try {
     await fill({ kind: 'nbd', socket: nbd.socket }, dataBytes);
     return nbd;
   };
+  if (agedBytes > 0) {
+    await cluster.createVolume('aging', String(agedBytes));
+    const { iscsi } = await cluster.attach('aging', '--node', 'node1');
+    const nbd = await startNbd(folder, 'aging', iscsi.url);
+    await fill({ kind: 'nbd', socket: nbd.socket }, agedBytes);
+    await nbd.stop();
+    await cluster.cli('volume', 'detach', 'aging');
+    await cluster.cli('volume', 'delete', 'aging', '--purge');
+  }
   const subjects: Subjects = { cluster, plain: await served('plain'), snapped: await served('snapped') };
   const usedAtFirst = await usedBytes(subjects);
   const agent = new Agent({ keepAlive: true, maxSockets: 1 });
