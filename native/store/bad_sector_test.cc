@@ -114,5 +114,29 @@ TEST_F(BadSectorTest, OneThatStaysCostsItsBlockAndNotTheDisk) {
   expect_all_but(16);
 }
 
+// A whole chunk goes straight to its slot, and waits in the log to be applied: what was flushed is known to be there.
+TEST_F(BadSectorTest, OneUnderADirectWriteThatWasFlushedDoesNotKeepTheDiskFromOpening) {
+  Entry whole = write_entry(machine_.env(), next(), {BlockIndex(64), 64}, 1000);
+  Seq seq = whole.position.seq;
+  ASSERT_TRUE(
+      machine_.wait<Status>([&](StatusCallback done) { one().append(std::move(whole), std::move(done)); }).ok());
+  ASSERT_TRUE(machine_.wait<Status>([&](StatusCallback done) { one().flush(std::move(done)); }).ok());
+  append(write_entry(machine_.env(), next(), {BlockIndex(200), 1}, 2000));  // its batch tells of the flush
+  machine_.kill();
+  make_unreadable(1030);
+  ASSERT_TRUE(machine_.open().ok());
+  EXPECT_GT(one().info().last.seq, seq);
+  EXPECT_EQ(tag_at(64 + 29), 1029u);
+  EXPECT_EQ(tag_at(64 + 31), 1031u);
+  EXPECT_FALSE(read(64 + 30).ok());
+  one().set_committed(one().info().last.seq);
+  machine_.settle();
+  EXPECT_TRUE(machine_.disk->failure().empty()) << machine_.disk->failure();
+  EXPECT_FALSE(read(64 + 30).ok());
+  append(write_entry(machine_.env(), next(), {BlockIndex(64 + 30), 1}, 1030));
+  machine_.settle();
+  EXPECT_EQ(tag_at(64 + 30), 1030u);
+}
+
 }  // namespace
 }  // namespace holdfast::store
