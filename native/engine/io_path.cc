@@ -129,13 +129,18 @@ void VolumeEngine::begin(Op* op) {
   (ops_last_ ? ops_last_->next : ops_first_) = op;
   ops_last_ = op;
   op->began = env_.now();
-  if (op->kind == Op::Kind::kWrite) note_writes(1);
+  note_under_way(*op, 1);
   if (!throttled(op)) ask_for_lock(op);
 }
 
-void VolumeEngine::note_writes(int change) {
-  writes_under_way_ += change;
-  env_.note_writes(change);
+void VolumeEngine::note_under_way(const Op& op, int change) {
+  if (op.kind == Op::Kind::kWrite) {
+    writes_under_way_ += change;
+    env_.note_writes(change);
+  } else if (op.kind == Op::Kind::kRead) {
+    reads_under_way_ += change;
+    env_.note_reads(change);
+  }
 }
 
 // Whether it has to wait for its turn under the volume's limits.
@@ -440,7 +445,7 @@ void VolumeEngine::finish(Op* op) {
   if (state_ == State::kStopped) return;  // stop() has let go of all operations
   (op->previous ? op->previous->next : ops_first_) = op->next;
   (op->next ? op->next->previous : ops_last_) = op->previous;
-  if (op->kind == Op::Kind::kWrite) note_writes(-1);
+  note_under_way(*op, -1);
   if (op->kind == Op::Kind::kRepair) --repairs_under_way_;
   if (op->kind == Op::Kind::kZero) forget_mapped(*op);
   op->clear();

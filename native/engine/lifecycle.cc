@@ -106,7 +106,8 @@ void VolumeEngine::stop(Error error) {
   fail_waiting(error);
   fail_snapshot_reads(error);
   ops_first_ = ops_last_ = nullptr;
-  if (writes_under_way_ > 0) note_writes(-writes_under_way_);
+  env_.note_writes(-std::exchange(writes_under_way_, 0));
+  env_.note_reads(-std::exchange(reads_under_way_, 0));
   throttled_.clear();
   stalled_reads_.clear();
   if (closed_) env_.post(std::exchange(closed_, nullptr));

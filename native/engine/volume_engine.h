@@ -179,7 +179,7 @@ class VolumeEngine final : public Engine, private LinkEvents {
   Op* new_op(Op::Kind kind, std::uint64_t offset, std::uint64_t length);
   std::optional<Error> check_range(std::uint64_t offset, std::uint64_t length) const;
   void begin(Op* op);
-  void note_writes(int change);
+  void note_under_way(const Op& op, int change);
   bool throttled(Op* op);
   void begin_throttled();
   void ask_for_lock(Op* op);
@@ -369,6 +369,7 @@ class VolumeEngine final : public Engine, private LinkEvents {
   std::deque<CarriedDamage> carried_damage_;  // to be looked at once more; the first one is
   std::vector<CarriedDamage> unmended_;       // no copy had it then; another one may become in-sync
   int writes_under_way_ = 0;
+  int reads_under_way_ = 0;
   Nanos read_warning_next_{};
   bool read_found_bad_ = false;  // during a read's callback: some copy was bad
   Slice zero_buffer_;

@@ -143,9 +143,11 @@ class Env {
 
   virtual BufferPool& buffers() = 0;
 
-  // Of writes of hosts, `change` more (or fewer) are under way here. With more than a few of them there is no waiting
-  // for one known thing, and a reactor sleeps rather than spins.
+  // Of writes, or reads, of hosts, `change` more (or fewer) are under way here. With more than a few writes there is no
+  // waiting for one known thing, and a reactor sleeps rather than spins; with a few of either, it lets others have the
+  // CPU until they sleep (wake_policy.h).
   virtual void note_writes(int change) {}
+  virtual void note_reads(int change) {}
 
   // `path` is a file or a block device.
   virtual void open_file(std::string path, FileOptions options, OpenCallback done) = 0;

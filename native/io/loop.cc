@@ -20,6 +20,8 @@ Nanos monotonic_now() {
   return Nanos(now.tv_sec * std::int64_t{1'000'000'000} + now.tv_nsec);
 }
 
+constexpr Nanos kRestoreInterval = 1s;
+
 constexpr std::size_t kRetainedBytesMax = 64u << 20;
 constexpr std::size_t kRetainedForGood = 8u << 20;
 
@@ -99,6 +101,13 @@ void Loop::note_writes(int change) {
   writes_ += change;
   CHECK(writes_ >= 0, "more writes have ended than were begun");
   poll_policy_.under_way(static_cast<std::uint32_t>(writes_), now_);
+  under_way_.note(static_cast<std::uint32_t>(writes_ + reads_), now_);
+}
+
+void Loop::note_reads(int change) {
+  reads_ += change;
+  CHECK(reads_ >= 0, "more reads have ended than were begun");
+  under_way_.note(static_cast<std::uint32_t>(writes_ + reads_), now_);
 }
 
 void Loop::at_turn_end(TurnEnd* listed) {
@@ -212,6 +221,7 @@ bool Loop::spin(Nanos budget) {
 }
 
 void Loop::sleep(Nanos wait_max) {
+  settle_scheduling();
   if (!inbox_.prepare_to_sleep()) return;
   add(counters.sleeps, 1);
   bool watch = poll_policy_.watches_sleeps(now_);
@@ -231,6 +241,28 @@ void Loop::sleep(Nanos wait_max) {
   }
   inbox_.woke_up();
   if (watch) poll_policy_.slept(monotonic_now() - began);
+}
+
+// How the thread is to be woken from the sleep that follows.
+void Loop::settle_scheduling() {
+  if (wake_policy_.wants_waits(under_way_.is_deep(now_), now_)) {
+    if (std::optional<CpuWaits> waits = scheduling_.waits()) wake_policy_.waited(*waits, now_);
+  }
+  bool yields = wake_policy_.yields();
+  if (yields == scheduling_.yields()) return;
+  scheduling_.yield_on_wake_up(yields);
+  if (yields) arm_restore();
+}
+
+// Workers that were made meanwhile must not stay like this for good.
+void Loop::arm_restore() {
+  if (restore_armed_ || closing_) return;
+  restore_armed_ = true;
+  timers_.add(now_ + kRestoreInterval, [this] {
+    restore_armed_ = false;
+    if (scheduling_.yields()) return arm_restore();
+    ThreadScheduling::restore_workers();
+  });
 }
 
 // ---- wake-ups by other threads ----

@@ -23,6 +23,7 @@
 #include "io/receive_buffers.h"
 #include "io/ring.h"
 #include "io/timer_queue.h"
+#include "io/wake_policy.h"
 
 namespace holdfast::io {
 
@@ -61,6 +62,7 @@ class Loop final : private Completion {
   std::uint64_t call_at(Nanos deadline, Callback<void()> work);
   void cancel_call(std::uint64_t id) { timers_.cancel(id); }
   void note_writes(int change);
+  void note_reads(int change);
   void run_blocking(Callback<void()> work, Callback<void()> done);
   void at_turn_end(TurnEnd* listed);
 
@@ -102,6 +104,8 @@ class Loop final : private Completion {
   void enter(Nanos wait);
   bool spin(Nanos budget);
   void sleep(Nanos wait_max);
+  void settle_scheduling();
+  void arm_restore();
   void refresh_now();
 
   HugeMemory memory_;
@@ -114,7 +118,12 @@ class Loop final : private Completion {
   TimerQueue timers_;
   BlockingPool blocking_pool_;
   PollPolicy poll_policy_;
+  WakePolicy wake_policy_;
+  ThreadScheduling scheduling_;
+  bool restore_armed_ = false;
   int writes_ = 0;  // of hosts, under way
+  int reads_ = 0;
+  RecentPeak under_way_;  // of both
   std::vector<Callback<void()>> posted_;
   std::vector<Callback<void()>> running_;
   std::vector<TurnEnd*> turn_ends_;

@@ -20,22 +20,49 @@
 
 namespace holdfast::io {
 
+// So many operations are under way; what counts is the most of the last one or two milliseconds.
+class RecentPeak {
+ public:
+  void note(std::uint32_t count, Nanos now) {
+    roll(now);
+    count_ = count;
+    peak_ = std::max(peak_, count);
+  }
+  // More than a few.
+  bool is_deep(Nanos now) {
+    roll(now);
+    return std::max(peak_, last_peak_) > kFew;
+  }
+
+ private:
+  static constexpr std::uint32_t kFew = 4;
+  static constexpr Nanos kWindow = 1ms;
+
+  void roll(Nanos now) {
+    if (now - since_ < kWindow) return;
+    last_peak_ = now - since_ < 2 * kWindow ? peak_ : count_;
+    peak_ = count_;
+    since_ = now;
+  }
+
+  std::uint32_t count_ = 0;
+  std::uint32_t peak_ = 0;  // of count_, in this window and in the one before
+  std::uint32_t last_peak_ = 0;
+  Nanos since_{0};
+};
+
 class PollPolicy {
  public:
   explicit PollPolicy(Nanos spin_max) : spin_max_(spin_max) {}
 
   // How long to spin now; zero: sleep at once.
   Nanos spin_budget(Nanos now) {
-    if (spin_max_ == Nanos(0) || now < blocked_until_ || hit_rate_ < kWorthwhile || is_deep(now)) return Nanos(0);
+    if (spin_max_ == Nanos(0) || now < blocked_until_ || hit_rate_ < kWorthwhile || under_way_.is_deep(now))
+      return Nanos(0);
     return spin_max_;
   }
 
-  // So many operations are under way now. What counts is the most of the last one or two milliseconds.
-  void under_way(std::uint32_t count, Nanos now) {
-    roll(now);
-    under_way_ = count;
-    peak_ = std::max(peak_, count);
-  }
+  void under_way(std::uint32_t count, Nanos now) { under_way_.note(count, now); }
 
   // Whether sleeps are of interest: to tell a wait from what submitting itself takes costs a system call.
   bool watches_sleeps(Nanos now) const { return spin_max_ > Nanos(0) && now >= blocked_until_; }
@@ -81,20 +108,6 @@ class PollPolicy {
   static constexpr Nanos kContendedPauseMin = 20ms;
   static constexpr Nanos kContendedPauseMax = 1s;
 
-  static constexpr std::uint32_t kUnderWayMax = 4;
-  static constexpr Nanos kPeakWindow = 1ms;
-
-  bool is_deep(Nanos now) {
-    roll(now);
-    return std::max(peak_, last_peak_) > kUnderWayMax;
-  }
-  void roll(Nanos now) {
-    if (now - peak_since_ < kPeakWindow) return;
-    last_peak_ = now - peak_since_ < 2 * kPeakWindow ? peak_ : under_way_;
-    peak_ = under_way_;
-    peak_since_ = now;
-  }
-
   void learn(bool hit) {
     if (hit) {
       hit_rate_ += (1024 - hit_rate_) / 8;
@@ -110,10 +123,7 @@ class PollPolicy {
   std::int32_t hit_rate_ = 0;  // of 1024
   Nanos spun_{0};
   Nanos lost_{0};
-  std::uint32_t under_way_ = 0;
-  std::uint32_t peak_ = 0;  // of under_way_, in this window and in the one before
-  std::uint32_t last_peak_ = 0;
-  Nanos peak_since_{0};
+  RecentPeak under_way_;
 };
 
 // The longest spin that somebody wishes for by HOLDFAST_SPIN: "off", or microseconds (0 to 10000; 0 is off). Null

@@ -35,6 +35,7 @@ std::uint64_t UringEnv::random() {
 }
 
 void UringEnv::note_writes(int change) { loop_.note_writes(change); }
+void UringEnv::note_reads(int change) { loop_.note_reads(change); }
 void UringEnv::post(Callback<void()> work) { loop_.post(std::move(work)); }
 std::uint64_t UringEnv::call_at(Nanos deadline, Callback<void()> work) {
   return loop_.call_at(deadline, std::move(work));

@@ -17,6 +17,7 @@ class UringEnv final : public Env {
   Nanos wall_clock() override;
   std::uint64_t random() override;
   void note_writes(int change) override;
+  void note_reads(int change) override;
   void post(Callback<void()> work) override;
   std::uint64_t call_at(Nanos deadline, Callback<void()> work) override;
   void cancel_call(std::uint64_t id) override;

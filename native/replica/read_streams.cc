@@ -60,7 +60,9 @@ std::size_t ReadStream::cost(const ReadRequest& request) const {
 void ReadStream::run(const ReadRequest& request) {
   std::size_t answer_cost = cost(request);
   replica().begin_read();
+  core().env.note_reads(1);
   auto done = [self = Ref<ReadStream>(this), id = request.id, answer_cost](Result<store::ReadOutcome> outcome) {
+    self->core().env.note_reads(-1);
     self->replica().end_read();
     self->finish(id, answer_cost, std::move(outcome));
   };
