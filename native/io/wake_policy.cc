@@ -27,7 +27,9 @@ ThreadScheduling::~ThreadScheduling() {
 // "ran waited turns", in nanoseconds.
 std::optional<CpuWaits> ThreadScheduling::waits() {
   if (unknown_) return std::nullopt;
-  if (file_ < 0) file_ = open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
+  if (file_ < 0 && sched_getscheduler(0) == SCHED_OTHER) {
+    file_ = open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
+  }
   char text[80];
   ssize_t length = file_ < 0 ? -1 : pread(file_, text, sizeof text, 0);
   std::int64_t fields[3] = {};

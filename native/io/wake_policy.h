@@ -55,7 +55,7 @@ class WakePolicy {
 
  private:
   static constexpr Nanos kWindow = 10ms;
-  // Among threads that sleep soon, waits are as long as one of them runs: 20 to 150 us at the mean. A slice is 1 to 3
+  // Among threads that sleep soon, waits are as long as one of them runs, 20 to 150 us at the mean; a slice is 1 to 3
   // ms.
   static constexpr Nanos kWaitPerTurn = 400us;
   // How many are under way goes up and down within a millisecond.
@@ -73,7 +73,8 @@ class WakePolicy {
   Nanos tried_{0};  // without contention, since it was last met
 };
 
-// The scheduling of the calling thread. Where the kernel does not tell of waits, it stays as it is.
+// The scheduling of the calling thread. Where the kernel does not tell of waits, or somebody has chosen another class
+// for it (real time, say), it stays as it is.
 class ThreadScheduling {
  public:
   ThreadScheduling() = default;
@@ -81,7 +82,7 @@ class ThreadScheduling {
   ThreadScheduling(const ThreadScheduling&) = delete;
   ThreadScheduling& operator=(const ThreadScheduling&) = delete;
 
-  // nullopt: not known on this system.
+  // nullopt: leave it as it is.
   std::optional<CpuWaits> waits();
   void yield_on_wake_up(bool yields);
   bool yields() const { return yields_; }

@@ -108,5 +108,16 @@ TEST(ThreadScheduling, ChangesTheCallingThreadAndItsWorkersBack) {
   EXPECT_EQ(worker_after, SCHED_OTHER);
 }
 
+TEST(ThreadScheduling, LeavesAClassThatSomebodyChose) {
+  std::optional<CpuWaits> waits = CpuWaits();
+  std::thread([&] {
+    sched_param parameters{};
+    ASSERT_EQ(sched_setscheduler(0, SCHED_IDLE, &parameters), 0);
+    ThreadScheduling scheduling;
+    waits = scheduling.waits();
+  }).join();
+  EXPECT_FALSE(waits.has_value());
+}
+
 }  // namespace
 }  // namespace holdfast::io
