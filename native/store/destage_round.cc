@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <bit>
 
+#include "base/log.h"
 #include "base/plant.h"
+#include "store/damage_mark.h"
 #include "store/disk.h"
 
 namespace holdfast::store {
@@ -15,6 +17,7 @@ constexpr std::size_t kBlocksPerWriteMax = 256;  // also the number of parts of 
 constexpr std::size_t kFillsMax = 128;
 // Chunks or entries that are worked on before appends and reads get their turn: some 0.1 to 0.2 ms.
 constexpr std::size_t kSlice = 128;
+constexpr int kCopyAttempts = 3;
 
 // Awaited: goes on in a later turn of the loop.
 struct NextTurn {
@@ -136,8 +139,7 @@ Task<Status> Round::apply() {
   if (!status.ok()) co_return std::move(status).error();
   status = co_await make_plans();
   if (!status.ok()) co_return std::move(status).error();
-  status = co_await copy_blocks();
-  if (!status.ok()) co_return std::move(status).error();
+  co_await copy_blocks();
   list_writes();
   status = co_await write_blocks();
   if (!status.ok()) co_return std::move(status).error();
@@ -290,7 +292,8 @@ Task<Status> Round::make_plans() {
   co_return Status();
 }
 
-Task<Status> Round::copy_blocks() {
+// Of a replica that is being rebuilt. A block that cannot be read costs itself, and not the disk: the others have it.
+Task<void> Round::copy_blocks() {
   for (Change& change : changes_) {
     for (std::uint64_t left = change.plan.copies; left != 0; left &= left - 1) {
       auto block = static_cast<std::uint32_t>(std::countr_zero(left));
@@ -298,14 +301,22 @@ Task<Status> Round::copy_blocks() {
       File* data = &disk_.data();
       std::uint64_t offset = change.old.own->slot * kChunkSize + std::uint64_t{block} * kBlockSize;
       std::span<std::byte> into = copy.bytes();
-      Status status = co_await suspend<Status>(
-          [data, offset, into](StatusCallback done) { data->read(offset, into, std::move(done)); });
-      if (!status.ok()) co_return std::move(status).error();
+      Status status;
+      for (int attempt = 0; attempt < kCopyAttempts; ++attempt) {
+        status = co_await suspend<Status>(
+            [data, offset, into](StatusCallback done) { data->read(offset, into, std::move(done)); });
+        if (status.ok()) break;
+      }
+      if (!status.ok()) {
+        log_warn("store", disk_.disk_id() + ": block " + std::to_string(block) + " of chunk " +
+                              std::to_string(change.place.chunk.value()) +
+                              " of a replica that is being rebuilt cannot be read: " + status.error().message());
+        write_damage_mark(into, change.plan.next.crc[block]);
+      }
       change.plan.writes[block] = copy.data();
       change.copied.push_back(std::move(copy));
     }
   }
-  co_return Status();
 }
 
 // ---- writing ----

@@ -65,7 +65,7 @@ class Round {
   void take_old_records(Change& change, const ChunkStack& stack);
   bool in_head(const Change& change) const;
   Task<Status> make_plans();
-  Task<Status> copy_blocks();
+  Task<void> copy_blocks();
   void list_writes();
   Task<Status> write_blocks();
   void write_next(StatusCallback* done);
