@@ -1,4 +1,5 @@
 // Sectors of the data file that cannot be read while background work moves what they hold.
+#include "store/damage_mark.h"
 #include "store/test_machine.h"
 #include "store/unreadable_blocks.h"
 
@@ -136,6 +137,47 @@ TEST_F(BadSectorTest, OneUnderADirectWriteThatWasFlushedDoesNotKeepTheDiskFromOp
   append(write_entry(machine_.env(), next(), {BlockIndex(64 + 30), 1}, 1030));
   machine_.settle();
   EXPECT_EQ(tag_at(64 + 30), 1030u);
+}
+
+// What was written since the join moves to the slot of what is fetched. The replicas that it is fetched from have it,
+// too.
+TEST_F(BadSectorTest, OneUnderWhatAFillKeepsCostsItsBlockAndNotTheDisk) {
+  const ReplicaId kTwo(2);
+  ASSERT_TRUE(machine_.create(kTwo, 640, false).ok());
+  ReplicaStore& two = *machine_.disk->find(kTwo);
+  JoinRequest join{Seq(1), Seq(0), 640, two.info().history};
+  ASSERT_TRUE(machine_.wait<Status>([&](StatusCallback done) { two.join(join, std::move(done)); }).ok());
+  for (std::uint64_t seq : {1, 2}) {
+    Entry entry = write_entry(machine_.env(), at(1, seq), {BlockIndex(2 + seq), 1}, 900 + seq);
+    ASSERT_TRUE(
+        machine_.wait<Status>([&](StatusCallback done) { two.append(std::move(entry), std::move(done)); }).ok());
+  }
+  two.set_committed(Seq(2));
+  machine_.settle();  // in a slot
+  make_unreadable(901);
+
+  Slice fetched = machine_.env().buffers().allocate(kBlockSize);
+  fill_block(fetched.data(), 800);
+  ChunkContent content{at(1, 2), Seq(2), 0b10, 0, {crc32c(fetched.bytes())}, {fetched}, 0};
+  auto filled =
+      machine_.wait<Status>([&](StatusCallback done) { two.fill_chunk({ChunkIndex(0)}, content, std::move(done)); });
+  ASSERT_TRUE(filled.ok()) << filled.error().to_string();
+  EXPECT_TRUE(machine_.disk->failure().empty()) << machine_.disk->failure();
+  ASSERT_TRUE(machine_.wait<Status>([&](StatusCallback done) { two.finish_rebuild(std::move(done)); }).ok());
+  auto block = [&](std::uint64_t index) {
+    auto outcome = machine_.wait<Result<ReadOutcome>>([&](auto done) {
+      two.read({BlockIndex(index), 1}, std::move(done));
+    });
+    EXPECT_TRUE(outcome.ok());
+    return std::move(*outcome);
+  };
+  EXPECT_EQ(tag_of(block(1).data[0].data()), 800u);
+  EXPECT_EQ(tag_of(block(4).data[0].data()), 902u);
+  std::vector<std::byte> lost(kBlockSize);
+  fill_block(lost.data(), 901);
+  ReadOutcome marked = block(3);
+  EXPECT_EQ(marked.crc[0], crc32c(std::span<const std::byte>(lost)));
+  EXPECT_TRUE(is_damage_mark(marked.data[0].bytes(), marked.crc[0]));
 }
 
 }  // namespace

@@ -542,51 +542,6 @@ TEST(StoreRebuild, DamagedBlocksKeepTheirCrcAndDoNotMatchIt) {
   EXPECT_TRUE(is_damage_mark(second, 123));
 }
 
-// What was written since the join moves to the slot of what is fetched. The replicas that it is fetched from have it,
-// too.
-TEST(StoreRebuild, ABadSectorUnderWhatAFillKeepsCostsItsBlockAndNotTheDisk) {
-  Rebuild rebuild(1);
-  TestMachine& machine = rebuild.machine();
-  ASSERT_TRUE(machine.create(kTarget, kBlocks, false).ok());
-  ASSERT_TRUE(rebuild.join(Seq(0)).ok());
-  for (std::uint64_t seq = 1; seq <= 2; ++seq) {
-    rebuild.append(rebuild.target(), write_entry(machine.env(), at(1, seq), {BlockIndex(2 + seq), 1}, 2 + seq));
-  }
-  rebuild.target().set_committed(Seq(2));
-  machine.settle();  // in a slot
-  sim::SimFileData& data = *machine.world.disk("node").find("/disk/data");
-  std::vector<std::byte> bad(kBlockSize);
-  fill_block(bad.data(), 3);
-  for (auto& [page, bytes] : data.current) {
-    if (std::memcmp(bytes->data(), bad.data(), kBlockSize) == 0) data.unreadable.insert(page);
-  }
-  ASSERT_EQ(data.unreadable.size(), 1u);
-
-  Slice fetched = machine.env().buffers().allocate(kBlockSize);
-  fill_block(fetched.data(), 1);
-  ChunkContent content{at(1, 2), Seq(2), 0b10, 0, {crc32c(fetched.bytes())}, {fetched}, 0};
-  ASSERT_TRUE(machine
-                  .wait<Status>([&](StatusCallback done) {
-                    rebuild.target().fill_chunk({ChunkIndex(0)}, content, std::move(done));
-                  })
-                  .ok());
-  EXPECT_TRUE(machine.disk->failure().empty()) << machine.disk->failure();
-  ASSERT_TRUE(
-      machine.wait<Status>([&](StatusCallback done) { rebuild.target().finish_rebuild(std::move(done)); }).ok());
-  auto read = [&](std::uint64_t block) {
-    auto outcome = machine.wait<Result<ReadOutcome>>([&](auto done) {
-      rebuild.target().read({BlockIndex(block), 1}, std::move(done));
-    });
-    EXPECT_TRUE(outcome.ok());
-    return std::move(*outcome);
-  };
-  EXPECT_EQ(tag_of(read(1).data[0].data()), 1u);
-  EXPECT_EQ(tag_of(read(4).data[0].data()), 4u);
-  ReadOutcome marked = read(3);
-  EXPECT_EQ(marked.crc[0], crc32c(std::span<const std::byte>(bad)));
-  EXPECT_TRUE(is_damage_mark(marked.data[0].bytes(), marked.crc[0]));
-}
-
 // Entries that were never committed keep their place in the journal. Nobody may ever come for them: an engine died, and
 // its volume stays detached.
 class UncommittedLog : public testing::Test {
