@@ -55,12 +55,8 @@ const folder = resolve(values.folder);
 const dataBytes = Number(values['data-mib']) * 2 ** 20;
 const agedBytes = Number(values['aged-mib']) * 2 ** 20;
 const counts = values.counts.split(',').map(Number);
-const [rate, pace, seconds, rounds] = [values.rate, values.pace, values.seconds, values.rounds].map(Number) as [
-  number,
-  number,
-  number,
-  number,
-];
+const [rate, pace] = [Number(values.rate), Number(values.pace)];
+const [seconds, rounds] = [Number(values.seconds), Number(values.rounds)];
 const freeBytesMin = 25 * 2 ** 30;
 
 const tell = (text: string) => {

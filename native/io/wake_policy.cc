@@ -14,7 +14,7 @@ namespace {
 
 void schedule(pid_t thread, int policy) {
   sched_param parameters{};
-  // Both policies are anybody's; a thread that has ended meanwhile needs neither.
+  // Anybody may choose either; a thread that has ended meanwhile, or that a sandbox holds, goes on as it is.
   (void)sched_setscheduler(thread, policy, &parameters);
 }
 
