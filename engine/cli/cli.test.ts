@@ -292,6 +292,30 @@ describe('with a manager', () => {
     await json('volume', 'delete', 'shape');
   });
 
+  test('paths, methods and names that the API does not have', async () => {
+    const ask = async (method: string, path: string) => {
+      const answer = await fetch(`http://${manager.address}${path}`, { method });
+      const { error } = (await answer.json()) as {
+        readonly error: { readonly code: string; readonly message: string };
+      };
+      return { status: answer.status, allow: answer.headers.get('allow'), ...error };
+    };
+    for (const path of ['/', '/v1', '/v1/volume', '/v1/volumes/a/b/c/d', '/v2/volumes']) {
+      const message = `there is nothing at ${path}: /openapi.json lists the paths`;
+      expect(await ask('GET', path)).toEqual({ status: 404, allow: null, code: 'NOT_FOUND', message });
+    }
+    const message = '/v1/volumes takes GET, POST, not PUT';
+    expect(await ask('PUT', '/v1/volumes')).toEqual({
+      status: 405,
+      allow: 'GET, POST',
+      code: 'UNIMPLEMENTED',
+      message,
+    });
+    // A name is what is between two slashes, decoded.
+    expect((await ask('GET', '/v1/volumes/no%2Fsuch')).message).toContain('no/such');
+    expect(await ask('GET', '/v1/volumes/%zz')).toMatchObject({ status: 400, code: 'INVALID_ARGUMENT' });
+  });
+
   test('events as they happen', async () => {
     const stop = new AbortController();
     const seen: string[] = [];

@@ -49,7 +49,12 @@ async function answer(
       await access.admit(request.headers.authorization ?? null, 'read-only', from);
       await streamEvents(api, request, response);
     } else {
-      const { route, params } = findRoute(request.method ?? 'GET', url.pathname);
+      const found = findRoute(request.method ?? 'GET', url.pathname);
+      if ('allow' in found) {
+        refuseMethod(response, found.allow, `${url.pathname} takes ${found.allow}, not ${request.method}`);
+        return;
+      }
+      const { route, params } = found;
       const note = { peer: request.socket.remoteAddress ?? '', what: `${route.method} ${url.pathname}${url.search}` };
       let caller: Caller | null = null;
       let body: unknown = null;
@@ -126,31 +131,38 @@ async function streamBytes(
   }
 }
 
-function findRoute(
-  method: string,
-  pathname: string,
-): { readonly route: Route; readonly params: Readonly<Record<string, string>> } {
-  const [version, ...segments] = pathname.split('/').filter((segment) => segment !== '');
-  const candidates = routes.flatMap((route) => {
-    const params = version === 'v1' ? matchPath(route.path, segments) : null;
-    return params === null ? [] : [{ route, params }];
-  });
-  const found = candidates.find(({ route }) => route.method === method);
-  if (found !== undefined) return found;
-  if (candidates.length === 0)
-    throw new HoldfastError('NOT_FOUND', `there is nothing at ${pathname}: /openapi.json lists the paths`);
-  const methods = candidates.map(({ route }) => route.method).join(', ');
-  throw new HoldfastError('UNIMPLEMENTED', `${pathname} takes ${methods}, not ${method}`);
+const splitRoutes = routes.map((route) => ({ route, parts: partsOf(route.path) }));
+
+function partsOf(path: string): string[] {
+  return path.split('/').filter((part) => part !== '');
 }
 
-function matchPath(path: string, segments: readonly string[]): Readonly<Record<string, string>> | null {
-  const parts = path.split('/').filter((part) => part !== '');
-  if (parts.length !== segments.length) return null;
+type FoundRoute = { readonly route: Route; readonly params: Readonly<Record<string, string>> };
+
+/** `allow`: what the path takes instead of this method. */
+function findRoute(method: string, pathname: string): FoundRoute | { readonly allow: string } {
+  const [version, ...segments] = partsOf(pathname);
+  const methods: string[] = [];
+  for (const { route, parts } of version === 'v1' ? splitRoutes : []) {
+    if (parts.length !== segments.length) continue;
+    if (!parts.every((part, index) => part.startsWith('{') || part === segments[index])) continue;
+    if (route.method === method) return { route, params: paramsOf(parts, segments) };
+    methods.push(route.method);
+  }
+  if (methods.length > 0) return { allow: methods.join(', ') };
+  throw new HoldfastError('NOT_FOUND', `there is nothing at ${pathname}: /openapi.json lists the paths`);
+}
+
+// RFC 9110: 405, and "Allow".
+function refuseMethod(response: ServerResponse, allow: string, message: string): void {
+  response.setHeader('allow', allow);
+  send(response, 405, errorBody(new HoldfastError('UNIMPLEMENTED', message)));
+}
+
+function paramsOf(parts: readonly string[], segments: readonly string[]): Readonly<Record<string, string>> {
   const params: Record<string, string> = {};
   for (const [index, part] of parts.entries()) {
-    const segment = segments[index] ?? '';
-    if (part.startsWith('{')) params[part.slice(1, -1)] = decodeSegment(segment);
-    else if (part !== segment) return null;
+    if (part.startsWith('{')) params[part.slice(1, -1)] = decodeSegment(segments[index] ?? '');
   }
   return params;
 }
