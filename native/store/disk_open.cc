@@ -35,6 +35,9 @@ class DiskOpener {
     set_sizes();
     status = co_await read_metadata();
     if (!status.ok()) co_return std::move(status).error();
+    // Whoever formatted it may have failed to sync the label, which can be read all the same until the power fails.
+    if (formatted_ && disk_->replicas_.empty()) status = co_await write_label();
+    if (!status.ok()) co_return std::move(status).error();
     status = co_await read_chunk_records();
     if (!status.ok()) co_return std::move(status).error();
     status = co_await recover();
@@ -185,11 +188,16 @@ class DiskOpener {
     state.runs.push_back({1, 1});
     status = co_await store_journal_state(state);
     if (!status.ok()) co_return std::move(status).error();
-    std::string text = encode_disk_label(label);
+    status = co_await write_label();
+    co_return status;
+  }
+
+  // Durable before there is anything to lose without it.
+  Task<Status> write_label() {
+    std::string text = encode_disk_label(disk_->label_);
     Slice block = env_.buffers().copy_of(std::as_bytes(std::span(text)));
-    status = co_await write_file(disk_->label_file_.get(), 0, block.bytes());
-    if (!status.ok()) co_return std::move(status).error();
-    status = co_await sync_file(disk_->label_file_.get());
+    Status status = co_await write_file(disk_->label_file_.get(), 0, block.bytes());
+    if (status.ok()) status = co_await sync_file(disk_->label_file_.get());
     co_return status;
   }
 

@@ -551,6 +551,30 @@ TEST_F(StoreTest, FailingJournalWriteFailsTheDisk) {
   EXPECT_EQ(tags(range(0, 1)), (std::vector<std::uint64_t>{1}));
 }
 
+TEST_F(StoreTest, LabelThatCouldNotBeSyncedIsWrittenAgain) {
+  // Writing the label ends the formatting; the disk fails once it is written, before it is synced.
+  sim::Process* watcher = machine.world.start_process("other", "watcher");
+  Timer timer(*watcher->env);
+  std::function<void()> watch = [&] {
+    sim::SimFileData* label = file("disk.json");
+    if (label && label->size >= kBlockSize) {
+      machine.world.disk_faults("node").write_error_ppm = 1'000'000;
+    } else {
+      timer.arm_after(10us, [&] { watch(); });
+    }
+  };
+  watch();
+  EXPECT_EQ(machine.open().error().code(), ErrorCode::kDiskIo);
+  machine.world.disk_faults("node").write_error_ppm = 0;
+  machine.kill();
+  open();
+  ASSERT_TRUE(write(1, range(0, 1), 1).ok());
+  ASSERT_TRUE(machine.wait<Status>([&](StatusCallback done) { one().flush(std::move(done)); }).ok());
+  machine.power_off();
+  ASSERT_TRUE(machine.open().ok());
+  EXPECT_EQ(tags(range(0, 1)), (std::vector<std::uint64_t>{1}));
+}
+
 TEST_F(StoreTest, FailingMetadataFailsTheDisk) {
   open();
   ASSERT_TRUE(write(1, range(0, 1), 1).ok());
