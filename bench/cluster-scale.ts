@@ -1,8 +1,6 @@
 // The control plane at scale, without processes: 1,000 nodes with disks of mixed sizes, 100,000 volumes of three replicas.
-//   node build/bench/bench/cluster-scale.js [--nodes 1000] [--volumes 100000]
 // Prints how long a full pass of the reconciler takes, how long the loss of a node takes to plan and place, how even the disks are after
 // placement and after balancing, and the memory of the process.
-import { parseArgs } from 'node:util';
 import { balanceTolerance, imbalance, planMoves } from '../engine/placement/balance.js';
 import type { PlacedVolume } from '../engine/placement/balance.js';
 import { anyDisk, placeOne } from '../engine/placement/place-replicas.js';
@@ -13,10 +11,20 @@ import { endpointsOf, lastAddressesOf, reconcile, settingsOf } from '../engine/m
 import type { Desired } from '../engine/manager/reconcile.js';
 import { defaultAccess, defaultConstraints, defaultSettings, recordVersion } from '../engine/manager/records.js';
 import type { DiskRecord, NodeRecord, VolumeRecord } from '../engine/manager/records.js';
+import { benchOptions } from './options.js';
 
-const { values } = parseArgs({ options: { nodes: { type: 'string' }, volumes: { type: 'string' } } });
-const nodeCount = Number(values.nodes ?? 1_000);
-const volumeCount = Number(values.volumes ?? 100_000);
+const usage = `Usage: node scripts/bench.mjs cluster-scale [options]
+
+The control plane at scale, without processes: how long a pass of the reconciler and the loss of a node take.
+
+  --nodes N      nodes (default 1000)
+  --volumes N    volumes (default 100000)`;
+const values = benchOptions(usage, {
+  nodes: { type: 'string', default: '1000' },
+  volumes: { type: 'string', default: '100000' },
+});
+const nodeCount = Number(values.nodes);
+const volumeCount = Number(values.volumes);
 const gib = 2 ** 30;
 
 let seed = 42;

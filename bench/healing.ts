@@ -1,6 +1,5 @@
 // What healing takes: a full rebuild on an idle machine beside the rate of its disk, what a rebuild takes from the host, what is copied
 // after an outage, and what snapshots cost.
-//   node scripts/bench.mjs healing [--folder DIR] [--data-mib 4096] [--snapshots 1000] [--only rebuild,throttled,outage,snapshots]
 // Three nodes and three replicas on one disk: a rebuild reads from it and writes to it at the same time. Bytes are those that the
 // processes of replicas caused (/proc/PID/io), so what the copy itself needs is in them.
 import { spawn } from 'node:child_process';
@@ -10,7 +9,6 @@ import { Agent, request as httpRequest } from 'node:http';
 import type { IncomingMessage } from 'node:http';
 import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { parseArgs } from 'node:util';
 import { z } from 'zod';
 import { request } from '../engine/api/rest-client.js';
 import { Cluster, root } from '../test/lib/cluster.js';
@@ -21,17 +19,24 @@ import { benchCases } from './cases.js';
 import type { BenchCase } from './cases.js';
 import { drain, fill, measure } from './fio.js';
 import type { FioDestination } from './fio.js';
+import { benchOptions, refuse } from './options.js';
 
-const usage = `Usage: node build/bench/bench/healing.js [--folder DIR] [--data-mib N] [--seconds N] [--snapshots N] [--only PART,PART]
-parts: rebuild, throttled, outage, snapshots`;
-const { values } = parseArgs({
-  options: {
-    folder: { type: 'string', default: join(root, 'build/bench-healing') },
-    'data-mib': { type: 'string', default: '4096' },
-    seconds: { type: 'string', default: '5' },
-    snapshots: { type: 'string', default: '1000' },
-    only: { type: 'string', default: 'rebuild,throttled,outage,snapshots' },
-  },
+const partNames = ['rebuild', 'throttled', 'outage', 'snapshots'];
+const usage = `Usage: node scripts/bench.mjs healing [options]
+
+What healing takes: a full rebuild, one beside random writes, what is copied after an outage, and snapshots.
+
+  --folder DIR     where the replicas' data goes (default build/bench-healing)
+  --data-mib N     size of the volume (default 4096)
+  --seconds N      length of one measurement (default 5)
+  --snapshots N    how many (default 1000)
+  --only A,B       only these: ${partNames.join(', ')}`;
+const values = benchOptions(usage, {
+  folder: { type: 'string', default: join(root, 'build/bench-healing') },
+  'data-mib': { type: 'string', default: '4096' },
+  seconds: { type: 'string', default: '5' },
+  snapshots: { type: 'string', default: '1000' },
+  only: { type: 'string', default: partNames.join(',') },
 });
 const folder = resolve(values.folder);
 const dataMib = Number(values['data-mib']);
@@ -39,9 +44,9 @@ const dataBytes = dataMib * 2 ** 20;
 const seconds = Number(values.seconds);
 const snapshotCount = Number(values.snapshots);
 const parts = new Set(values.only.split(','));
-if (![dataMib, seconds, snapshotCount].every((value) => value > 0)) {
-  console.error(usage);
-  process.exit(2);
+if (![dataMib, seconds, snapshotCount].every((value) => value > 0)) refuse(usage, 'these numbers are above 0');
+for (const part of parts) {
+  if (!partNames.includes(part)) refuse(usage, `there is no part "${part}"`);
 }
 
 const replicaRows = z.array(

@@ -5,11 +5,11 @@
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { cpus, release } from 'node:os';
 import { join, resolve } from 'node:path';
-import { parseArgs } from 'node:util';
 
 import { root } from '../test/lib/cluster.js';
 import { benchCases } from './cases.js';
 import { fill, measure } from './fio.js';
+import { benchOptions } from './options.js';
 import { cpuSeconds, residentMebibytes } from './proc.js';
 import { regressions, table, type BenchRecord, type CaseResult, type SubjectResult } from './report.js';
 import { startHoldfast, startRaw, startTgt, tgtIsInstalled, type Subject } from './subjects.js';
@@ -59,23 +59,16 @@ async function measureOnce(
 }
 
 async function main(): Promise<number> {
-  const { values } = parseArgs({
-    options: {
-      folder: { type: 'string', default: join(root, 'build/bench-data') },
-      'size-mib': { type: 'string', default: '2048' },
-      seconds: { type: 'string', default: '5' },
-      rounds: { type: 'string', default: '3' },
-      cases: { type: 'string', default: benchCases.map((one) => one.id).join(',') },
-      subjects: { type: 'string' },
-      json: { type: 'string' },
-      compare: { type: 'string' },
-      help: { type: 'boolean', default: false },
-    },
+  const values = benchOptions(usage, {
+    folder: { type: 'string', default: join(root, 'build/bench-data') },
+    'size-mib': { type: 'string', default: '2048' },
+    seconds: { type: 'string', default: '5' },
+    rounds: { type: 'string', default: '3' },
+    cases: { type: 'string', default: benchCases.map((one) => one.id).join(',') },
+    subjects: { type: 'string' },
+    json: { type: 'string' },
+    compare: { type: 'string' },
   });
-  if (values.help) {
-    console.log(usage);
-    return 0;
-  }
   const sizeBytes = Number(values['size-mib']) * 1024 * 1024;
   const [seconds, rounds] = [Number(values.seconds), Number(values.rounds)];
   const chosen = values.cases.split(',');

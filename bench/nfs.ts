@@ -1,19 +1,17 @@
 // A shared volume beside the same NFS server on the raw disk: throughput, small I/O, and rates of metadata, through libnfs.
-//   node build/bench/bench/nfs.js [--folder DIR] [--size-mib 1024] [--seconds 5] [--rounds 3] [--files 2000]
-//     [--only CASE,…] [--fresh] [--json FILE]
 // "raw" is ext4 on a loop device over a preallocated file, exported by NFS-Ganesha with the configuration that Holdfast makes; "holdfast"
 // is a shared volume of the same size with three replicas on the same disk. NFSv3, as libnfs writes no large blocks over NFSv4. Takes
 // root, NFS-Ganesha, libnfs-dev and a C compiler. Ratios are taken within a round. --fresh: sequential reads are not read once before.
 import { spawn } from 'node:child_process';
 import { closeSync, mkdirSync, openSync, rmSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
-import { parseArgs } from 'node:util';
 import { z } from 'zod';
 import { ganeshaConfig } from '../engine/nfs/ganesha-config.js';
 import { nullCall, rpcNullCall } from '../engine/nfs/null-call.js';
 import { listMounts } from '../engine/os/mounts.js';
 import { Cluster, root } from '../test/lib/cluster.js';
 import { attempt, endProcess, freePort, run, until } from '../test/lib/process.js';
+import { benchOptions } from './options.js';
 import { cpuSeconds } from './proc.js';
 
 type Subject = {
@@ -42,17 +40,27 @@ const filesResult = z.object({
   unlinksPerSecond: z.number(),
 });
 
-const { values } = parseArgs({
-  options: {
-    folder: { type: 'string', default: join(root, 'build/bench-nfs') },
-    'size-mib': { type: 'string', default: '1024' },
-    seconds: { type: 'string', default: '5' },
-    rounds: { type: 'string', default: '3' },
-    files: { type: 'string', default: '2000' },
-    only: { type: 'string' },
-    fresh: { type: 'boolean', default: false },
-    json: { type: 'string' },
-  },
+const usage = `Usage: node scripts/bench.mjs nfs [options]
+
+A shared volume beside the same NFS server on the raw disk.
+
+  --folder DIR    where the data goes (default build/bench-nfs)
+  --size-mib N    size of the file (default 1024)
+  --seconds N     length of one measurement (default 5)
+  --rounds N      rounds; ratios are taken within each (default 3)
+  --files N       files whose metadata is measured (default 2000)
+  --only A,B      only these cases; files: metadata
+  --fresh         sequential reads are not read once before
+  --json FILE     write the record there`;
+const values = benchOptions(usage, {
+  folder: { type: 'string', default: join(root, 'build/bench-nfs') },
+  'size-mib': { type: 'string', default: '1024' },
+  seconds: { type: 'string', default: '5' },
+  rounds: { type: 'string', default: '3' },
+  files: { type: 'string', default: '2000' },
+  only: { type: 'string' },
+  fresh: { type: 'boolean', default: false },
+  json: { type: 'string' },
 });
 const wanted = values.only?.split(',') ?? null;
 const isWanted = (id: string) => wanted === null || wanted.includes(id);

@@ -5,7 +5,6 @@
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { cpus, release } from 'node:os';
 import { join, resolve } from 'node:path';
-import { parseArgs } from 'node:util';
 
 import { z } from 'zod';
 
@@ -13,6 +12,7 @@ import { Cluster, root } from '../test/lib/cluster.js';
 import { startNbd, type NbdExport } from '../test/lib/initiator.js';
 import { run } from '../test/lib/process.js';
 import { fill } from './fio.js';
+import { benchOptions } from './options.js';
 import { plot, type Series } from './plot.js';
 import { cpuSeconds } from './proc.js';
 import { median } from './report.js';
@@ -80,23 +80,16 @@ function numbers(text: string): number[] {
 }
 
 async function main(): Promise<void> {
-  const { values } = parseArgs({
-    options: {
-      folder: { type: 'string', default: join(root, 'build') },
-      volumes: { type: 'string', default: '1,2,4,8,16,32,64' },
-      depths: { type: 'string', default: '1,4,8,16,32,64,128' },
-      'size-mib': { type: 'string', default: '64' },
-      seconds: { type: 'string', default: '3' },
-      rounds: { type: 'string', default: '1' },
-      json: { type: 'string' },
-      svg: { type: 'string' },
-      help: { type: 'boolean', default: false },
-    },
+  const values = benchOptions(usage, {
+    folder: { type: 'string', default: join(root, 'build') },
+    volumes: { type: 'string', default: '1,2,4,8,16,32,64' },
+    depths: { type: 'string', default: '1,4,8,16,32,64,128' },
+    'size-mib': { type: 'string', default: '64' },
+    seconds: { type: 'string', default: '3' },
+    rounds: { type: 'string', default: '1' },
+    json: { type: 'string' },
+    svg: { type: 'string' },
   });
-  if (values.help) {
-    console.log(usage);
-    return;
-  }
   const [counts, depths] = [numbers(values.volumes), numbers(values.depths)];
   const [sizeMebibytes, seconds, rounds] = [Number(values['size-mib']), Number(values.seconds), Number(values.rounds)];
   mkdirSync(resolve(values.folder), { recursive: true });

@@ -10,7 +10,6 @@ import { Agent, request as httpRequest } from 'node:http';
 import type { IncomingMessage } from 'node:http';
 import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { parseArgs } from 'node:util';
 import { z } from 'zod';
 import { request } from '../engine/api/rest-client.js';
 import { Cluster, root } from '../test/lib/cluster.js';
@@ -20,6 +19,7 @@ import { endProcess, until } from '../test/lib/process.js';
 import { benchCases } from './cases.js';
 import type { BenchCase } from './cases.js';
 import { fill, measure } from './fio.js';
+import { benchOptions } from './options.js';
 
 const usage = `Usage: node scripts/bench.mjs snapshots [options]
 
@@ -34,23 +34,16 @@ What many snapshots of one volume cost: taking, listing and deleting them, and I
   --seconds N     length of one measurement of I/O (default 3)
   --rounds N      pairs of measurements of I/O (default 3)`;
 
-const { values } = parseArgs({
-  options: {
-    folder: { type: 'string', default: join(root, 'build/bench-snapshots') },
-    'data-mib': { type: 'string', default: '256' },
-    counts: { type: 'string', default: '10,1000,10000' },
-    rate: { type: 'string', default: '200' },
-    pace: { type: 'string', default: '0' },
-    'aged-mib': { type: 'string', default: '0' },
-    help: { type: 'boolean', default: false },
-    seconds: { type: 'string', default: '3' },
-    rounds: { type: 'string', default: '3' },
-  },
+const values = benchOptions(usage, {
+  folder: { type: 'string', default: join(root, 'build/bench-snapshots') },
+  'data-mib': { type: 'string', default: '256' },
+  counts: { type: 'string', default: '10,1000,10000' },
+  rate: { type: 'string', default: '200' },
+  pace: { type: 'string', default: '0' },
+  'aged-mib': { type: 'string', default: '0' },
+  seconds: { type: 'string', default: '3' },
+  rounds: { type: 'string', default: '3' },
 });
-if (values.help) {
-  console.log(usage);
-  process.exit(0);
-}
 const folder = resolve(values.folder);
 const dataBytes = Number(values['data-mib']) * 2 ** 20;
 const agedBytes = Number(values['aged-mib']) * 2 ** 20;

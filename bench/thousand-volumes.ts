@@ -1,22 +1,30 @@
 // A thousand volumes in a real cluster on this machine: how long each takes to create and to attach, what they cost while they idle.
-//   node build/bench/bench/thousand-volumes.js [--count 1000] [--attach 200] [--idle 20]
 // CPU and memory are those of all processes of the cluster, from /proc; memory per volume is what it rose by.
 import { spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { parseArgs } from 'node:util';
 import { request } from '../engine/api/rest-client.js';
 import type { ProcessView } from '../engine/manager/views.js';
 import { root } from '../test/lib/cluster.js';
+import { benchOptions } from './options.js';
 
-const { values } = parseArgs({
-  options: { count: { type: 'string' }, attach: { type: 'string' }, idle: { type: 'string' } },
+const usage = `Usage: node scripts/bench.mjs thousand-volumes [options]
+
+Many volumes in a real cluster: how long each takes to create and to attach, and what they cost while they idle.
+
+  --count N     volumes (default 1000)
+  --attach N    how many of them are attached (default 200)
+  --idle N      seconds of idling that are measured (default 20)`;
+const values = benchOptions(usage, {
+  count: { type: 'string', default: '1000' },
+  attach: { type: 'string', default: '200' },
+  idle: { type: 'string', default: '20' },
 });
-const count = Number(values.count ?? 1_000);
-const attachCount = Number(values.attach ?? 200);
-const idleSeconds = Number(values.idle ?? 20);
+const count = Number(values.count);
+const attachCount = Number(values.attach);
+const idleSeconds = Number(values.idle);
 
 const folder = mkdtempSync(join(tmpdir(), 'holdfast-thousand-'));
 const up = spawn(

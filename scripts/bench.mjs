@@ -1,6 +1,7 @@
 // Makes ready what a benchmark needs (packages, build) and runs it: `node scripts/bench.mjs PROGRAM [options]`, where PROGRAM is
 // main (npm run bench), scaling (npm run bench:scaling), healing, snapshots, nfs, cluster-scale or thousand-volumes.
-import { spawnSync } from 'node:child_process';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { join } from 'node:path';
 import process from 'node:process';
 import { root, run } from './build.mjs';
@@ -22,7 +23,13 @@ try {
   console.error(`bench: ${error.message}`);
   process.exit(1);
 }
-const ended = spawnSync(process.execPath, [join(root, 'build/bench/bench', `${program}.js`), ...args], {
+// A group of its own, which ends as a whole however this is ended: clusters must not be left running.
+const bench = spawn(process.execPath, [join(root, 'build/bench/bench', `${program}.js`), ...args], {
   stdio: 'inherit',
+  detached: true,
 });
-process.exitCode = ended.status ?? 1;
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
+  process.on(signal, () => process.kill(-bench.pid, 'SIGINT'));
+}
+const [code] = await once(bench, 'exit');
+process.exitCode = code ?? 1;
