@@ -29,7 +29,9 @@ const bench = spawn(process.execPath, [join(root, 'build/bench/bench', `${progra
   detached: true,
 });
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
-  process.on(signal, () => process.kill(-bench.pid, 'SIGINT'));
+  process.on(signal, () => {
+    if (bench.exitCode === null && bench.signalCode === null) process.kill(-bench.pid, 'SIGINT');
+  });
 }
 const [code] = await once(bench, 'exit');
 process.exitCode = code ?? 1;
