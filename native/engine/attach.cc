@@ -20,6 +20,8 @@ constexpr Nanos kOpenRetry = 200ms;
 constexpr Nanos kChangeRetry = 1s;
 constexpr unsigned kRoundsMax = 16;
 
+bool is(const Status& status, ErrorCode code) { return !status.ok() && status.error().code() == code; }
+
 }  // namespace
 
 // Passes entries of one replica's log on to another.
@@ -40,7 +42,6 @@ class VolumeEngine::LogReader final : public rpc::CallHandler {
   void on_message(rpc::Message message) override {
     if (outcome_ || !to_.link) return;
     replica::AppendRequest request;
-    // Without the watermark a replica does not go past a REVERT.
     request.committed = committed_;
     request.entry.emplace();
     Status status = replica::decode(message, engine_.env_.buffers(), *request.entry);
@@ -269,20 +270,34 @@ Task<Status> VolumeEngine::recover_round(bool* again) {
 
 Task<Status> VolumeEngine::ship_tails(std::vector<Member*> members, Member* authority, bool* again) {
   next_seq_ = authority->opened->last.seq.next();
+  Seq committed;
   for (Member* member : members) {
+    committed = std::max(committed, member->opened->committed);
     member->journalled = member->opened->last.seq;
     start_link(*member, std::nullopt);
     member->phase = MemberPhase::kStreaming;
   }
   for (Member* member : members) {
     if (member->journalled >= authority->opened->last.seq || HOLDFAST_PLANT(kSkipTails)) continue;
-    Status status = co_await ship_tail(authority, member);
+    Status status = co_await ship_tail(authority, member, committed);
+    bool applied = is(status, ErrorCode::kNotFound);
+    // What it has applied and forgotten, or its disk cannot read, may be in other logs of the same length.
+    for (Member* other : members) {
+      if (!is(status, ErrorCode::kNotFound) && !is(status, ErrorCode::kCorrupt)) break;
+      if (other == authority || other->journalled < authority->opened->last.seq) continue;
+      status = co_await ship_tail(other, member, committed);
+      applied = applied || is(status, ErrorCode::kNotFound);
+    }
     if (stop_reason_) co_return *stop_reason_;
-    if (!status.ok() && status.error().code() == ErrorCode::kNotFound) {
-      // It lacks entries that were flushed and forgotten by the others: it lost them with its power.
-      member->reason = "it lacks entries that the volume's journals no longer hold";
-      std::vector<Member*> lost(1, member);
-      CO_TRY(co_await leave_out(std::move(lost), "left out at attach"));
+    if (is(status, ErrorCode::kNotFound) || is(status, ErrorCode::kCorrupt)) {
+      // What was acknowledged is in every log but that of a replica that lost it with its power. What is in some log
+      // and cannot be read there, and may never have been acknowledged, is given up with that log, before it costs the
+      // others the content that it was to replace.
+      Member* out = applied || member->journalled < committed ? member : authority;
+      out->reason = (out == member ? "it lacks entries that can be had from no other replica: "
+                                   : "it has entries that others lack and that cannot be read: ") +
+                    status.error().to_string();
+      CO_TRY(co_await leave_out(std::vector<Member*>(1, out), "left out at attach"));
       *again = true;
     } else if (!status.ok()) {
       log_warn("engine", "volume " + config_.name + " compares its logs again: " + status.error().to_string());
@@ -294,14 +309,16 @@ Task<Status> VolumeEngine::ship_tails(std::vector<Member*> members, Member* auth
   co_return Status();
 }
 
-Task<Status> VolumeEngine::ship_tail(Member* from, Member* to) {
-  Seq last = from->opened->last.seq;
-  LogReader reader(*this, channels_.get(from->config.address), *to, to->journalled.next(), from->opened->committed);
+// `committed`: the watermark, which the receiver needs to go past a REVERT.
+Task<Status> VolumeEngine::ship_tail(Member* from, Member* to, Seq committed) {
+  Seq last = from->journalled;
+  LogReader reader(*this, channels_.get(from->config.address), *to, to->journalled.next(), committed);
   reader.start({from->config.id, config_.epoch, to->journalled.next(), last});
   for (;;) {
     if (stop_reason_) co_return *stop_reason_;
     if (!to->link) co_return Error(ErrorCode::kConnectionLost, to->reason);
-    if (reader.outcome() && !reader.outcome()->ok()) co_return *reader.outcome();
+    bool arrived = to->journalled.next() >= reader.next();
+    if (reader.outcome() && !reader.outcome()->ok() && arrived) co_return *reader.outcome();
     if (reader.outcome() && reader.next() <= last) co_return Error(ErrorCode::kProtocol, "ReadLog ended early");
     if (to->journalled >= last) co_return Status();
     Nanos until = to->append_progress + config_.replica_timeout;

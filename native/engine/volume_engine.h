@@ -159,7 +159,7 @@ class VolumeEngine final : public Engine, private LinkEvents {
   Task<Status> leave_out(std::vector<Member*> members, std::string reason);
   Task<Status> store_in_sync_set(std::string reason);
   Task<Status> ship_tails(std::vector<Member*> members, Member* authority, bool* again);
-  Task<Status> ship_tail(Member* from, Member* to);
+  Task<Status> ship_tail(Member* from, Member* to, Seq committed);
   // Until wake_attach() or `until`; may return early, so callers look again.
   Task<void> wait_for_event(Nanos until);
   void wake_attach();

@@ -78,6 +78,19 @@ void History::blackout(Nanos now, bool destroyed) {
   segment_began_ = now;
 }
 
+bool History::only_zeros(std::uint64_t block) const {
+  if (block >= blocks_.size()) return true;
+  auto no_zero = [](const Operation& operation) { return operation.value != 0; };
+  auto segment = [&](const std::set<Value>& initial, const std::vector<Operation>& operations) {
+    return std::all_of(initial.begin(), initial.end(), [](Value value) { return value == 0; }) &&
+           std::none_of(operations.begin(), operations.end(), no_zero);
+  };
+  const Block& of = blocks_[block];
+  return segment(of.initial, of.open) && std::all_of(of.past.begin(), of.past.end(), [&](const auto& past) {
+           return segment(past.first, past.second);
+         });
+}
+
 std::optional<std::string> History::check() const {
   for (std::size_t index = 0; index < blocks_.size(); ++index) {
     const Block& block = blocks_[index];

@@ -45,6 +45,8 @@ class History {
   // flushed writes may be gone, back to any time.
   void blackout(Nanos now, bool destroyed = false);
 
+  // Nothing else was ever there, nor asked to be written.
+  bool only_zeros(std::uint64_t block) const;
   // What is wrong with the first block that cannot be explained, or nullopt.
   std::optional<std::string> check() const;
 

@@ -25,6 +25,20 @@ bool explained(std::vector<Step> steps) {
   return !history.check().has_value();
 }
 
+TEST(History, KnowsWhatNeverHeldAnything) {
+  History history;
+  history.write_acknowledged(1, history.write_begins(1, 0, Nanos(1)), Nanos(2));
+  history.write_begins(2, 7, Nanos(1));
+  history.write_acknowledged(3, history.write_begins(3, 7, Nanos(1)), Nanos(2), true);
+  history.write_acknowledged(3, history.write_begins(3, 0, Nanos(3)), Nanos(4), true);
+  history.begins_with(4, 7);
+  history.blackout(Nanos(5));
+  history.write_acknowledged(4, history.write_begins(4, 0, Nanos(6)), Nanos(7), true);
+  history.blackout(Nanos(8));
+  for (std::uint64_t zeros : {0, 1, 5}) EXPECT_TRUE(history.only_zeros(zeros)) << zeros;
+  for (std::uint64_t written : {2, 3, 4}) EXPECT_FALSE(history.only_zeros(written)) << written;
+}
+
 TEST(History, AcceptsWhatARegisterDoes) {
   EXPECT_TRUE(explained({{false, 0, 1, 2}, {true, 7, 3, 4}, {false, 7, 5, 6}}));
   EXPECT_TRUE(explained({{true, 7, 1, 10}, {false, 0, 2, 3}, {false, 7, 4, 5}}));

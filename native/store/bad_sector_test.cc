@@ -139,6 +139,38 @@ TEST_F(BadSectorTest, OneUnderADirectWriteThatWasFlushedDoesNotKeepTheDiskFromOp
   EXPECT_EQ(tag_at(64 + 30), 1030u);
 }
 
+// Other replicas may lack the entry: they get those before it, and are told about it.
+TEST_F(BadSectorTest, OneUnderADirectWriteCostsReadersOfTheLogThatEntryAlone) {
+  append(write_entry(machine_.env(), next(), {BlockIndex(300), 1}, 900));
+  Seq bad = next().seq;
+  Entry whole = write_entry(machine_.env(), next(), {BlockIndex(64), 64}, 1000);
+  ASSERT_TRUE(
+      machine_.wait<Status>([&](StatusCallback done) { one().append(std::move(whole), std::move(done)); }).ok());
+  append(write_entry(machine_.env(), next(), {BlockIndex(200), 1}, 2000));
+  auto read_log = [&](Seq first, Seq last) {
+    return machine_.wait<Result<std::vector<Entry>>>([&](auto done) { one().read_log(first, last, std::move(done)); });
+  };
+  Seq before(bad.value() - 1);
+  auto expect_bad = [&] {
+    Result<std::vector<Entry>> entries = read_log(before, bad.next());
+    ASSERT_TRUE(entries.ok()) << entries.error().to_string();
+    ASSERT_EQ(entries->size(), 1u);
+    EXPECT_EQ((*entries)[0].position.seq, before);
+    entries = read_log(bad, bad.next());
+    ASSERT_FALSE(entries.ok());
+    EXPECT_EQ(entries.error().code(), ErrorCode::kCorrupt);
+    EXPECT_TRUE(read_log(bad.next(), bad.next()).ok());
+  };
+  ASSERT_TRUE(read_log(before, bad.next()).ok());
+  make_unreadable(1030);
+  expect_bad();
+  std::uint64_t page = *data().unreadable.begin();
+  data().unreadable.clear();
+  ASSERT_TRUE(read_log(before, bad.next()).ok());
+  (*data().current[page])[7] ^= std::byte{1};
+  expect_bad();
+}
+
 // What was written since the join moves to the slot of what is fetched. The replicas that it is fetched from have it,
 // too.
 TEST_F(BadSectorTest, OneUnderWhatAFillKeepsCostsItsBlockAndNotTheDisk) {

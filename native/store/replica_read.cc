@@ -3,8 +3,10 @@
 // What a read returns is decided in one go, when all records it needs are in memory; until it ends, the tracker keeps
 // the slots it uses from being changed.
 #include <algorithm>
+#include <cstring>
 #include <map>
 
+#include "base/crc32c.h"
 #include "store/disk.h"
 #include "store/replica.h"
 
@@ -333,6 +335,23 @@ void Replica::read_chunk(ChunkIndex chunk, Callback<void(Result<ChunkContent>)> 
 
 // ---- the log ----
 
+namespace {
+
+constexpr int kLogReadAttempts = 3;
+
+Status check_piece(const Entry& entry, const DirectPiece& piece) {
+  for (std::uint32_t block = piece.first; block < piece.first + kBlocksPerChunk; ++block) {
+    std::uint32_t crc = 0;
+    std::memcpy(&crc, entry.crc.data() + std::size_t{block} * sizeof crc, sizeof crc);
+    if (crc32c(entry.data.bytes().subspan(std::size_t{block} * kBlockSize, kBlockSize)) == crc) continue;
+    return Error(ErrorCode::kCorrupt,
+                 "block " + std::to_string(entry.blocks.first.value() + block) + " does not match its checksum");
+  }
+  return Status();
+}
+
+}  // namespace
+
 void Replica::read_log(Seq first, Seq last, Callback<void(Result<std::vector<Entry>>)> done) {
   Status usable = check_usable();
   if (!usable.ok()) return refuse(disk_, std::move(done), std::move(usable).error());
@@ -359,28 +378,37 @@ void Replica::read_log(Seq first, Seq last, Callback<void(Result<std::vector<Ent
   spawn(run_read_log(std::move(entries), std::move(pieces), disk_.reads().begin(), std::move(done)));
 }
 
+// Ends before the first entry that cannot be had; asked for that one, it fails.
 Task<void> Replica::run_read_log(std::vector<Entry> entries, std::vector<LogPiece> pieces, std::uint64_t token,
                                  Callback<void(Result<std::vector<Entry>>)> done) {
+  Disk* disk = &disk_;
   Status outcome;
   for (const LogPiece& piece : pieces) {
-    std::span<std::byte> into =
-        entries[piece.entry].data.bytes().subspan(std::size_t{piece.piece.first} * kBlockSize, kChunkSize);
-    std::uint64_t offset = piece.piece.slot * kChunkSize;
-    Disk* disk = &disk_;
-    outcome = co_await suspend<Status>(
-        [disk, offset, into](StatusCallback read) { disk->data().read(offset, into, std::move(read)); });
-    if (!outcome.ok()) break;
+    Entry* entry = &entries[piece.entry];
+    for (int attempt = 0; attempt < kLogReadAttempts; ++attempt) {
+      outcome = co_await suspend<Status>([disk, entry, piece = piece.piece](StatusCallback read) {
+        std::span<std::byte> into = entry->data.bytes().subspan(std::size_t{piece.first} * kBlockSize, kChunkSize);
+        disk->data().read(piece.slot * kChunkSize, into, std::move(read));
+      });
+      if (outcome.ok()) outcome = check_piece(*entry, piece.piece);
+      if (outcome.ok()) break;
+    }
+    if (outcome.ok()) continue;
+    outcome = Error(ErrorCode::kCorrupt, "entry " + std::to_string(entry->position.seq.value()) + " of replica " +
+                                             to_hex(id_.value()) +
+                                             " cannot be read from its log: " + outcome.error().message());
+    entries.resize(piece.entry);
+    break;
   }
   if (pieces.empty()) {
-    Disk* disk = &disk_;
     outcome =
         co_await suspend<Status>([disk](StatusCallback later) { disk->deferred().call(std::move(later), Status()); });
   }
   disk_.reads().end(token);
-  if (outcome.ok()) {
+  if (outcome.ok() || !entries.empty()) {
     done(std::move(entries));
   } else {
-    done(Error(ErrorCode::kDiskIo, "reading the log failed: " + outcome.error().message()));
+    done(std::move(outcome).error());
   }
 }
 

@@ -167,7 +167,8 @@ class ReplicaStore {
   virtual void read_snapshot(SnapshotId snapshot, BlockRange blocks, bool map_only,
                              Callback<void(Result<ReadOutcome>)> done) = 0;
 
-  // Entries [first, last] that are still in the journal; NOT_FOUND if one was forgotten already.
+  // Entries [first, last], which must all be in the journal still: NOT_FOUND if one was forgotten already. Fewer, but
+  // at least one, when a later one cannot be read as it was written; CORRUPT when that is the first.
   virtual void read_log(Seq first, Seq last, Callback<void(Result<std::vector<Entry>>)> done) = 0;
 
   // ---- rebuild, source side ----
