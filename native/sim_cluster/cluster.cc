@@ -94,8 +94,6 @@ void Cluster::look_after(Member& member) {
     std::optional<ErrorCode> why;
     if (node.failure()) why = node.failure()->code();
     bool lost = why == ErrorCode::kJournalDamaged || why == ErrorCode::kWrongDisk;  // the latter: its only batch is bad
-    // Somebody gives up a disk that its bad sectors keep from being opened.
-    if (why == ErrorCode::kDiskIo && node.damaged() && scenario.weight(Fault::kBadSectors) > 0) lost = true;
     node.kill();
     member.restart_at = world.now() + Nanos(world.random().below(2'000'000'000));
     if (lost) member.retiring = true;

@@ -139,6 +139,75 @@ TEST_F(BadSectorTest, OneUnderADirectWriteThatWasFlushedDoesNotKeepTheDiskFromOp
   EXPECT_EQ(tag_at(64 + 30), 1030u);
 }
 
+// Whether all of it was written is read then; what cannot be read says nothing about that.
+TEST_F(BadSectorTest, OneUnderADirectWriteThatWasNotFlushedDoesNotEither) {
+  Entry whole = write_entry(machine_.env(), next(), {BlockIndex(64), 64}, 1000);
+  Seq seq = whole.position.seq;
+  ASSERT_TRUE(
+      machine_.wait<Status>([&](StatusCallback done) { one().append(std::move(whole), std::move(done)); }).ok());
+  machine_.kill();
+  make_unreadable(1030);
+  ASSERT_TRUE(machine_.open().ok());
+  EXPECT_EQ(one().info().last.seq, seq);
+  EXPECT_EQ(tag_at(64 + 29), 1029u);
+  EXPECT_FALSE(read(64 + 30).ok());
+  append(write_entry(machine_.env(), next(), {BlockIndex(64 + 30), 1}, 1030));
+  machine_.settle();
+  EXPECT_EQ(tag_at(64 + 30), 1030u);
+  EXPECT_EQ(tag_at(64 + 31), 1031u);
+}
+
+TEST_F(BadSectorTest, OneUnderATornDirectWriteDoesNotMakeItWhole) {
+  Entry whole = write_entry(machine_.env(), next(), {BlockIndex(64), 64}, 1000);
+  Seq seq = whole.position.seq;
+  ASSERT_TRUE(
+      machine_.wait<Status>([&](StatusCallback done) { one().append(std::move(whole), std::move(done)); }).ok());
+  machine_.kill();
+  make_unreadable(1030);
+  std::uint64_t page = *data().unreadable.begin();
+  data().current[page + 20]->fill(std::byte{0});
+  ASSERT_TRUE(machine_.open().ok());
+  EXPECT_LT(one().info().last.seq, seq);
+  EXPECT_EQ(tag_at(64), 0u);
+}
+
+TEST_F(BadSectorTest, ManyWithoutASingleGoodOneAreAFailingDisk) {
+  Entry whole = write_entry(machine_.env(), next(), {BlockIndex(64), 64}, 1000);
+  ASSERT_TRUE(
+      machine_.wait<Status>([&](StatusCallback done) { one().append(std::move(whole), std::move(done)); }).ok());
+  machine_.kill();
+  make_unreadable(1000);
+  std::uint64_t page = *data().unreadable.begin();
+  for (std::uint64_t i = 1; i < kBlocksPerChunk; ++i) data().unreadable.insert(page + i);
+  EXPECT_EQ(machine_.open().error().code(), ErrorCode::kDiskIo);
+}
+
+// Most of the journal holds nothing that is needed.
+TEST_F(BadSectorTest, OneInTheJournalMattersWhereAnEntryMayBe) {
+  append(write_entry(machine_.env(), next(), {BlockIndex(300), 1}, 900));
+  Seq seq = one().info().last.seq;
+  std::uint64_t blocks = machine_.disk->space().journal_bytes / kBlockSize;
+  machine_.kill();
+  sim::SimFileData& journal = *machine_.world.disk("node").find("/disk/journal");
+  std::vector<std::uint64_t> needed;
+  for (std::uint64_t page = 0; page < blocks; ++page) {
+    journal.unreadable = {page};
+    Status opened = machine_.open();
+    if (!opened.ok()) {
+      EXPECT_EQ(opened.error().code(), ErrorCode::kDiskIo);
+      needed.push_back(page);
+    } else {
+      EXPECT_EQ(one().info().last.seq, seq);
+    }
+    machine_.kill();
+  }
+  EXPECT_GT(needed.size(), 0u);
+  EXPECT_LT(needed.size(), 64u);
+  journal.unreadable.clear();
+  ASSERT_TRUE(machine_.open().ok());
+  EXPECT_EQ(tag_at(300), 900u);
+}
+
 // Other replicas may lack the entry: they get those before it, and are told about it.
 TEST_F(BadSectorTest, OneUnderADirectWriteCostsReadersOfTheLogThatEntryAlone) {
   append(write_entry(machine_.env(), next(), {BlockIndex(300), 1}, 900));

@@ -1,9 +1,11 @@
 #include "store/journal_recovery.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "base/crc32c.h"
+#include "base/log.h"
 #include "base/plant.h"
 #include "store/chunk_record.h"
 
@@ -31,36 +33,50 @@ bool only_zeros(std::span<const std::byte> bytes) {
   return std::all_of(bytes.begin(), bytes.end(), [](std::byte byte) { return byte == std::byte{0}; });
 }
 
-// Reads the ring in large pieces and gives out parts of them.
+// Reads the ring in large pieces and gives out parts of them; around what cannot be read, block by block.
 class RingReader {
  public:
   RingReader(Env& env, File& file, std::uint64_t blocks) : env_(env), file_(file), blocks_(blocks) {}
 
-  // `count` blocks from ring block `first`; INVALID_ARGUMENT if they pass the end of the ring.
+  // `count` blocks from ring block `first`; INVALID_ARGUMENT if they pass the end of the ring, DISK_IO when one of them
+  // cannot be read.
   Task<Result<Slice>> read(std::uint64_t first, std::uint64_t count) {
     if (first + count > blocks_) co_return Error(ErrorCode::kInvalidArgument, "a batch passes the end of the ring");
     if (first < window_first_ || first + count > window_first_ + window_blocks_) {
-      std::uint64_t wanted = std::min(std::max(count, kWindowBlocks), blocks_ - first);
-      window_ = env_.buffers().allocate(wanted * kBlockSize);
-      window_first_ = first;
-      window_blocks_ = wanted;
-      Status status = co_await suspend<Status>(
-          [this](StatusCallback done) { file_.read(window_first_ * kBlockSize, window_.bytes(), std::move(done)); });
+      bool careful = first >= careful_first_ && first < careful_end_;
+      std::uint64_t wanted = careful ? count : std::min(std::max(count, kWindowBlocks), blocks_ - first);
+      Status status = co_await fill(first, wanted);
+      if (!status.ok() && !careful) {
+        careful_first_ = first;
+        careful_end_ = first + wanted;
+      }
+      for (int attempt = 0; attempt < kAttempts && !status.ok(); ++attempt) status = co_await fill(first, count);
       if (!status.ok()) {
-        window_blocks_ = 0;
-        co_return Error(ErrorCode::kDiskIo, "reading the journal failed: " + status.error().message());
+        co_return Error(ErrorCode::kDiskIo, "reading block " + std::to_string(first) +
+                                                " of the journal failed: " + status.error().message());
       }
     }
     co_return window_.sub((first - window_first_) * kBlockSize, count * kBlockSize);
   }
 
  private:
+  Task<Status> fill(std::uint64_t first, std::uint64_t count) {
+    window_ = env_.buffers().allocate(count * kBlockSize);
+    window_first_ = first;
+    window_blocks_ = 0;
+    Status status = co_await suspend<Status>(
+        [this](StatusCallback done) { file_.read(window_first_ * kBlockSize, window_.bytes(), std::move(done)); });
+    if (status.ok()) window_blocks_ = count;
+    co_return status;
+  }
+
   Env& env_;
   File& file_;
   std::uint64_t blocks_;
   Slice window_;
   std::uint64_t window_first_ = 0;
   std::uint64_t window_blocks_ = 0;
+  std::uint64_t careful_first_ = 0, careful_end_ = 0;  // a large read failed here
 };
 
 class Recovery {
@@ -80,6 +96,7 @@ class Recovery {
     if (!walked.ok()) co_return std::move(walked).error();
     Status scanned = co_await scan_rest();
     if (!scanned.ok()) co_return std::move(scanned).error();
+    if (unreadable_ && !own_) co_return *unreadable_;
     if (foreign()) {
       co_return Error(ErrorCode::kWrongDisk,
                       "its journal holds nothing that this disk wrote: another file or device is in its place, or it "
@@ -209,20 +226,23 @@ class Recovery {
     marks_.completed_number = std::max(marks_.completed_number, header.completed_number);
   }
 
-  // Looks for batches beyond the first missing one.
+  // Looks for batches beyond the first missing one. What cannot be read there is in no entry that is needed.
   Task<Status> scan_rest() {
     std::uint64_t end = state_.oldest_position + geometry_.blocks;
     for (std::uint64_t position = next_position_; position < end; ++position) {
       std::uint64_t first = position % geometry_.blocks;
       Result<Slice> block = co_await ring_.read(first, 1);
-      if (!block.ok()) co_return std::move(block).error();
+      if (!block.ok()) {
+        unreadable_ = block.error();
+        continue;
+      }
       own_ = own_ || begins_batch(block->bytes(), geometry_.key);
       if (first == 0) starts_with_zeros_ = only_zeros(block->bytes().first(kSectorSize));
       std::optional<BatchHeader> header = peek_batch(block->bytes(), geometry_.key);
       if (!header || header->position % geometry_.blocks != first) continue;
       if (first + header->header_blocks > geometry_.blocks) continue;
       Result<Slice> blocks = co_await ring_.read(first, header->header_blocks);
-      if (!blocks.ok()) co_return std::move(blocks).error();
+      if (!blocks.ok()) continue;
       if (!batch_crc_ok(blocks->bytes())) continue;
       if (header->generation > state_.runs.back().generation || header->oldest_number > state_.oldest_number) {
         co_return Error(ErrorCode::kJournalDamaged,
@@ -278,14 +298,47 @@ class Recovery {
     std::span<std::byte> into = content.bytes();
     Status status = co_await suspend<Status>(
         [data, offset, into](StatusCallback done) { data->read(offset, into, std::move(done)); });
-    if (!status.ok()) co_return Error(ErrorCode::kDiskIo, "reading chunk data failed: " + status.error().message());
+    if (!status.ok()) {
+      status = co_await read_block_by_block(check, into);
+      co_return status;
+    }
+    compare(check, into, kAllBlocks);
+    co_return Status();
+  }
+
+  // A torn write leaves what was there before, and that can be read. So a block that cannot be says nothing about the
+  // entry: it is a bad sector, which costs itself, when all others are as they should be.
+  Task<Status> read_block_by_block(DirectCheck* check, std::span<std::byte> content) {
+    std::uint64_t readable = 0;
+    Status status;
     for (std::uint32_t block = 0; block < kBlocksPerChunk; ++block) {
-      std::span<const std::byte> bytes = content.bytes().subspan(std::size_t{block} * kBlockSize, kBlockSize);
+      File* data = &data_;
+      std::uint64_t offset = check->slot * kChunkSize + std::uint64_t{block} * kBlockSize;
+      std::span<std::byte> into = content.subspan(std::size_t{block} * kBlockSize, kBlockSize);
+      for (int attempt = 0; attempt < kAttempts; ++attempt) {
+        status = co_await suspend<Status>(
+            [data, offset, into](StatusCallback done) { data->read(offset, into, std::move(done)); });
+        if (!status.ok()) continue;
+        readable |= std::uint64_t{1} << block;
+        break;
+      }
+    }
+    if (readable == 0) co_return Error(ErrorCode::kDiskIo, "reading chunk data failed: " + status.error().message());
+    log_warn("store", std::to_string(kBlocksPerChunk - std::popcount(readable)) + " blocks of slot " +
+                          std::to_string(check->slot) + " cannot be read; they stay damaged until they are written");
+    compare(check, content, readable);
+    check->bad &= readable;
+    co_return Status();
+  }
+
+  void compare(DirectCheck* check, std::span<const std::byte> content, std::uint64_t readable) const {
+    for (std::uint32_t block = 0; block < kBlocksPerChunk; ++block) {
+      if ((readable >> block & 1) == 0) continue;
+      std::span<const std::byte> bytes = content.subspan(std::size_t{block} * kBlockSize, kBlockSize);
       if (crc32c(bytes) == crc_at(check->crc.bytes(), check->first + block)) {
         check->bad &= ~(std::uint64_t{1} << block);
       }
     }
-    co_return Status();
   }
 
   // Blocks of the chunk that entries after `check` and before batch `cut` change: destaging may have written those
@@ -334,8 +387,9 @@ class Recovery {
   RecoveredJournal out_;
   std::uint64_t next_number_ = 1;
   std::uint64_t next_position_ = 0;
-  bool own_ = false;                // a batch of this journal was found, whole or not
-  bool starts_with_zeros_ = false;  // the first sector
+  std::optional<Error> unreadable_;  // of what the walk did not need
+  bool own_ = false;                 // a batch of this journal was found, whole or not
+  bool starts_with_zeros_ = false;   // the first sector
   std::vector<DirectCheck> failed_checks_;
 };
 
