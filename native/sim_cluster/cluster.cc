@@ -94,6 +94,8 @@ void Cluster::look_after(Member& member) {
     std::optional<ErrorCode> why;
     if (node.failure()) why = node.failure()->code();
     bool lost = why == ErrorCode::kJournalDamaged || why == ErrorCode::kWrongDisk;  // the latter: its only batch is bad
+    // Somebody gives up a disk that bad sectors of its journal keep from being opened.
+    lost = lost || (why == ErrorCode::kDiskIo && node.journal_damaged());
     node.kill();
     member.restart_at = world.now() + Nanos(world.random().below(2'000'000'000));
     if (lost) member.retiring = true;

@@ -328,12 +328,15 @@ void FaultInjector::corrupt_reads() {
   later(6s, [&faults] { faults.corrupt_read_ppm = faults.misdirected_read_ppm = 0; });
 }
 
-// Pages of the data file that cannot be read until they are written again.
+// Pages of the data file, or of the journal, that cannot be read until they are written again.
 void FaultInjector::lose_sectors() {
   if (cluster_.members.size() == 1) return;
   ReplicaNode& node = *cluster_.members[victim_].node;
+  bool journal = world_.random().chance(1, 3);
   for (std::uint64_t n = world_.random().between(1, 8); n > 0; --n) {
-    if (world_.disk(node.node()).lose_page("/disk/data")) node.set_damaged();
+    if (!world_.disk(node.node()).lose_page(journal ? "/disk/journal" : "/disk/data")) continue;
+    node.set_damaged();
+    if (journal) node.set_journal_damaged();
   }
 }
 

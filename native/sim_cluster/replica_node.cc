@@ -74,7 +74,7 @@ void ReplicaNode::replace_disk(ReplicaId id) {
   (void)kv_.release();  // killed processes still refer to it
   kv_ = std::make_unique<store::ModelKvDisk>();
   id_ = id;
-  created_ = false;
+  created_ = journal_damaged_ = false;
   const DiskFaults& faults = world_.disk_faults(node_);
   damaged_ =
       faults.corrupt_read_ppm + faults.misdirected_read_ppm + faults.lost_write_ppm + faults.misdirected_write_ppm >

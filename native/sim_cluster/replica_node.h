@@ -50,6 +50,9 @@ class ReplicaNode {
   // Faults were injected that may destroy what this disk holds.
   bool damaged() const { return damaged_; }
   void set_damaged() { damaged_ = true; }
+  // And so that it may not be opened any more.
+  bool journal_damaged() const { return journal_damaged_; }
+  void set_journal_damaged() { journal_damaged_ = true; }
 
  private:
   static Task<void> run(ReplicaNode* self, Process* process, VolumeId volume, std::uint64_t size_blocks, bool complete);
@@ -69,6 +72,7 @@ class ReplicaNode {
   std::optional<Error> failure_;
   bool created_ = false;
   bool damaged_ = false;
+  bool journal_damaged_ = false;
   bool forgotten_ = false;
   Nanos power_lost_at_{-1};
 };
