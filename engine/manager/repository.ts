@@ -52,12 +52,16 @@ export const putRecord = (key: string, record: unknown): Change => ({
 export const deleteKey = (key: string): Change => ({ kind: 'delete', key });
 const absent = (key: string): Compare => ({ key, modRevision: 0 });
 
+const recentMax = 256;
+
 const diskConflict = ({ node, name }: DiskRecord) =>
   new HoldfastError('CONFLICT', `${name} of ${node} was changed by someone else meanwhile: try again`);
 
 export class Repository {
   readonly #store: Metastore;
+  // Records as they were decoded last, by prefix and key, and by key.
   readonly #decoded = new Map<string, ReadonlyMap<string, Versioned<unknown>>>();
+  readonly #recent = new Map<string, Versioned<unknown>>();
   readonly #confirmations: SnapshotConfirmations;
 
   constructor(store: Metastore) {
@@ -440,10 +444,19 @@ export class Repository {
     }
   }
 
+  // A request reads the record of its volume once or more, and few requests change it: what has not changed is not decoded again.
   async #get<T>(key: string, schema: z.ZodType<T>): Promise<Versioned<T> | null> {
     const entry = await this.#store.get(key);
     if (entry === null) return null;
-    return { record: decodeRecord(schema, key, entry.value), modRevision: entry.modRevision };
+    const { value, modRevision } = entry;
+    const former = this.#recent.get(key);
+    if (former?.modRevision === modRevision) return former as Versioned<T>;
+    const decoded = { record: decodeRecord(schema, key, value), modRevision };
+    this.#recent.delete(key);
+    this.#recent.set(key, decoded);
+    const [oldest] = this.#recent.keys();
+    if (this.#recent.size > recentMax && oldest !== undefined) this.#recent.delete(oldest);
+    return decoded;
   }
 
   // Whole ranges are read again and again, and few of their records have changed: those that have not are not decoded again.
