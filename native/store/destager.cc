@@ -16,6 +16,12 @@ bool Destager::any_work() const {
   return disk_.journal().has_releasable();
 }
 
+// What a rebuild has fetched: it waits for each chunk to be stored, and fetches no more than so many meanwhile.
+bool Destager::any_fills() const {
+  return std::any_of(disk_.replicas().begin(), disk_.replicas().end(),
+                     [](const auto& each) { return !each.second->deleted() && !each.second->fills().empty(); });
+}
+
 Space* Destager::any_merges() const {
   if (merge_timer_.armed()) return nullptr;
   for (const auto& [id, space] : disk_.spaces()) {
@@ -82,7 +88,7 @@ void Destager::on_round_ended() {
   for (Callback<void()>& paused : std::exchange(pause_waiters_, {})) paused();
   bool work = !disk_.failed() && any_work();
   // Work that came while a round with nothing to do was ending has told nobody else.
-  if (work && (chosen_something_ || work_pending_)) note_work(cut_ || disk_.above_low_marks());
+  if (work && (chosen_something_ || work_pending_)) note_work(cut_ || any_fills() || disk_.above_low_marks());
   // What was noted during the round may have been part of it: nobody must wait for it.
   if (!work) work_pending_ = false;
   if (!disk_.failed() && any_merges()) note_work(true);
@@ -114,7 +120,7 @@ void Destager::resume() {
   CHECK(paused_ > 0);
   if (--paused_ > 0) return;
   if (any_merges()) return note_work(true);
-  if (work_pending_ || !drain_waiters_.empty() || any_work()) note_work(disk_.above_low_marks());
+  if (work_pending_ || !drain_waiters_.empty() || any_work()) note_work(any_fills() || disk_.above_low_marks());
 }
 
 void Destager::drain(const Replica* replica, Callback<void()> drained) {

@@ -60,6 +60,7 @@ class Destager {
   void on_round_ended();
   void tell_drained(bool work);
   bool any_work() const;
+  bool any_fills() const;
   Space* any_merges() const;
   void start_merge(Space& space);
 

@@ -506,6 +506,24 @@ TEST(StoreRebuild, FillsWithWrongContentAreRefused) {
   EXPECT_EQ(filled.error().code(), ErrorCode::kCorrupt);
 }
 
+// More than one round stores: who fetched them waits for all of them, and sends no more.
+TEST(StoreRebuild, FillsThatARoundLeavesOverDoNotWaitForWorkToCome) {
+  TestMachine machine(1);
+  ASSERT_TRUE(machine.open().ok());
+  ASSERT_TRUE(machine.create(kTarget, 160 * kBlocksPerChunk, false).ok());
+  ReplicaStore& target = *machine.disk->find(kTarget);
+  JoinRequest join{Seq(1), Seq(0), 160 * kBlocksPerChunk, {}};
+  ASSERT_TRUE(machine.wait<Status>([&](StatusCallback done) { target.join(join, std::move(done)); }).ok());
+  Slice data = write_entry(machine.env(), at(1, 1), {BlockIndex(0), 1}, 5).data;
+  unsigned stored = 0;
+  for (std::uint64_t chunk = 0; chunk < 160; ++chunk) {
+    ChunkContent content{at(1, 1), Seq(1), 1, 0, {crc32c(data.bytes())}, {data}, 0};
+    target.fill_chunk({ChunkIndex(chunk)}, content, [&stored](Status status) { stored += status.ok() ? 1 : 0; });
+  }
+  machine.world.run_for(400ms);
+  EXPECT_EQ(stored, 160u);
+}
+
 // What a block ought to hold stays known, and that it does not.
 TEST(StoreRebuild, DamagedBlocksKeepTheirCrcAndDoNotMatchIt) {
   Rebuild rebuild(1);
