@@ -24,7 +24,10 @@ void Oracle::serving(const Recovery& recovery) {
   if (recovery.epoch < serving_) return;  // it will learn that it is fenced
   serving_ = recovery.epoch;
   Seq recovered = recovery.last;
-  if (recovered >= acknowledged_) {
+  // An older copy that is served because somebody asked for it may be of another line: its seqs say nothing about what
+  // it has.
+  bool asked = recovery.older_accepted;
+  if (recovered >= acknowledged_ && !asked) {
     history_.taken_over(world_.now());
   } else {
     Nanos sent{-1};
@@ -35,12 +38,11 @@ void Oracle::serving(const Recovery& recovery) {
                        std::to_string(acknowledged_.value()) + ", flushed " + std::to_string(flushed_.value());
     bool excused = std::all_of(recovery.power_lost.begin(), recovery.power_lost.end(),
                                [sent](Nanos when) { return when >= sent; });
-    bool asked = recovery.older_accepted;
     if (recovered < flushed_ && !recovery.all_damaged && !asked) violated("flushed " + lost);
     if (!excused && !asked) violated("without power loss of every in-sync copy, " + lost);
     world_.trace("power loss of all copies: " + lost);
     history_.blackout(world_.now(), recovery.all_damaged || asked);
-    snapshots_.lost_after(recovered);
+    snapshots_.lost_after(asked ? Seq() : recovered);
     ++losses_;
   }
   std::string blocks = std::to_string(recovery.size_blocks) + " blocks, acknowledged were " +
