@@ -509,8 +509,7 @@ TEST(StoreRebuild, FillsWithWrongContentAreRefused) {
 // More than one round stores: who fetched them waits for all of them, and sends no more.
 TEST(StoreRebuild, FillsThatARoundLeavesOverDoNotWaitForWorkToCome) {
   TestMachine machine(1);
-  ASSERT_TRUE(machine.open().ok());
-  ASSERT_TRUE(machine.create(kTarget, 160 * kBlocksPerChunk, false).ok());
+  ASSERT_TRUE(machine.open().ok() && machine.create(kTarget, 160 * kBlocksPerChunk, false).ok());
   ReplicaStore& target = *machine.disk->find(kTarget);
   JoinRequest join{Seq(1), Seq(0), 160 * kBlocksPerChunk, {}};
   ASSERT_TRUE(machine.wait<Status>([&](StatusCallback done) { target.join(join, std::move(done)); }).ok());
