@@ -32,6 +32,15 @@ class BadSectorTest : public testing::Test {
     ASSERT_TRUE(status.ok()) << status.error().to_string();
     one().set_committed(seq);
   }
+  // A whole chunk, blocks 64 to 127: straight to its slot, and not committed.
+  Seq write_chunk_directly() {
+    Entry whole = write_entry(machine_.env(), next(), {BlockIndex(64), 64}, 1000);
+    Seq seq = whole.position.seq;
+    Status status =
+        machine_.wait<Status>([&](StatusCallback done) { one().append(std::move(whole), std::move(done)); });
+    EXPECT_TRUE(status.ok());
+    return seq;
+  }
   sim::SimFileData& data() { return *machine_.world.disk("node").find("/disk/data"); }
   void make_unreadable(std::uint64_t tag) {
     std::vector<std::byte> block(kBlockSize);
@@ -117,10 +126,7 @@ TEST_F(BadSectorTest, OneThatStaysCostsItsBlockAndNotTheDisk) {
 
 // A whole chunk goes straight to its slot, and waits in the log to be applied: what was flushed is known to be there.
 TEST_F(BadSectorTest, OneUnderADirectWriteThatWasFlushedDoesNotKeepTheDiskFromOpening) {
-  Entry whole = write_entry(machine_.env(), next(), {BlockIndex(64), 64}, 1000);
-  Seq seq = whole.position.seq;
-  ASSERT_TRUE(
-      machine_.wait<Status>([&](StatusCallback done) { one().append(std::move(whole), std::move(done)); }).ok());
+  Seq seq = write_chunk_directly();
   ASSERT_TRUE(machine_.wait<Status>([&](StatusCallback done) { one().flush(std::move(done)); }).ok());
   append(write_entry(machine_.env(), next(), {BlockIndex(200), 1}, 2000));  // its batch tells of the flush
   machine_.kill();
@@ -141,10 +147,7 @@ TEST_F(BadSectorTest, OneUnderADirectWriteThatWasFlushedDoesNotKeepTheDiskFromOp
 
 // Whether all of it was written is read then; what cannot be read says nothing about that.
 TEST_F(BadSectorTest, OneUnderADirectWriteThatWasNotFlushedDoesNotEither) {
-  Entry whole = write_entry(machine_.env(), next(), {BlockIndex(64), 64}, 1000);
-  Seq seq = whole.position.seq;
-  ASSERT_TRUE(
-      machine_.wait<Status>([&](StatusCallback done) { one().append(std::move(whole), std::move(done)); }).ok());
+  Seq seq = write_chunk_directly();
   machine_.kill();
   make_unreadable(1030);
   ASSERT_TRUE(machine_.open().ok());
@@ -158,10 +161,7 @@ TEST_F(BadSectorTest, OneUnderADirectWriteThatWasNotFlushedDoesNotEither) {
 }
 
 TEST_F(BadSectorTest, OneUnderATornDirectWriteDoesNotMakeItWhole) {
-  Entry whole = write_entry(machine_.env(), next(), {BlockIndex(64), 64}, 1000);
-  Seq seq = whole.position.seq;
-  ASSERT_TRUE(
-      machine_.wait<Status>([&](StatusCallback done) { one().append(std::move(whole), std::move(done)); }).ok());
+  Seq seq = write_chunk_directly();
   machine_.kill();
   make_unreadable(1030);
   std::uint64_t page = *data().unreadable.begin();
@@ -172,9 +172,7 @@ TEST_F(BadSectorTest, OneUnderATornDirectWriteDoesNotMakeItWhole) {
 }
 
 TEST_F(BadSectorTest, ManyWithoutASingleGoodOneAreAFailingDisk) {
-  Entry whole = write_entry(machine_.env(), next(), {BlockIndex(64), 64}, 1000);
-  ASSERT_TRUE(
-      machine_.wait<Status>([&](StatusCallback done) { one().append(std::move(whole), std::move(done)); }).ok());
+  write_chunk_directly();
   machine_.kill();
   make_unreadable(1000);
   std::uint64_t page = *data().unreadable.begin();
@@ -212,9 +210,7 @@ TEST_F(BadSectorTest, OneInTheJournalMattersWhereAnEntryMayBe) {
 TEST_F(BadSectorTest, OneUnderADirectWriteCostsReadersOfTheLogThatEntryAlone) {
   append(write_entry(machine_.env(), next(), {BlockIndex(300), 1}, 900));
   Seq bad = next().seq;
-  Entry whole = write_entry(machine_.env(), next(), {BlockIndex(64), 64}, 1000);
-  ASSERT_TRUE(
-      machine_.wait<Status>([&](StatusCallback done) { one().append(std::move(whole), std::move(done)); }).ok());
+  write_chunk_directly();
   append(write_entry(machine_.env(), next(), {BlockIndex(200), 1}, 2000));
   auto read_log = [&](Seq first, Seq last) {
     return machine_.wait<Result<std::vector<Entry>>>([&](auto done) { one().read_log(first, last, std::move(done)); });
