@@ -11,7 +11,7 @@ const defaults = {
   journalBytes: 1n << 30n,
   capacityBytes: 0n,
   reserveBytes: 0n,
-  cacheBytes: 64n << 20n,
+  cacheBytes: 128n << 20n,
   metadataCacheBytes: 16n << 20n,
   expectedDiskId: null,
   credentials: null,

@@ -240,7 +240,7 @@ function reportOf(status: ShareStatus): ShareReport {
   };
 }
 
-const orderedDefaults = { journalBytes: 256 * 2 ** 20, cacheBytes: 64 * 2 ** 20 };
+const orderedDefaults = { journalBytes: 256 * 2 ** 20, cacheBytes: 128 * 2 ** 20 };
 
 function diskOf(order: DiskOrder, { target }: AgentConfig): DiskConfig {
   return {

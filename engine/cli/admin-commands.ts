@@ -98,7 +98,7 @@ function addDiskCommands(disk: Command, wiring: Wiring): void {
     .argument('<path>', 'folder (empty, or a disk of this cluster) or block device on that node')
     .option('--journal <path>', 'keep its journal there, on a faster device')
     .option('--journal-size <size>', 'default: 256Mi')
-    .option('--cache-size <size>', 'default: 64Mi')
+    .option('--cache-size <size>', 'default: 128Mi')
     .option('--capacity <size>', 'use at most this much (default: what the file system has)')
     .option('--force', 'also when a block device holds something: all of it is lost')
     .option('--wait', 'until it is online; fails with the reason when it cannot be used')

@@ -92,7 +92,7 @@ function hostCommand(program: Command, name: string): Command {
     .option('--portal-port <port>', 'of the iSCSI portal (default: 3260)')
     .option('--join <token>', 'join token of the cluster; needed once')
     .option('--journal-size <size>', 'journal of a new disk (default: 256Mi)')
-    .option('--cache-size <size>', 'memory per disk for data on its way (default: 64Mi)');
+    .option('--cache-size <size>', 'memory per disk for data on its way (default: 128Mi)');
 }
 
 async function run(options: HostCliOptions, server: boolean, streams: Streams): Promise<void> {

@@ -27,7 +27,7 @@ export function addUpCommand(program: Command, streams: Streams): void {
     .option('--api <host:port>', 'manager, for gRPC and REST (default: 127.0.0.1:7600)')
     .option('--iscsi <host:port>', 'portal of node 1; the others take the ports after it (default: 127.0.0.1:3260)')
     .option('--journal-size <size>', 'journal of a new disk (default: 256Mi)')
-    .option('--cache-size <size>', 'memory per disk for data on its way (default: 64Mi)')
+    .option('--cache-size <size>', 'memory per disk for data on its way (default: 128Mi)')
     .addHelpText(
       'after',
       '\nA folder that was used before brings its volumes back; its former options are kept unless given again.\n' +

@@ -66,7 +66,7 @@ export type HostPlan = {
   readonly made: { readonly admin: string; readonly join: string; readonly authority: KeyPair } | null;
 };
 
-const defaults = { apiPort: 7600, portalPort: 3260, journalBytes: 256 * 2 ** 20, cacheBytes: 64 * 2 ** 20 };
+const defaults = { apiPort: 7600, portalPort: 3260, journalBytes: 256 * 2 ** 20, cacheBytes: 128 * 2 ** 20 };
 
 /** Made by the first server of a cluster, with what its tokens name. */
 export const authorityFilePath = (folder: string) => join(folder, 'authority.json');

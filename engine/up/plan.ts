@@ -50,7 +50,7 @@ export const upDefaults = {
   api: '127.0.0.1:7600',
   iscsi: '127.0.0.1:3260',
   journalBytes: 256 * 2 ** 20,
-  cacheBytes: 64 * 2 ** 20,
+  cacheBytes: 128 * 2 ** 20,
 } as const;
 
 const nodesMax = 16;

@@ -117,4 +117,17 @@ Slice BufferPool::copy_of(std::span<const std::byte> bytes) {
   return slice;
 }
 
+Slice SmallCopies::copy_of(std::span<const std::byte> bytes) {
+  CHECK(bytes.size() <= kBytesMax);
+  if (bytes.empty()) return Slice();
+  if (page_.empty() || used_ + bytes.size() > kPage) {
+    page_ = pool_.allocate(kPage);
+    used_ = 0;
+  }
+  Slice copy = page_.sub(used_, bytes.size());
+  std::memcpy(copy.data(), bytes.data(), bytes.size());
+  used_ += bytes.size();
+  return copy;
+}
+
 }  // namespace holdfast

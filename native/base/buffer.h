@@ -151,6 +151,23 @@ inline Slice::~Slice() {
   if (buffer_ && --buffer_->references == 0) buffer_->pool->give_back(buffer_);
 }
 
+// Copies of a few bytes each that lie one after the other in shared buffers of a page. A page is in use until the last
+// of its copies is gone: for what goes about in the order in which it came. Thread: the pool's.
+class SmallCopies {
+ public:
+  explicit SmallCopies(BufferPool& pool) : pool_(pool) {}
+
+  // At most kBytesMax.
+  Slice copy_of(std::span<const std::byte> bytes);
+
+  static constexpr std::size_t kBytesMax = 256;
+
+ private:
+  BufferPool& pool_;
+  Slice page_;
+  std::size_t used_ = 0;
+};
+
 // A message in parts, sent in order without being joined.
 using SliceList = std::vector<Slice>;
 inline std::size_t total_size(std::span<const Slice> parts) {

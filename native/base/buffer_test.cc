@@ -155,6 +155,39 @@ TEST(BufferPool, RandomUseKeepsContentApart) {
   EXPECT_GT(in_use_max, 100'000u);
 }
 
+TEST(SmallCopies, ShareAPageUntilTheLastIsGone) {
+  BufferPool pool;
+  std::vector<Slice> held;
+  {
+    SmallCopies copies(pool);
+    for (std::uint32_t i = 0; i < 1'500; ++i) held.push_back(copies.copy_of(std::as_bytes(std::span(&i, 1))));
+    EXPECT_TRUE(copies.copy_of({}).empty());
+  }
+  EXPECT_EQ(pool.bytes_in_use(), 8192u) << "1,024 of them in each";
+  for (std::uint32_t i = 0; i < 1'500; ++i) {
+    std::uint32_t copy;
+    ASSERT_EQ(held[i].size(), sizeof copy);
+    std::memcpy(&copy, held[i].data(), sizeof copy);
+    ASSERT_EQ(copy, i);
+  }
+  held.erase(held.begin(), held.begin() + 1'023);
+  EXPECT_EQ(pool.bytes_in_use(), 8192u);
+  held.erase(held.begin());
+  EXPECT_EQ(pool.bytes_in_use(), 4096u);
+  held.clear();
+  EXPECT_EQ(pool.bytes_in_use(), 0u);
+}
+
+TEST(SmallCopies, BeginAPageWhenACopyDoesNotFit) {
+  BufferPool pool;
+  SmallCopies copies(pool);
+  std::vector<std::byte> bytes(SmallCopies::kBytesMax - 1, std::byte{7});
+  std::vector<Slice> held;
+  for (int i = 0; i < 17; ++i) held.push_back(copies.copy_of(bytes));
+  EXPECT_EQ(pool.bytes_in_use(), 8192u) << "16 of them in a page";
+  EXPECT_EQ(held.back().bytes().back(), std::byte{7});
+}
+
 TEST(BufferPoolDeathTest, RefusesSizesOutOfRange) {
   BufferPool pool;
   EXPECT_DEATH((void)pool.allocate(0), "out of range");

@@ -10,8 +10,11 @@ namespace {
 
 class Planner {
  public:
-  Planner(const std::optional<ChunkRecord>& old, std::uint64_t below, std::optional<std::uint64_t> join_generation)
-      : below_(below), tracks_fresh_(join_generation.has_value()) {
+  Planner(const std::optional<ChunkRecord>& old, std::uint64_t below, std::optional<std::uint64_t> join_generation,
+          ChunkPlan& plan, ChunkWrites& writes)
+      : plan_(plan), writes_(writes), below_(below), tracks_fresh_(join_generation.has_value()) {
+    plan_ = {};
+    writes_.blocks = 0;
     ChunkRecord& record = plan_.next;
     if (old) record = *old;
     slot_ = record.slot;
@@ -44,7 +47,7 @@ class Planner {
         offset = 0;
       }
       if (taken >> block & 1) {
-        plan_.writes[block] = part->data() + offset;
+        write(block, part->data() + offset);
         record.crc[block] = content.crc[index];
       }
       offset += kBlockSize;
@@ -57,6 +60,7 @@ class Planner {
     ChunkRecord& record = plan_.next;
     std::uint64_t mask = piece.mask();
     plan_.copies &= ~mask;
+    writes_.blocks &= ~mask;
     if (tracks_fresh_) record.fresh |= mask;
     raise_version(piece.log->entry.position);
     if (piece.kind == Piece::Kind::kDirect) {
@@ -64,12 +68,10 @@ class Planner {
       slot_ = piece.slot;
     }
     for (std::uint32_t block = piece.first; block < std::uint32_t{piece.first} + piece.count; ++block) {
-      plan_.writes[block] = nullptr;
       if (piece.kind == Piece::Kind::kZero) continue;
       wrote_data_ = true;
       record.crc[block] = piece.crc_of(block);
-      if (piece.kind == Piece::Kind::kData)
-        plan_.writes[block] = piece.log->entry.data.data() + piece.data_offset(block);
+      if (piece.kind == Piece::Kind::kData) write(block, piece.log->entry.data.data() + piece.data_offset(block));
     }
     if (piece.kind == Piece::Kind::kZero) {
       record.data &= ~mask;
@@ -80,7 +82,7 @@ class Planner {
     }
   }
 
-  ChunkPlan finish() {
+  void finish() {
     ChunkRecord& record = plan_.next;
     if (record.data == 0) leave_slot();
     record.slot = slot_;
@@ -91,10 +93,13 @@ class Planner {
     plan_.remove =
         record.data == 0 && (record.vanished() || (!tracks_fresh_ && !had_record_ && !wrote_data_ && !hides));
     if (HOLDFAST_PLANT(kForgetUnmapped)) plan_.remove = record.data == 0;
-    return std::move(plan_);
   }
 
  private:
+  void write(std::size_t block, const std::byte* bytes) {
+    writes_.blocks |= std::uint64_t{1} << block;
+    writes_.bytes[block] = bytes;
+  }
   void leave_slot() {
     if (slot_ != kNoSlot) plan_.freed.push_back(slot_);
     slot_ = kNoSlot;
@@ -105,7 +110,8 @@ class Planner {
     version_known_ = true;
   }
 
-  ChunkPlan plan_;
+  ChunkPlan& plan_;
+  ChunkWrites& writes_;
   std::uint64_t below_;
   bool tracks_fresh_;
   bool version_known_ = true;
@@ -116,12 +122,13 @@ class Planner {
 
 }  // namespace
 
-ChunkPlan plan_chunk(const std::optional<ChunkRecord>& old, std::uint64_t below, std::span<const Piece> pieces,
-                     const ChunkContent* fill, std::optional<std::uint64_t> join_generation) {
-  Planner planner(old, below, join_generation);
+void plan_chunk(const std::optional<ChunkRecord>& old, std::uint64_t below, std::span<const Piece> pieces,
+                const ChunkContent* fill, std::optional<std::uint64_t> join_generation, ChunkPlan& plan,
+                ChunkWrites& writes) {
+  Planner planner(old, below, join_generation, plan, writes);
   if (fill) planner.fill(*fill);
   for (const Piece& piece : pieces) planner.piece(piece);
-  return planner.finish();
+  planner.finish();
 }
 
 }  // namespace holdfast::store

@@ -45,41 +45,40 @@ bool Round::choose() {
 
 void Round::choose_entries(Replica& replica) {
   if (!replica.has_work()) return;
-  Part part{&replica, nullptr, 0, {}};
+  Part part{&replica, nullptr, 0, {}, {}};
   for (const LogEntry& log : replica.log()) {
-    bool full = bytes_ >= Destager::kRoundBytesMax || entries_ >= Destager::kRoundEntriesMax;
+    bool full = bytes_ >= disk_.options().cache_bytes / 2 || entries_ >= Destager::kRoundEntriesMax;
     // At least one entry of every replica, so that none holds the journal's oldest batch for ever.
     if (!replica.may_apply(log) || (full && part.entries > 0)) break;
     part.through = &log;
     ++part.entries;
     ++entries_;
-    bytes_ += log.written_bytes;
+    bytes_ += log.cached_bytes;
     ticket_ = std::max(ticket_, log.ticket);
+    if (log.changes_blocks()) {
+      for_each_chunk(log.entry.blocks, [&](ChunkIndex chunk, std::uint32_t, std::uint32_t, std::uint32_t) {
+        if (part.chunks.empty() || part.chunks.back() != chunk) part.chunks.push_back(chunk);
+      });
+    }
     if (!log.changes_layers()) continue;
     // What follows belongs to another layer.
     cut_ = cut_ || &log != &replica.log().back();
     break;
   }
+  std::sort(part.chunks.begin(), part.chunks.end());
+  part.chunks.erase(std::unique(part.chunks.begin(), part.chunks.end()), part.chunks.end());
   part.applied = replica.applied_at(part.through);
   parts_.push_back(std::move(part));
 }
 
 // The chunks that entries and fills touch, each once, in order of replica and chunk.
 void Round::list_changes() {
+  std::size_t count = 0;
+  for (const Part& part : parts_) count += part.chunks.size();
+  changes_.reserve(count);
   for (std::size_t i = 0; i < parts_.size(); ++i) {
-    std::vector<ChunkIndex> chunks;
-    std::size_t left = parts_[i].entries;
-    for (const LogEntry& log : parts_[i].replica->log()) {
-      if (left-- == 0) break;
-      if (!log.changes_blocks()) continue;
-      for_each_chunk(log.entry.blocks, [&](ChunkIndex chunk, std::uint32_t, std::uint32_t, std::uint32_t) {
-        if (chunks.empty() || chunks.back() != chunk) chunks.push_back(chunk);
-      });
-    }
-    std::sort(chunks.begin(), chunks.end());
-    chunks.erase(std::unique(chunks.begin(), chunks.end()), chunks.end());
     LayerNumber head = parts_[i].replica->tree().head();
-    for (ChunkIndex chunk : chunks) changes_.push_back({i, {chunk, head}, std::nullopt, {}, 0, {}, {}});
+    for (ChunkIndex chunk : parts_[i].chunks) changes_.push_back({i, {chunk, head}, nullptr, {}, 0, {}});
     choose_fills(*parts_[i].replica, i);
   }
 }
@@ -112,9 +111,9 @@ void Round::choose_fills(Replica& replica, std::size_t part) {
     auto place = std::lower_bound(begin, changes_.end(), wanted,
                                   [](const Change& change, ChunkLayer sought) { return change.place < sought; });
     if (place == changes_.end() || place->place != wanted) {
-      place = changes_.insert(place, {part, wanted, std::nullopt, {}, 0, {}, {}});
+      place = changes_.insert(place, {part, wanted, nullptr, {}, 0, {}});
     }
-    place->fill = std::move(fill);
+    place->fill = std::make_unique<Replica::Fill>(std::move(fill));
   }
 }
 
@@ -140,7 +139,7 @@ Task<Status> Round::apply() {
   status = co_await make_plans();
   if (!status.ok()) co_return std::move(status).error();
   co_await copy_blocks();
-  list_writes();
+  list_runs();
   status = co_await write_blocks();
   if (!status.ok()) co_return std::move(status).error();
   if (!runs_.empty() && !HOLDFAST_PLANT(kReuseJournalBeforeSync)) {
@@ -196,12 +195,12 @@ void Round::load_next(StatusCallback* done) {
     std::size_t index = next_++;
     auto loaded = [this, index, done](Status status) {
       --in_flight_;
-      Change& change = changes_[index];
+      Change& found = changes_[index];
       if (status.ok()) {
         // It was brought in by this very call; nothing changes records while a round runs.
-        const ChunkView* view = disk_.view_if_cached(*parts_[change.part].replica, change.place.chunk);
+        const ChunkView* view = disk_.view_if_cached(*parts_[found.part].replica, found.place.chunk);
         CHECK(view != nullptr);
-        change.old = *view;
+        found.old = *view;
       } else {
         status_ = std::move(status);
       }
@@ -261,6 +260,8 @@ void Round::load_stack(Change& change, StatusCallback done) {
 
 // Entries that are appended between the slices are not part of the round.
 Task<Status> Round::make_plans() {
+  writes_.reserve(entries_);
+  ChunkWrites writes;
   std::optional<std::uint64_t> near;  // slot of the chunk before: files that are read in order should lie in order
   for (std::size_t i = 0; i < changes_.size(); ++i) {
     if (i % kSlice == kSlice - 1) co_await NextTurn{disk_.env()};
@@ -271,14 +272,14 @@ Task<Status> Round::make_plans() {
     ChunkOverlay* overlay = in_head(change) ? replica.overlay().find(change.place.chunk) : nullptr;
     if (overlay) {
       auto end = std::find_if(overlay->pieces.begin(), overlay->pieces.end(),
-                              [&](const Piece& piece) { return piece.seq() > part.applied.applied.seq; });
+                              [&](const Piece& piece) { return piece.seq > part.applied.applied.seq; });
       pieces = {overlay->pieces.data(), static_cast<std::size_t>(end - overlay->pieces.begin())};
     }
     std::optional<std::uint64_t> generation;
     if (!replica.identity().complete) generation = replica.identity().log_generation;
     if (change.fill) change.fill->content.zero |= change.shadowed & ~change.fill->content.present;
-    change.plan = plan_chunk(change.old.own, change.old.below_data(), pieces,
-                             change.fill ? &change.fill->content : nullptr, generation);
+    plan_chunk(change.old.own, change.old.below_data(), pieces, change.fill ? &change.fill->content : nullptr,
+               generation, change.plan, writes);
     if (change.fill) disk_.unreserve(1);
     if (change.plan.needs_slot) {
       if (!change.fill && overlay && overlay->reserved.take(replica.applied_segment())) disk_.unreserve(1);
@@ -288,6 +289,10 @@ Task<Status> Round::make_plans() {
       replica.space().add_used(1);
     }
     if (change.plan.next.slot != kNoSlot) near = change.plan.next.slot;
+    for (std::uint64_t left = writes.blocks; left != 0; left &= left - 1) {
+      auto block = static_cast<std::uint32_t>(std::countr_zero(left));
+      add_write(change, block, writes.bytes[block]);
+    }
   }
   co_return Status();
 }
@@ -313,21 +318,19 @@ Task<void> Round::copy_blocks() {
                               " of a replica that is being rebuilt cannot be read: " + status.error().message());
         write_damage_mark(into, change.plan.next.crc[block]);
       }
-      change.plan.writes[block] = copy.data();
-      change.copied.push_back(std::move(copy));
+      add_write(change, block, copy.data());
+      copied_.push_back(std::move(copy));
     }
   }
 }
 
 // ---- writing ----
 
-void Round::list_writes() {
-  for (const Change& change : changes_) {
-    for (std::uint32_t block = 0; block < kBlocksPerChunk; ++block) {
-      const std::byte* bytes = change.plan.writes[block];
-      if (bytes) writes_.push_back({change.plan.next.slot * kBlocksPerChunk + block, bytes});
-    }
-  }
+void Round::add_write(const Change& change, std::uint32_t block, const std::byte* bytes) {
+  writes_.push_back({change.plan.next.slot * kBlocksPerChunk + block, bytes});
+}
+
+void Round::list_runs() {
   std::sort(writes_.begin(), writes_.end(),
             [](const BlockWrite& a, const BlockWrite& b) { return a.file_block < b.file_block; });
   for (std::size_t i = 0; i < writes_.size(); ++i) {
@@ -392,10 +395,10 @@ Task<Status> Round::store_metadata() {
     bool indexed = change.layer() != kFirstLayer;
     if (change.plan.remove) {
       if (!change.old.own) continue;
-      batch.remove(std::move(key));
+      batch.remove(key);
       if (indexed) batch.remove(layer_index_key(replica.space().id(), change.layer(), change.place.chunk));
     } else {
-      batch.put(std::move(key), encode_chunk_record(change.plan.next));
+      batch.put(key, encode_chunk_record(change.plan.next));
       if (indexed && !change.old.own) {
         batch.put(layer_index_key(replica.space().id(), change.layer(), change.place.chunk), "");
       }
@@ -411,7 +414,7 @@ Task<Status> Round::store_metadata() {
     batch.put(replica_key(kAppliedTable, part.replica->id()), encode_applied(part.applied));
   }
   journal_state_ = disk_.journal().releasable();
-  batch.put(std::string(kJournalKey), encode_journal_state(journal_state_));
+  batch.put(kJournalKey, encode_journal_state(journal_state_));
   Disk* disk = &disk_;
   Status status = co_await suspend<Status>(
       [disk, &batch](StatusCallback done) { disk->kv().write(std::move(batch), true, std::move(done)); });

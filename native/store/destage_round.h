@@ -30,16 +30,16 @@ class Round {
     const LogEntry* through;
     std::size_t entries;
     ReplicaApplied applied;
+    std::vector<ChunkIndex> chunks;  // touched by them, each once, ascending
   };
   // One chunk to change in one layer: the head's, but for fills.
   struct Change {
     std::size_t part;
     ChunkLayer place;
-    std::optional<Replica::Fill> fill;
+    std::unique_ptr<Replica::Fill> fill;
     ChunkView old;               // of another layer than the head's: only `own`
     std::uint64_t shadowed = 0;  // of a fill: blocks that records below hold, which are not its to change
     ChunkPlan plan;
-    std::vector<Slice> copied;
 
     // Where the record is, or will be.
     LayerNumber layer() const { return old.own ? old.own_layer : place.layer; }
@@ -66,7 +66,8 @@ class Round {
   bool in_head(const Change& change) const;
   Task<Status> make_plans();
   Task<void> copy_blocks();
-  void list_writes();
+  void add_write(const Change& change, std::uint32_t block, const std::byte* bytes);
+  void list_runs();
   Task<Status> write_blocks();
   void write_next(StatusCallback* done);
   Task<Status> store_metadata();
@@ -79,9 +80,10 @@ class Round {
   std::vector<Part> parts_;
   std::vector<Change> changes_;
   std::vector<BlockWrite> writes_;
+  std::vector<Slice> copied_;  // of the slots that fills replace
   std::vector<BlockRun> runs_;
   JournalState journal_state_;
-  std::uint64_t bytes_ = 0;
+  std::uint64_t bytes_ = 0;  // of the cache
   std::uint64_t entries_ = 0;
   bool cut_ = false;
   std::uint64_t ticket_ = 0;  // greatest of the chosen entries

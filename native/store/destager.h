@@ -1,5 +1,5 @@
 // Destager: moves committed entries from the logs into chunks, one round at a time:
-//   1. choose entries (oldest first, up to kRoundBytesMax); wait until their journal batches are durable, so that a
+//   1. choose entries (oldest first, up to half the cache); wait until their journal batches are durable, so that a
 //   torn
 //      or early chunk write can always be replayed, and until reads that may use the slots have ended;
 //   2. load the records of the touched chunks, work out new records and which blocks to write where;
@@ -28,7 +28,6 @@ class Space;
 
 class Destager {
  public:
-  static constexpr std::uint64_t kRoundBytesMax = 32u << 20;
   static constexpr std::uint64_t kRoundEntriesMax = 16'384;
   static constexpr Nanos kIdleDelay = 500ms;
 

@@ -32,9 +32,15 @@ std::uint64_t file_system_bytes(const std::string& directory, std::uint64_t data
 }  // namespace
 
 Disk::Disk(Env& env, StoreOptions options)
-    : env_(env), options_(std::move(options)), records_(kCachedRecordsMax), deferred_(env), destager_(*this, env) {
-  // A message of one block takes a buffer of two pages.
-  env_.buffers().retain_at_least(2 * options_.cache_bytes + kRetainedBesides);
+    : env_(env),
+      options_(std::move(options)),
+      small_copies_(env.buffers()),
+      records_(kCachedRecordsMax),
+      deferred_(env),
+      destager_(*this, env) {
+  // A message of a few blocks takes a page more than they do.
+  env_.buffers().retain_at_least(options_.cache_bytes + options_.cache_bytes / (kCopiedBlocksMax + 1) +
+                                 kRetainedBesides);
 }
 
 Disk::~Disk() = default;

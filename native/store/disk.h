@@ -34,6 +34,9 @@ class Disk final : public DiskStore {
 
   // ---- DiskStore ----
   const std::string& disk_id() const override { return label_.id; }
+  const StoreOptions& options() const { return options_; }
+  // For CRCs of entries.
+  SmallCopies& small_copies() { return small_copies_; }
   SpaceInfo space() const override;
   std::string failure() const override { return failure_ ? failure_->message() : std::string(); }
   void create_replica(ReplicaId id, VolumeId volume, std::uint64_t size_blocks, bool complete,
@@ -168,6 +171,7 @@ class Disk final : public DiskStore {
   std::unique_ptr<Kv> kv_;
   std::unique_ptr<Journal> journal_;
   SlotAllocator slots_;
+  SmallCopies small_copies_;
   RecordCache records_;
   ReadTracker reads_;
   Deferred deferred_;

@@ -203,7 +203,7 @@ class DiskOpener {
 
   Task<Status> store_journal_state(JournalState state) {
     KvBatch batch;
-    batch.put(std::string(kJournalKey), encode_journal_state(state));
+    batch.put(kJournalKey, encode_journal_state(state));
     Kv* kv = disk_->kv_.get();
     Status status = co_await suspend<Status>(
         [kv, &batch](StatusCallback done) { kv->write(std::move(batch), true, std::move(done)); });

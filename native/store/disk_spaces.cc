@@ -281,7 +281,7 @@ Task<Result<std::vector<std::uint64_t>>> Disk::slots_of(const Space* space) {
 // Stores it, with what a replica has besides its records; then the slots are free.
 Task<Status> Disk::store_removal(const Replica* replica, KvBatch* batch, std::vector<std::uint64_t> slots) {
   JournalState state = journal_->releasable();
-  batch->put(std::string(kJournalKey), encode_journal_state(state));
+  batch->put(kJournalKey, encode_journal_state(state));
   if (replica) {
     for (char table : {kIdentityTable, kAppliedTable}) batch->remove(replica_key(table, replica->id()));
   }

@@ -26,23 +26,43 @@ class Env;
 
 namespace holdfast::store {
 
+// Keys and values of all changes lie in one buffer: a round of the destager has thousands.
 class KvBatch {
  public:
+  enum class Kind : std::uint8_t { kPut, kRemove, kRemoveRange };
   struct Change {
-    std::string key;
-    std::optional<std::string> value;  // nullopt: remove
-    std::string range_end;             // not empty: remove all keys in [key, range_end)
+    Kind kind;
+    std::string_view key;    // kRemoveRange: the first
+    std::string_view value;  // kPut; kRemoveRange: the key behind the last
   };
-  void put(std::string key, std::string value) { changes_.push_back({std::move(key), std::move(value), {}}); }
-  void remove(std::string key) { changes_.push_back({std::move(key), std::nullopt, {}}); }
-  void remove_range(std::string first, std::string end) {
-    changes_.push_back({std::move(first), std::nullopt, std::move(end)});
-  }
+  void put(std::string_view key, std::string_view value) { add(Kind::kPut, key, value); }
+  void remove(std::string_view key) { add(Kind::kRemove, key, {}); }
+  void remove_range(std::string_view first, std::string_view end) { add(Kind::kRemoveRange, first, end); }
   bool empty() const { return changes_.empty(); }
-  const std::vector<Change>& changes() const { return changes_; }
+  std::size_t bytes() const { return bytes_.size(); }
+  std::size_t count() const { return changes_.size(); }
+  // Calls visit(const Change&) for each, in order.
+  template <typename Visit>
+  void for_each(Visit visit) const {
+    const char* at = bytes_.data();
+    for (const Stored& stored : changes_) {
+      visit(Change{stored.kind, {at, stored.key_size}, {at + stored.key_size, stored.value_size}});
+      at += stored.key_size + stored.value_size;
+    }
+  }
 
  private:
-  std::vector<Change> changes_;
+  struct Stored {
+    Kind kind;
+    std::uint32_t key_size, value_size;
+  };
+  void add(Kind kind, std::string_view key, std::string_view value) {
+    changes_.push_back({kind, static_cast<std::uint32_t>(key.size()), static_cast<std::uint32_t>(value.size())});
+    bytes_.append(key).append(value);
+  }
+
+  std::string bytes_;
+  std::vector<Stored> changes_;
 };
 
 using KvPairs = std::vector<std::pair<std::string, std::string>>;

@@ -201,9 +201,9 @@ Task<Status> LayerMerge::store() {
   }
   std::string key = layer_key(kMergeTable, space_.id(), job_.number);
   if (exhausted_) {
-    batch_.remove(std::move(key));
+    batch_.remove(key);
   } else {
-    batch_.put(std::move(key), encode_merge_job(job_));
+    batch_.put(key, encode_merge_job(job_));
   }
   KvBatch* batch = &batch_;
   // Synced only when slots are given to others; otherwise repeating the step does no harm.

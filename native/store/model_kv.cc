@@ -9,15 +9,20 @@ namespace holdfast::store {
 namespace {
 
 void apply_batch(std::map<std::string, std::string>& pairs, const KvBatch& batch) {
-  for (const KvBatch::Change& change : batch.changes()) {
-    if (!change.range_end.empty()) {
-      pairs.erase(pairs.lower_bound(change.key), pairs.lower_bound(change.range_end));
-    } else if (change.value) {
-      pairs[change.key] = *change.value;
-    } else {
-      pairs.erase(change.key);
+  batch.for_each([&](const KvBatch::Change& change) {
+    std::string key(change.key);
+    switch (change.kind) {
+      case KvBatch::Kind::kPut:
+        pairs[key] = std::string(change.value);
+        break;
+      case KvBatch::Kind::kRemove:
+        pairs.erase(key);
+        break;
+      case KvBatch::Kind::kRemoveRange:
+        pairs.erase(pairs.lower_bound(key), pairs.lower_bound(std::string(change.value)));
+        break;
     }
-  }
+  });
 }
 
 }  // namespace

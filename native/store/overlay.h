@@ -21,9 +21,9 @@ struct Piece {
   std::uint32_t entry_block = 0;  // the entry's block that is `first`
   std::uint64_t slot = kNoSlot;   // kDirect
   const LogEntry* log = nullptr;
+  Seq seq;  // of `log`, which is seldom in the CPU's cache
 
   std::uint64_t mask() const { return block_mask(first, count); }
-  Seq seq() const { return log->entry.position.seq; }
   std::uint32_t crc_of(std::uint32_t block_in_chunk) const {
     std::uint32_t crc;
     std::memcpy(&crc, log->entry.crc.data() + std::size_t{entry_block + block_in_chunk - first} * 4, 4);
@@ -81,7 +81,7 @@ struct ChunkOverlay {
   // Of the pieces after `after`.
   bool has(Piece::Kind kind, Seq after) const {
     return std::any_of(pieces.rbegin(), pieces.rend(),
-                       [kind, after](const Piece& piece) { return piece.kind == kind && piece.seq() > after; });
+                       [kind, after](const Piece& piece) { return piece.kind == kind && piece.seq > after; });
   }
 };
 
@@ -134,6 +134,7 @@ void add_pieces(Overlay& overlay, const LogEntry& log, Each each) {
                    piece.count = static_cast<std::uint8_t>(count);
                    piece.entry_block = entry_block;
                    piece.log = &log;
+                   piece.seq = log.entry.position.seq;
                    if (!direct.empty() && direct.front().first == entry_block) {
                      piece.kind = Piece::Kind::kDirect;
                      piece.slot = direct.front().slot;

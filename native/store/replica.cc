@@ -259,9 +259,7 @@ void Replica::add_to_log(Entry entry, StatusCallback done, bool direct) {
   if (log.entry.op == Op::kResize) size_blocks_ = log.entry.size_blocks;
   if (log.changes_layers()) note_layer_op(log);
   if (log.entry.op == Op::kWrite) {
-    if (reinterpret_cast<std::uintptr_t>(log.entry.data.data()) % kBlockSize != 0) {
-      log.entry.data = disk_.env().buffers().copy_of(log.entry.data.bytes());
-    }
+    settle_payload(log.entry);
     if (direct) take_direct_slots(log);
     log.written_bytes = log.entry.data.size();
     log.cached_bytes = log.payload_blocks() > 0 ? log.written_bytes : 0;
@@ -277,6 +275,15 @@ void Replica::add_to_log(Entry entry, StatusCallback done, bool direct) {
   write_direct(log);
   disk_.journal().append(log);
   if (HOLDFAST_PLANT(kAckBeforeJournal)) disk_.deferred().call(std::exchange(log.done, nullptr), Status());
+}
+
+// Direct I/O wants whole pages. A message of one block takes two, since its numbers lie before them: copied, it is held
+// in one, and what the next message is received into is in the CPU's cache still.
+void Replica::settle_payload(Entry& entry) {
+  bool aligned = reinterpret_cast<std::uintptr_t>(entry.data.data()) % kBlockSize == 0;
+  if (aligned && entry.blocks.count > kCopiedBlocksMax) return;
+  entry.data = disk_.env().buffers().copy_of(entry.data.bytes());
+  if (entry.blocks.count <= kCopiedBlocksMax) entry.crc = disk_.small_copies().copy_of(entry.crc.bytes());
 }
 
 void Replica::take_direct_slots(LogEntry& log) {
@@ -367,9 +374,11 @@ ReplicaApplied Replica::applied_at(const LogEntry* through) const {
   applied.committed = committed_;
   if (!through) return applied;
   applied.applied = through->entry.position;
-  for (const LogEntry& log : log_) {
-    if (log.entry.position.seq > applied.applied.seq) break;
-    if (log.entry.op == Op::kResize) applied.size_blocks = log.entry.size_blocks;
+  if (size_blocks_ != applied.size_blocks) {
+    for (const LogEntry& log : log_) {
+      if (log.entry.position.seq > applied.applied.seq) break;
+      if (log.entry.op == Op::kResize) applied.size_blocks = log.entry.size_blocks;
+    }
   }
   applied.history.clear();
   for (const EpochStart& start : history_) {
@@ -390,7 +399,7 @@ void Replica::on_applied(const ReplicaApplied& applied) {
         ChunkOverlay* overlay = overlay_.find(chunk);
         if (!overlay) return;
         auto kept = std::find_if(overlay->pieces.begin(), overlay->pieces.end(),
-                                 [&](const Piece& piece) { return piece.seq() > applied.applied.seq; });
+                                 [&](const Piece& piece) { return piece.seq > applied.applied.seq; });
         overlay->pieces.erase(overlay->pieces.begin(), kept);
         disk_.unreserve(overlay->reserved.take_before(applied_segment_));
         if (!overlay->pieces.empty()) return;

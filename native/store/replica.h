@@ -21,6 +21,8 @@ class Disk;
 
 // Epoch starts kept per replica; older ones are forgotten.
 inline constexpr std::size_t kHistoryMax = 1'000;
+// Payloads of so many blocks leave the message they came in.
+inline constexpr std::uint32_t kCopiedBlocksMax = 2;
 
 class Replica final : public ReplicaStore {
  public:
@@ -142,6 +144,7 @@ class Replica final : public ReplicaStore {
   bool room_with_direct(BlockRange blocks, Admission& admission);
   Admission room_in_place(BlockRange blocks);
   void add_to_log(Entry entry, StatusCallback done, bool direct);
+  void settle_payload(Entry& entry);
   void take_direct_slots(LogEntry& log);
   void write_direct(LogEntry& log);
   void note_position(LogPosition position);

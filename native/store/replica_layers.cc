@@ -64,7 +64,7 @@ Seq Replica::end_of_head() const {
 bool Replica::has_data_to_apply(const ChunkOverlay& overlay) const {
   Seq end = end_of_head();
   return std::any_of(overlay.pieces.begin(), overlay.pieces.end(),
-                     [end](const Piece& piece) { return piece.kind == Piece::Kind::kData && piece.seq() < end; });
+                     [end](const Piece& piece) { return piece.kind == Piece::Kind::kData && piece.seq < end; });
 }
 
 // ---- applying ----
@@ -86,7 +86,7 @@ void Replica::put_layer_change(KvBatch& batch, const LogEntry& log) {
     work = space_->try_revert(entry.snapshot);
     state = tree.encode_state_after_revert(entry.snapshot, entry.position);
   }
-  batch.put(space_key(kLayerStateTable, space_->id()), std::move(state));
+  batch.put(space_key(kLayerStateTable, space_->id()), state);
   space_->put_merges(batch, work);
   if (!identity_.layered) {
     identity_.layered = true;
@@ -244,7 +244,7 @@ Task<void> Replica::run_read_layer(ChunkLayer layer, Callback<void(Result<ChunkC
   if (overlay) {
     Seq end = end_of_head();
     for (const Piece& piece : overlay->pieces) {
-      if (piece.seq() >= end) break;
+      if (piece.seq >= end) break;
       content.version = piece.log->entry.position;
       bool zero = piece.kind == Piece::Kind::kZero;
       content.present = zero ? content.present & ~piece.mask() : content.present | piece.mask();

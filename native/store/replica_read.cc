@@ -87,7 +87,7 @@ class ReadOperation {
     std::uint64_t found = 0;
     if (const ChunkOverlay* overlay = viewpoint_.layer ? nullptr : replica_.overlay().find(chunk)) {
       for (auto piece = overlay->pieces.rbegin(); piece != overlay->pieces.rend() && left != 0; ++piece) {
-        if (viewpoint_.limit && piece->seq() >= *viewpoint_.limit) continue;
+        if (viewpoint_.limit && piece->seq >= *viewpoint_.limit) continue;
         std::uint64_t taken = piece->mask() & left;
         left &= ~taken;
         if (piece->kind != Piece::Kind::kZero) found |= taken;
@@ -148,7 +148,7 @@ class ReadOperation {
   // The newest first; of a snapshot that is only in the log, those before it.
   void take_pieces(const ChunkOverlay& overlay, Source* sources, std::uint64_t& left, std::uint64_t& found) {
     for (auto piece = overlay.pieces.rbegin(); piece != overlay.pieces.rend() && left != 0; ++piece) {
-      if (viewpoint_.limit && piece->seq() >= *viewpoint_.limit) continue;
+      if (viewpoint_.limit && piece->seq >= *viewpoint_.limit) continue;
       std::uint64_t taken = piece->mask() & left;
       left &= ~taken;
       if (piece->kind == Piece::Kind::kZero) continue;

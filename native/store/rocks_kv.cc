@@ -17,6 +17,8 @@ constexpr Nanos kSpaceRetry = 1s;
 // What the database may need beyond what it has: a flush of what is in memory, and a new log. It is not let to meet the
 // end of the file system: after a failed write of its log it goes on only by itself, every few seconds, or not at all.
 constexpr std::uint64_t kRoom = 64u << 20;
+// What RocksDB's batch adds to a key and a value: a tag and two lengths.
+constexpr std::size_t kBatchBytesPerChange = 16;
 
 // What keeps it from writing, if anything.
 rocksdb::Status room_in(rocksdb::Env& files, const std::string& directory) {
@@ -148,22 +150,30 @@ class RocksKv final : public Kv {
 
   static rocksdb::Status perform(rocksdb::DB* db, const std::vector<Write>& writes) {
     if (rocksdb::Status room = room_in(*db->GetEnv(), db->GetName()); !room.ok()) return room;
-    rocksdb::WriteBatch together;
+    std::size_t bytes = 0;
+    for (const Write& write : writes) bytes += write.batch.bytes() + write.batch.count() * kBatchBytesPerChange;
+    rocksdb::WriteBatch together(bytes);
     rocksdb::WriteOptions options;
+    rocksdb::Status status;
+    auto add = [&](const KvBatch::Change& change) {
+      if (!status.ok()) return;
+      switch (change.kind) {
+        case KvBatch::Kind::kPut:
+          status = together.Put(slice_of(change.key), slice_of(change.value));
+          break;
+        case KvBatch::Kind::kRemove:
+          status = together.Delete(slice_of(change.key));
+          break;
+        case KvBatch::Kind::kRemoveRange:
+          status = together.DeleteRange(slice_of(change.key), slice_of(change.value));
+          break;
+      }
+    };
     for (const Write& write : writes) {
       options.sync |= write.sync;
-      for (const KvBatch::Change& change : write.batch.changes()) {
-        rocksdb::Status status;
-        if (!change.range_end.empty()) {
-          status = together.DeleteRange(change.key, change.range_end);
-        } else if (change.value) {
-          status = together.Put(change.key, *change.value);
-        } else {
-          status = together.Delete(change.key);
-        }
-        if (!status.ok()) return status;
-      }
+      write.batch.for_each(add);
     }
+    if (!status.ok()) return status;
     return db->Write(options, &together);
   }
 

@@ -213,7 +213,7 @@ struct StoreOptions {
   std::uint64_t journal_bytes = 1u << 30;  // used when the journal is made
   std::uint64_t capacity_bytes = 0;        // 0: what the file system has; else at most this
   std::uint64_t reserve_bytes = 0;         // 0: max(256 MiB, 2 % of total), at most half
-  std::uint64_t cache_bytes = 64u << 20;   // budget for data not yet destaged
+  std::uint64_t cache_bytes = 128u << 20;  // budget for data not yet destaged
   std::string expected_disk_id;            // empty: any
 };
 
