@@ -360,7 +360,9 @@ export class Repository {
   /** Its revision; null: there is one of that name. */
   async insertSnapshot(record: SnapshotRecord): Promise<number | null> {
     const key = keys.snapshot(record.volume, record.name);
-    const { succeeded, revision } = await this.#store.transact([absent(key)], [putRecord(key, record)]);
+    const stored = this.#store.transact([absent(key)], [putRecord(key, record)]);
+    this.#confirmations.writeAlong();
+    const { succeeded, revision } = await stored;
     return succeeded ? revision : null;
   }
 

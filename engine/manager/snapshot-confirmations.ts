@@ -1,6 +1,7 @@
 // Snapshots that are in the log of their volume while the metadata store still calls them "creating". Whoever asked has been answered: the
 // stored record and the log are all that it takes, and a manager that finds such a record looks into the log (snapshot-settling.ts). So the
-// record's second half need not be waited for, and is stored for many snapshots at once.
+// record's second half need not be waited for. It is stored along with the records of the next snapshots, in commits that are made anyway;
+// what is left when no more are taken is stored for many at once.
 //
 // Until then this is where the truth is: readers of records look through `of`. A record that was changed since is left alone.
 import type { Change, Compare, Metastore } from '../metastore/metastore.js';
@@ -9,6 +10,8 @@ import type { SnapshotRecord } from './records.js';
 export type Confirmation = { readonly record: SnapshotRecord; readonly compare: Compare; readonly change: Change };
 
 const atOnce = 32;
+// With each new record: more than one, so that what a failure left behind becomes less.
+const atOnceAlong = 2;
 
 export class SnapshotConfirmations {
   readonly #store: Pick<Metastore, 'transact'>;
@@ -25,7 +28,21 @@ export class SnapshotConfirmations {
 
   add(confirmation: Confirmation): void {
     this.#waiting.set(confirmation.record.id, confirmation);
-    this.#writeLater();
+    if (this.#timer === null) this.#writeLater();
+    else this.#timer.refresh();
+  }
+
+  /** To be called with a transaction that is waited for: the store commits both together. */
+  writeAlong(): void {
+    if (this.#waiting.size === 0) return;
+    this.#inTurn(async () => {
+      const part: Confirmation[] = [];
+      for (const one of this.#waiting.values()) {
+        if (part.length === atOnceAlong) break;
+        part.push(one);
+      }
+      if (part.length > 0) await this.#writePart(part);
+    }).catch(() => undefined);
   }
 
   /** What the record says, or will. */
@@ -39,9 +56,7 @@ export class SnapshotConfirmations {
 
   /** Stores all there are; those that cannot be stored are tried again later. */
   async write(): Promise<void> {
-    const written = this.#writing.then(() => this.#writeAll());
-    this.#writing = written.catch(() => undefined);
-    await written;
+    await this.#inTurn(() => this.#writeAll());
   }
 
   /** Nothing is tried again after this. */
@@ -58,6 +73,13 @@ export class SnapshotConfirmations {
         this.#writeLater();
       });
     }, this.#afterMs);
+  }
+
+  // One at a time, so that none is written twice.
+  async #inTurn(write: () => Promise<void>): Promise<void> {
+    const written = this.#writing.then(write);
+    this.#writing = written.catch(() => undefined);
+    await written;
   }
 
   async #writeAll(): Promise<void> {

@@ -235,3 +235,38 @@ test('confirmations: many in one transaction, those that changed meanwhile not, 
   expect(stored).toEqual([['a'], ['c']]);
   expect(confirmations.of(record('a', 'creating')).phase).toBe('creating');
 });
+
+test('confirmations are stored two at a time along with others, and the rest when no more come', async () => {
+  vi.useFakeTimers();
+  try {
+    const stored: (readonly string[])[] = [];
+    const confirmations = new SnapshotConfirmations({
+      transact: (_, list) => {
+        stored.push(list.map(({ key }) => key));
+        return Promise.resolve({ succeeded: true, revision: 1 });
+      },
+    });
+    const add = (id: string) => {
+      confirmations.add({
+        record: { version: 2, id, volume: 'v', name: id, createdAt: '', phase: 'ready' },
+        compare: { key: id, modRevision: 1 },
+        change: { kind: 'put', key: id, value: '' },
+      });
+    };
+    for (const id of ['a', 'b', 'c']) add(id);
+    await vi.advanceTimersByTimeAsync(900);
+    confirmations.writeAlong();
+    confirmations.writeAlong();
+    add('d');
+    add('e');
+    await vi.advanceTimersByTimeAsync(999);
+    expect(stored).toEqual([['a', 'b'], ['c', 'd']]);
+    await vi.advanceTimersByTimeAsync(1);
+    expect(stored.slice(2)).toEqual([['e']]);
+    confirmations.writeAlong();
+    await confirmations.stop();
+    expect(stored.length).toBe(3);
+  } finally {
+    vi.useRealTimers();
+  }
+});
