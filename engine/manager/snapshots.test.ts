@@ -260,7 +260,10 @@ test('confirmations are stored two at a time along with others, and the rest whe
     add('d');
     add('e');
     await vi.advanceTimersByTimeAsync(999);
-    expect(stored).toEqual([['a', 'b'], ['c', 'd']]);
+    expect(stored).toEqual([
+      ['a', 'b'],
+      ['c', 'd'],
+    ]);
     await vi.advanceTimersByTimeAsync(1);
     expect(stored.slice(2)).toEqual([['e']]);
     confirmations.writeAlong();
