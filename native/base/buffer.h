@@ -160,7 +160,7 @@ class SmallCopies {
   // At most kBytesMax.
   Slice copy_of(std::span<const std::byte> bytes);
 
-  static constexpr std::size_t kBytesMax = 256;
+  static constexpr std::size_t kBytesMax = 1024;
 
  private:
   BufferPool& pool_;

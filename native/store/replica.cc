@@ -277,13 +277,15 @@ void Replica::add_to_log(Entry entry, StatusCallback done, bool direct) {
   if (HOLDFAST_PLANT(kAckBeforeJournal)) disk_.deferred().call(std::exchange(log.done, nullptr), Status());
 }
 
-// Direct I/O wants whole pages. A message of one block takes two, since its numbers lie before them: copied, it is held
-// in one, and what the next message is received into is in the CPU's cache still.
+// The message that an entry came in must not outlive its payload: the CRCs are part of it, and stay in the log when the
+// payload of direct writes has long been let go. Of one or two blocks the payload leaves it, too: a message takes a page
+// more, since its numbers lie before the payload, and what the next one is received into is in the CPU's cache still.
+// Direct I/O wants whole pages.
 void Replica::settle_payload(Entry& entry) {
+  entry.crc = disk_.small_copies().copy_of(entry.crc.bytes());
   bool aligned = reinterpret_cast<std::uintptr_t>(entry.data.data()) % kBlockSize == 0;
   if (aligned && entry.blocks.count > kCopiedBlocksMax) return;
   entry.data = disk_.env().buffers().copy_of(entry.data.bytes());
-  if (entry.blocks.count <= kCopiedBlocksMax) entry.crc = disk_.small_copies().copy_of(entry.crc.bytes());
 }
 
 void Replica::take_direct_slots(LogEntry& log) {

@@ -495,6 +495,19 @@ TEST_F(StoreTest, AnotherJournalInThePlaceOfItsOwnIsRefused) {
   EXPECT_EQ(tags(range(1, 4)), (std::vector<std::uint64_t>{1, 2, 3, 4}));
 }
 
+// Of entries that wait in the log: nothing of those that were written directly, and a page for one block.
+TEST_F(StoreTest, TheLogHoldsNoMoreMemoryThanItsPayload) {
+  open();
+  auto in_use = [&] { return machine.env().buffers().bytes_in_use(); };
+  std::uint64_t before = in_use();
+  for (std::uint64_t seq = 1; seq <= 8; ++seq) ASSERT_TRUE(write(seq, range(0, 128), seq * 1'000).ok());
+  EXPECT_EQ(machine.disk->space().cached_bytes, 0u);
+  EXPECT_LE(in_use() - before, 2 * kBlockSize) << "CRCs, and no message";
+  for (std::uint64_t seq = 9; seq <= 40; ++seq) ASSERT_TRUE(write(seq, range(seq, 1), seq).ok());
+  EXPECT_EQ(machine.disk->space().cached_bytes, 32 * kBlockSize);
+  EXPECT_LE(in_use() - before, (32 + 2) * kBlockSize);
+}
+
 TEST_F(StoreTest, LostDirectDataCutsTheLogUnlessItWasFlushed) {
   for (bool flushed : {false, true}) {
     machine.kill();

@@ -132,8 +132,11 @@ inline Entry write_entry(Env& env, LogPosition position, BlockRange blocks, std:
   Entry entry;
   entry.position = position;
   entry.blocks = blocks;
-  entry.data = env.buffers().allocate(std::size_t{blocks.count} * kBlockSize);
-  entry.crc = env.buffers().allocate(std::size_t{blocks.count} * 4);
+  // As in a message: the payload last, at the end of a page.
+  std::size_t crc_bytes = std::size_t{blocks.count} * 4;
+  Slice message = env.buffers().allocate_end_aligned(crc_bytes + std::size_t{blocks.count} * kBlockSize);
+  entry.crc = message.sub(0, crc_bytes);
+  entry.data = message.sub(crc_bytes, std::size_t{blocks.count} * kBlockSize);
   for (std::uint32_t i = 0; i < blocks.count; ++i) {
     std::byte* block = entry.data.data() + std::size_t{i} * kBlockSize;
     fill_block(block, first_tag + i);
