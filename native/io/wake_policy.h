@@ -54,7 +54,8 @@ class WakePolicy {
   }
 
  private:
-  static constexpr Nanos kWindow = 10ms;
+  // Longer than a burst of work of somebody who sleeps otherwise, such as the database's thread at the end of a round.
+  static constexpr Nanos kWindow = 50ms;
   // Among threads that sleep soon, waits are as long as one of them runs, 20 to 150 us at the mean; a slice is 1 to 3
   // ms.
   static constexpr Nanos kWaitPerTurn = 400us;

@@ -18,6 +18,12 @@ class Life {
     waits_.turns += static_cast<std::uint64_t>(turns);
     if (policy.wants_waits(deep, now_)) policy.waited(waits_, now_);
   }
+  // Among threads that do not sleep, until it has seen that: returns how long that took.
+  Nanos pass_slices() {
+    Nanos began = now_;
+    while (policy.yields() && now_ - began < 60s) pass(2ms, 4);
+    return now_ - began;
+  }
   // Until it yields again, or for a minute.
   Nanos until_it_yields() {
     Nanos began = now_;
@@ -53,21 +59,31 @@ TEST(WakePolicy, WaitsOfWholeSlicesEndItForLongerAndLonger) {
   Nanos before{0};
   for (int attempt = 0; attempt < 5; ++attempt) {
     ASSERT_TRUE(life.policy.yields());
-    life.pass(2ms, 4);
-    ASSERT_FALSE(life.policy.yields());
+    ASSERT_LE(life.pass_slices(), 50ms);
     Nanos pause = life.until_it_yields();
     EXPECT_GT(pause, before);
     before = pause;
   }
   EXPECT_GE(before, 1s);
   for (int attempt = 0; attempt < 10; ++attempt) {
-    life.pass(2ms, 4);
+    life.pass_slices();
     EXPECT_LE(life.until_it_yields(), 11s);
   }
   // A second without such waits, and it counts as new.
   for (int i = 0; i < 110; ++i) life.pass(20us, 5);
-  life.pass(2ms, 4);
+  life.pass_slices();
   EXPECT_LE(life.until_it_yields(), 110ms);
+}
+
+// A database's thread works ten milliseconds without sleeping, twice a second.
+TEST(WakePolicy, YieldsThroughBurstsOfOthers) {
+  Life life;
+  life.pass(100us, 5);
+  for (int i = 0; i < 5'000; ++i) {
+    bool burst = i % 50 == 0;
+    life.pass(burst ? 2'500us : 120us, burst ? 4 : 60);
+    ASSERT_TRUE(life.policy.yields()) << i;
+  }
 }
 
 TEST(WakePolicy, WhatWasWaitedBeforeDoesNotCount) {

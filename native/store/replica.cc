@@ -278,9 +278,9 @@ void Replica::add_to_log(Entry entry, StatusCallback done, bool direct) {
 }
 
 // The message that an entry came in must not outlive its payload: the CRCs are part of it, and stay in the log when the
-// payload of direct writes has long been let go. Of one or two blocks the payload leaves it, too: a message takes a page
-// more, since its numbers lie before the payload, and what the next one is received into is in the CPU's cache still.
-// Direct I/O wants whole pages.
+// payload of direct writes has long been let go. Of one or two blocks the payload leaves it, too: a message takes a
+// page more, since its numbers lie before the payload, and what the next one is received into is in the CPU's cache
+// still. Direct I/O wants whole pages.
 void Replica::settle_payload(Entry& entry) {
   entry.crc = disk_.small_copies().copy_of(entry.crc.bytes());
   bool aligned = reinterpret_cast<std::uintptr_t>(entry.data.data()) % kBlockSize == 0;
