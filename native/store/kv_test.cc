@@ -1,5 +1,7 @@
 // The contract of Kv, on RocksDB and on the model, and a store on a real reactor with RocksDB that is opened again.
 #include <filesystem>
+#include <map>
+#include <random>
 
 #include "io/uring_env.h"
 #include "store/test_machine.h"
@@ -69,6 +71,30 @@ class KvTest : public testing::TestWithParam<bool> {
   std::unique_ptr<Reactor> reactor;
   std::unique_ptr<Kv> kv;
 };
+
+// Keys as those of records of many layers: what a batch is made of must not matter to the database.
+TEST_P(KvTest, RandomBatchesEqualAMap) {
+  std::mt19937 random(7);
+  std::map<std::string, std::string> expected;
+  for (int round = 0; round < 300; ++round) {
+    KvBatch batch;
+    for (std::size_t changes = 1 + random() % 40; changes > 0; --changes) {
+      std::string key = std::string(1, random() % 2 ? 'C' : 'K') + std::string(15, '\0') +
+                        static_cast<char>(random() % 6) + std::string(7, '\0') + static_cast<char>(random() % 100);
+      if (random() % 3 == 0) {
+        batch.remove(key);
+        expected.erase(key);
+      } else {
+        std::string value(random() % 400, static_cast<char>(random()));
+        batch.put(key, value);
+        expected[key] = value;
+      }
+    }
+    ASSERT_TRUE(write(std::move(batch), round % 50 == 0).ok());
+  }
+  KvPairs pairs = range("A", "Z", 10'000);
+  EXPECT_EQ((std::map<std::string, std::string>(pairs.begin(), pairs.end())), expected);
+}
 
 TEST_P(KvTest, BatchesApplyInOrderAndSurviveReopening) {
   KvBatch batch;

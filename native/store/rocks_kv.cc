@@ -3,7 +3,6 @@
 #include <rocksdb/cache.h>
 #include <rocksdb/db.h>
 #include <rocksdb/filter_policy.h>
-#include <rocksdb/slice_transform.h>
 #include <rocksdb/table.h>
 #include <rocksdb/write_batch.h>
 
@@ -18,8 +17,6 @@ constexpr Nanos kSpaceRetry = 1s;
 // What the database may need beyond what it has: a flush of what is in memory, and a new log. It is not let to meet the
 // end of the file system: after a failed write of its log it goes on only by itself, every few seconds, or not at all.
 constexpr std::uint64_t kRoom = 64u << 20;
-// Table, space and layer of a chunk's record (chunk_record.h).
-constexpr std::size_t kRecordKeyPrefix = 17;
 // What RocksDB's batch adds to a key and a value: a tag and two lengths.
 constexpr std::size_t kBatchBytesPerChange = 16;
 
@@ -225,8 +222,6 @@ rocksdb::Options options_of(std::size_t cache_bytes, rocksdb::Env* files) {
   options.paranoid_checks = true;
   options.compression = rocksdb::kNoCompression;  // values are mostly CRCs
   options.write_buffer_size = 32u << 20;
-  // A round of the destager puts the records of one layer in order of chunk: each goes in behind the one before.
-  options.memtable_insert_with_hint_prefix_extractor.reset(rocksdb::NewFixedPrefixTransform(kRecordKeyPrefix));
   options.max_write_buffer_number = 3;
   options.max_background_jobs = 2;
   options.max_open_files = 512;
