@@ -81,7 +81,12 @@ TEST_P(KvTest, RandomBatchesEqualAMap) {
     for (std::size_t changes = 1 + random() % 40; changes > 0; --changes) {
       std::string key = std::string(1, random() % 2 ? 'C' : 'K') + std::string(15, '\0') +
                         static_cast<char>(random() % 6) + std::string(7, '\0') + static_cast<char>(random() % 100);
-      if (random() % 3 == 0) {
+      if (random() % 10 == 0) {
+        std::string end = key;
+        end.back() = '\x7f';
+        batch.remove_range(key, end);
+        expected.erase(expected.lower_bound(key), expected.lower_bound(end));
+      } else if (random() % 3 == 0) {
         batch.remove(key);
         expected.erase(key);
       } else {
