@@ -133,6 +133,8 @@ bool Client::end(Op* op, const Status& status) {
                             std::to_string(setup_.epoch.value()) + " after it was over succeeded");
     return false;
   }
+  // A read, too: what it saw is committed, and it may be the first to see what a recovery found in the logs.
+  setup_.oracle->acknowledged(setup_.epoch, engine_.status().committed);
   return true;
 }
 
@@ -142,7 +144,6 @@ void Client::acknowledge(Op* op) {
     oracle.history().write_acknowledged(op->first + i, op->handles[i], setup_.world->now(), op->durable);
     setup_.seen->values[op->first + i] = op->value_at(i);
   }
-  oracle.acknowledged(setup_.epoch, engine_.status().committed);
   if (!op->durable) return;
   oracle.history().flush_acknowledged(op->begun);
   oracle.flushed(op->acknowledged);
@@ -265,7 +266,6 @@ void Client::grow() {
     std::unique_ptr<Op> owned(op);
     if (!end(op, status)) return;
     if (engine_.size_bytes() < op->value * kBlockSize) setup_.oracle->violated("a resize has changed nothing");
-    setup_.oracle->acknowledged(setup_.epoch, engine_.status().committed);
     setup_.oracle->size_acknowledged(op->value);
   });
 }
@@ -291,7 +291,6 @@ void Client::take_snapshot() {
     std::unique_ptr<Op> owned(op);
     if (!end(op, status)) return;
     setup_.oracle->snapshots().taken(op->snapshot, setup_.world->now(), engine_.status().committed);
-    setup_.oracle->acknowledged(setup_.epoch, engine_.status().committed);
     setup_.seen->snapshots.push_back(op->snapshot);
   });
 }
@@ -307,7 +306,6 @@ void Client::drop_snapshot() {
     std::unique_ptr<Op> owned(op);
     if (!end(op, status)) return;
     setup_.oracle->snapshots().dropped(op->snapshot, engine_.status().committed);
-    setup_.oracle->acknowledged(setup_.epoch, engine_.status().committed);
   });
 }
 

@@ -156,5 +156,35 @@ TEST(Oracle, AnOlderCopyThatWasAskedForMayLackAnything) {
   EXPECT_TRUE(fails(false));
 }
 
+// Seed 120008451: a write whose engine died is found in the log, read from there, and lost with the power, unflushed.
+TEST(Oracle, WhatARecoveryFoundAndAReadSawMayGoWithThePowerOnly) {
+  auto fails = [](bool lost_power, bool read) {
+    World world(1);
+    Oracle oracle(world);
+    History& history = oracle.history();
+    oracle.serving({.epoch = Epoch(3), .last = Seq(20), .power_lost = {}});
+    world.run_for(1s);
+    oracle.sending(Epoch(3), Seq(20));
+    history.write_begins(0, 7, world.now());
+    world.run_for(1s);
+    oracle.serving({.epoch = Epoch(4), .last = Seq(21), .power_lost = {}});
+    Nanos begun = world.now();
+    world.run_for(1s);
+    if (read) history.read_returned(0, 7, begun, world.now());
+    oracle.acknowledged(Epoch(4), Seq(21));
+    world.run_for(1s);
+    Nanos when = lost_power ? world.now() : Nanos(0);
+    world.run_for(1s);
+    oracle.serving({.epoch = Epoch(5), .last = Seq(20), .power_lost = {when}});
+    begun = world.now();
+    world.run_for(1s);
+    history.read_returned(0, 0, begun, world.now());
+    return history.check().has_value() || !oracle.violation().empty();
+  };
+  EXPECT_FALSE(fails(true, true));
+  EXPECT_TRUE(fails(false, true));
+  EXPECT_TRUE(fails(false, false));
+}
+
 }  // namespace
 }  // namespace holdfast::sim

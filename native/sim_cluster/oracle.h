@@ -48,6 +48,7 @@ class Oracle {
   // ---- log ----
   // Before an operation is given to the engine whose last seq this is.
   void sending(Epoch epoch, Seq last);
+  // An operation of this engine has succeeded: whoever asked knows of entries up to this one, perhaps.
   void acknowledged(Epoch epoch, Seq committed);
   Seq acknowledged_seq() const { return acknowledged_; }
   // A flush that began when `acknowledged_then` was acknowledged has succeeded.
