@@ -3,6 +3,7 @@ import { realpathSync, statSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { z } from 'zod';
+import { diskDefaults } from '../config/disk-defaults.js';
 import { formatHostPort, parseHostPort } from '../os/addresses.js';
 import { aborted, sleep } from '../async/wait.js';
 import { smartOf } from '../os/smart.js';
@@ -240,8 +241,6 @@ function reportOf(status: ShareStatus): ShareReport {
   };
 }
 
-const orderedDefaults = { journalBytes: 256 * 2 ** 20, cacheBytes: 128 * 2 ** 20 };
-
 function diskOf(order: DiskOrder, { target }: AgentConfig): DiskConfig {
   return {
     name: order.name,
@@ -249,8 +248,8 @@ function diskOf(order: DiskOrder, { target }: AgentConfig): DiskConfig {
     directory: order.directory,
     ...(order.format ? { format: true } : {}),
     journalPath: order.journalPath === '' ? null : order.journalPath,
-    journalBytes: Number(order.journalBytes) || orderedDefaults.journalBytes,
-    cacheBytes: Number(order.cacheBytes) || orderedDefaults.cacheBytes,
+    journalBytes: Number(order.journalBytes) || diskDefaults.journalBytes,
+    cacheBytes: Number(order.cacheBytes) || diskDefaults.cacheBytes,
     capacityBytes: Number(order.capacityBytes),
   };
 }

@@ -10,6 +10,7 @@ import { existsSync, readdirSync, writeFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join, resolve } from 'node:path';
 import { z } from 'zod';
+import { diskDefaults } from '../config/disk-defaults.js';
 import { HoldfastError } from '../errors/holdfast-error.js';
 import { storeSettingsSchema } from '../metastore/store-options.js';
 import type { StoreSettings } from '../metastore/store-options.js';
@@ -66,7 +67,7 @@ export type HostPlan = {
   readonly made: { readonly admin: string; readonly join: string; readonly authority: KeyPair } | null;
 };
 
-const defaults = { apiPort: 7600, portalPort: 3260, journalBytes: 256 * 2 ** 20, cacheBytes: 128 * 2 ** 20 };
+const defaults = { apiPort: 7600, portalPort: 3260, ...diskDefaults };
 
 /** Made by the first server of a cluster, with what its tokens name. */
 export const authorityFilePath = (folder: string) => join(folder, 'authority.json');

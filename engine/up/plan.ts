@@ -1,6 +1,7 @@
 // What `holdfast up` is going to do: options, what the folder remembers, and defaults, brought together and checked. Nothing is
 // changed here.
 import { resolve } from 'node:path';
+import { diskDefaults } from '../config/disk-defaults.js';
 import { systemProcessHost } from '../agent/process-host.js';
 import { HoldfastError } from '../errors/holdfast-error.js';
 import { findFreePorts, formatHostPort, isLoopback, parseHostPort, tryBind } from '../os/addresses.js';
@@ -49,8 +50,7 @@ export const upDefaults = {
   nodes: 3,
   api: '127.0.0.1:7600',
   iscsi: '127.0.0.1:3260',
-  journalBytes: 256 * 2 ** 20,
-  cacheBytes: 128 * 2 ** 20,
+  ...diskDefaults,
 } as const;
 
 const nodesMax = 16;

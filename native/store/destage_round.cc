@@ -47,7 +47,7 @@ void Round::choose_entries(Replica& replica) {
   if (!replica.has_work()) return;
   Part part{&replica, nullptr, 0, {}, {}};
   for (const LogEntry& log : replica.log()) {
-    bool full = bytes_ >= disk_.options().cache_bytes / 2 || entries_ >= Destager::kRoundEntriesMax;
+    bool full = bytes_ >= disk_.cache_low_mark() || entries_ >= Destager::kRoundEntriesMax;
     // At least one entry of every replica, so that none holds the journal's oldest batch for ever.
     if (!replica.may_apply(log) || (full && part.entries > 0)) break;
     part.through = &log;

@@ -1,7 +1,6 @@
 // Destager: moves committed entries from the logs into chunks, one round at a time:
 //   1. choose entries (oldest first, up to half the cache); wait until their journal batches are durable, so that a
-//   torn
-//      or early chunk write can always be replayed, and until reads that may use the slots have ended;
+//      torn or early chunk write can always be replayed, and until reads that may use the slots have ended;
 //   2. load the records of the touched chunks, work out new records and which blocks to write where;
 //   3. write them, sorted and merged; sync the data file;
 //   4. store records, applied positions and the journal's new oldest batch in one synced metadata batch;

@@ -178,7 +178,7 @@ bool Disk::above_limits() const {
 }
 
 bool Disk::above_low_marks() const {
-  return cached_bytes_ > options_.cache_bytes / 2 || unapplied_bytes_ > 4 * options_.cache_bytes ||
+  return cached_bytes_ > cache_low_mark() || unapplied_bytes_ > 4 * options_.cache_bytes ||
          journal_->used_blocks() > journal_->size_blocks() / 4 || journal_->waiting_for_room();
 }
 

@@ -34,9 +34,6 @@ class Disk final : public DiskStore {
 
   // ---- DiskStore ----
   const std::string& disk_id() const override { return label_.id; }
-  const StoreOptions& options() const { return options_; }
-  // For CRCs of entries.
-  SmallCopies& small_copies() { return small_copies_; }
   SpaceInfo space() const override;
   std::string failure() const override { return failure_ ? failure_->message() : std::string(); }
   void create_replica(ReplicaId id, VolumeId volume, std::uint64_t size_blocks, bool complete,
@@ -121,6 +118,10 @@ class Disk final : public DiskStore {
     cached_bytes_ -= log.cached_bytes;
     unapplied_bytes_ -= log.written_bytes;
   }
+  // For CRCs of entries.
+  SmallCopies& small_copies() { return small_copies_; }
+  // Destaging begins when more is cached, and a round takes about as much.
+  std::uint64_t cache_low_mark() const { return options_.cache_bytes / 2; }
   bool above_limits() const;
   bool above_low_marks() const;
   // Has entries applied that nobody says are committed, if they hold up the journal of all replicas.

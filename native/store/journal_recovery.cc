@@ -89,6 +89,7 @@ class Recovery {
         state_(std::move(state)),
         needed_(std::move(needed)),
         marks_(marks),
+        small_copies_(env.buffers()),
         ring_(env, journal, geometry.blocks) {}
 
   Task<Result<RecoveredJournal>> run() {
@@ -190,7 +191,7 @@ class Recovery {
       recovered.header = entry.header;
       recovered.direct = std::move(entry.direct);
       if (static_cast<Op>(entry.header.op) == Op::kWrite) {
-        recovered.crc = env_.buffers().copy_of(entry.crc);
+        recovered.crc = small_copies_.copy_of(entry.crc);
         std::size_t at = header_bytes + std::size_t{entry.payload_first} * kBlockSize;
         if (!take_payload(recovered, bytes.bytes().subspan(at))) return false;
       }
@@ -383,6 +384,7 @@ class Recovery {
   JournalState state_;
   std::function<bool(const EntryHeader&)> needed_;
   Watermarks& marks_;
+  SmallCopies small_copies_;
   RingReader ring_;
   RecoveredJournal out_;
   std::uint64_t next_number_ = 1;

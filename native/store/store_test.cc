@@ -506,6 +506,10 @@ TEST_F(StoreTest, TheLogHoldsNoMoreMemoryThanItsPayload) {
   for (std::uint64_t seq = 9; seq <= 40; ++seq) ASSERT_TRUE(write(seq, range(seq, 1), seq).ok());
   EXPECT_EQ(machine.disk->space().cached_bytes, 32 * kBlockSize);
   EXPECT_LE(in_use() - before, (32 + 2) * kBlockSize);
+  machine.kill();
+  ASSERT_TRUE(machine.open().ok());
+  EXPECT_EQ(machine.disk->space().cached_bytes, 32 * kBlockSize);
+  EXPECT_LE(in_use(), (32 + 2) * kBlockSize) << "as recovered";
 }
 
 TEST_F(StoreTest, LostDirectDataCutsTheLogUnlessItWasFlushed) {
