@@ -1,5 +1,4 @@
 // A disk served over gRPC (proto/holdfast/v1/replica.proto) by a thread of the addon.
-import { diskDefaults } from '../config/disk-defaults.js';
 import { fromNative, native } from './native-error.js';
 import { loadAddon } from './native.js';
 import type { Credentials, DiskStatus, ReplicaHandle, ReplicaOpened, ReplicaOptions } from './native.js';
@@ -12,7 +11,7 @@ const defaults = {
   journalBytes: 1n << 30n,
   capacityBytes: 0n,
   reserveBytes: 0n,
-  cacheBytes: BigInt(diskDefaults.cacheBytes),
+  cacheBytes: 128n << 20n,
   metadataCacheBytes: 16n << 20n,
   expectedDiskId: null,
   credentials: null,
