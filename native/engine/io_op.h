@@ -31,6 +31,7 @@ struct Op {
   bool deallocate = false;  // kZero
   bool answered = false;
   Nanos began{};             // when the host asked
+  Nanos admitted{};          // when the volume's limits let it through
   std::uint64_t offset = 0;  // bytes
   std::uint64_t length = 0;
   SliceList data;                // to write; grown to whole blocks by the edges

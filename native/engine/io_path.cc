@@ -169,6 +169,7 @@ void VolumeEngine::begin_throttled() {
 }
 
 void VolumeEngine::ask_for_lock(Op* op) {
+  op->admitted = env_.now();
   bool exclusive = op->kind != Op::Kind::kRead && op->kind != Op::Kind::kExtent;
   // What is said of blocks further on is what acknowledged operations left there; those in flight need not be waited
   // for.

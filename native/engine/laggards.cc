@@ -12,6 +12,9 @@ namespace {
 
 // A replica that begins a rebuild first drops what it had.
 constexpr Nanos kJoinTimeout = 30s;
+// Initiators give up an operation after 15 s. A few that wait for each other, each as long as a replica may take, add
+// up to that: from here on none is waited for that is behind the others.
+constexpr Nanos kHostPatience = 8s;
 // Disks that fill up together say so within this time.
 constexpr Nanos kSpaceDelay = 300ms;
 
@@ -39,6 +42,7 @@ void VolumeEngine::check_silence() {
   // This process itself was stopped for a while: answers may be waiting to be read.
   bool was_stopped = now - silence_checked_ > config_.replica_timeout;
   bool outstanding = false;
+  bool hurry = hosts_wait();
   std::vector<ReplicaId> silent, slow;
   for (const std::unique_ptr<Member>& member : members_) {
     if (!member->link) continue;
@@ -52,7 +56,7 @@ void VolumeEngine::check_silence() {
       silent.push_back(member->config.id);
     } else if (was_stopped) {
       member->entry_lag = member->flush_lag = {};
-    } else if (appends && is_slow(*member)) {
+    } else if (appends && is_slow(*member, hurry)) {
       slow.push_back(member->config.id);
     }
   }
@@ -71,8 +75,15 @@ void VolumeEngine::check_silence() {
   }
 }
 
-// Whether it took longer than replica_timeout to get to where another in-sync replica was.
-bool VolumeEngine::is_slow(Member& member) {
+// Whether some host's operation waits for long. What the volume's own limits hold back does not count.
+bool VolumeEngine::hosts_wait() const {
+  const Op* op = ops_first_;
+  while (op && op->lock.idle()) op = op->next;
+  return op && env_.now() - op->admitted > kHostPatience;
+}
+
+// Whether it took longer than it may (replica_timeout, unless hosts wait) to get to where another in-sync replica was.
+bool VolumeEngine::is_slow(Member& member, bool hosts_wait) {
   if (!member.counts() || member.no_space) return false;
   Nanos now = env_.now();
   std::uint64_t ahead = 0, ahead_flushed = 0;
@@ -82,7 +93,8 @@ bool VolumeEngine::is_slow(Member& member) {
     ahead = std::max(ahead, other->journalled.value());
     ahead_flushed = std::max(ahead_flushed, other->flushed);
   }
-  auto lags = [now, limit = config_.replica_timeout](Member::Lag& lag, std::uint64_t has, std::uint64_t others) {
+  Nanos limit = hosts_wait ? config_.replica_timeout / 8 : config_.replica_timeout;
+  auto lags = [now, limit](Member::Lag& lag, std::uint64_t has, std::uint64_t others) {
     if (lag.target != 0 && has < lag.target) return now - lag.began > limit;
     lag = others > has ? Member::Lag{others, now} : Member::Lag{};
     return false;

@@ -52,6 +52,35 @@ TEST(LaggardsTest, AReplicaThatCrawlsLeavesAndNothingFails) {
   cluster.expect_identical();
 }
 
+// Each of these writes is answered within the time that a replica has. Eight that wait for each other are not.
+TEST(LaggardsTest, ReplicasThatAreALittleSlowLeaveOnceOperationsQueueForLong) {
+  EngineCluster cluster(64, kBlocks);
+  cluster.attach();
+  for (std::size_t slow : {1, 2}) {
+    cluster.world.set_extra_latency("host", cluster.replicas[slow].node, 1'300ms);
+  }
+  std::optional<Status> alone;
+  cluster.engine().write(0, {cluster.slice(pattern(4096, 'a'))}, BlockDevice::Durability::kJournalled,
+                         [&](Status status) { alone = std::move(status); });
+  ASSERT_TRUE(cluster.run_until([&] { return alone.has_value(); }));
+  EXPECT_TRUE(alone->ok());
+  EXPECT_EQ(cluster.membership->in_sync.size(), 3u) << "one that waits for itself is no reason";
+
+  std::vector<std::optional<Status>> written(12);
+  Nanos start = cluster.world.now();
+  for (std::size_t i = 0; i < written.size(); ++i) {
+    cluster.engine().write(0, {cluster.slice(pattern(4096, static_cast<char>('b' + i)))},
+                           BlockDevice::Durability::kJournalled,
+                           [&written, i](Status status) { written[i] = std::move(status); });
+  }
+  ASSERT_TRUE(cluster.run_until([&] { return written.back().has_value(); }));
+  EXPECT_LE(cluster.world.now() - start, Nanos(12s)) << "initiators give up after 15 s";
+  for (const std::optional<Status>& status : written) EXPECT_TRUE(status && status->ok());
+  EXPECT_TRUE(in_set(cluster, 0));
+  EXPECT_FALSE(in_set(cluster, 1));
+  EXPECT_FALSE(in_set(cluster, 2));
+}
+
 TEST(LaggardsTest, WhatAllAreTogetherIsHeldAgainstNone) {
   EngineCluster cluster(61, kBlocks);
   cluster.attach();

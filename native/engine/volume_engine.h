@@ -258,7 +258,8 @@ class VolumeEngine final : public Engine, private LinkEvents {
   void watch_silence();
   void check_silence();
   bool work_outstanding(const Member& member) const;
-  bool is_slow(Member& member);
+  bool hosts_wait() const;
+  bool is_slow(Member& member, bool hosts_wait);
   void note_space(Member& member, bool no_space);
   void decide_about_full_disks();
   bool all_required_full() const;
