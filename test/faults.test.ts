@@ -14,7 +14,7 @@ import { Cluster } from './lib/cluster.js';
 import type { ReplicaRow } from './lib/cluster.js';
 import { startNbd } from './lib/initiator.js';
 import type { NbdExport } from './lib/initiator.js';
-import { attempt, run, until } from './lib/process.js';
+import { attempt, freeze, run, until } from './lib/process.js';
 import { replicaContent } from './lib/replica-content.js';
 
 const loadSeconds = Number(process.env['HOLDFAST_FAULT_SECONDS'] ?? 5);
@@ -124,10 +124,7 @@ test('a killed replica process: hosts see less than a second', async () => {
 test('a frozen replica process: less than five seconds, and it comes back', async () => {
   const pid = await pidOf('replica', 'node3');
   try {
-    const worst = await loadDuring(() => {
-      process.kill(pid, 'SIGSTOP');
-      return Promise.resolve();
-    }, loadSeconds + 4);
+    const worst = await loadDuring(() => freeze(pid), loadSeconds + 4);
     expect(worst).toBeLessThan(5_000);
     expect((await replicaOn('node3')).state).not.toBe('in-sync');
   } finally {
@@ -188,7 +185,7 @@ test('one replica less and one more while a load runs; the last good copy stays'
 test('a frozen target process is taken over by force and fenced; the former engine can do nothing', async () => {
   const { epoch } = await show();
   const pid = await pidOf('target', 'node1');
-  process.kill(pid, 'SIGSTOP');
+  await freeze(pid);
   try {
     const taken = z
       .object({ node: z.string(), epoch: z.number(), takeover: z.object({ from: z.string(), waitedFor: z.string() }) })
@@ -232,10 +229,10 @@ test('an older copy is served when the newest is lost and somebody accepts that,
   const stateOf = async (id: string) => (await cluster.replicas('older')).find((row) => row.id === id)?.state;
   try {
     await io('write -P 0x61 0 1M');
-    process.kill(frozen[1], 'SIGSTOP');
+    await freeze(frozen[1]);
     await io('write -P 0x62 0 1M');
     expect(await stateOf(older.id)).not.toBe('in-sync');
-    process.kill(frozen[0], 'SIGSTOP');
+    await freeze(frozen[0]);
     process.kill(frozen[1], 'SIGCONT');
     await device.stop();
     let refusal = '';

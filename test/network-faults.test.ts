@@ -18,7 +18,7 @@ import { root } from './lib/cluster.js';
 import { fioOn, qemuIoOn, startNbdOn } from './lib/host-load.js';
 import type { HostNbd } from './lib/host-load.js';
 import { HostNet, cliOn, missingForHosts, startHost } from './lib/hosts.js';
-import { attempt, run, until } from './lib/process.js';
+import { attempt, freeze, run, until } from './lib/process.js';
 
 const isRoot = process.getuid?.() === 0;
 const cycles = Number(process.env['HOLDFAST_FAULT_CYCLES'] ?? 1);
@@ -335,7 +335,7 @@ describe.skipIf(!isRoot).each(Array.from({ length: cycles }, (_, index) => index
     await serveOn(3);
     const pid = await pidOf('replica', 'node4');
     await loadDuring('a frozen replica', 6, async () => {
-      process.kill(pid, 'SIGSTOP');
+      await freeze(pid);
       try {
         await untilOut('node4');
       } finally {

@@ -1,7 +1,9 @@
 /** Starting and ending programs in tests and benchmarks. Only processes started here are ever ended, by pid. */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
+import { readdirSync, readFileSync } from 'node:fs';
 import { createConnection, createServer } from 'node:net';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
 export interface Outcome {
@@ -121,6 +123,15 @@ export async function until<T>(
       throw new Error(`${typeof what === 'string' ? what : what()}: not within ${milliseconds} ms`);
     await sleep(50);
   }
+}
+
+/** Sends SIGSTOP. Returns once all its threads have stopped: on a busy machine some run on for tens of milliseconds. */
+export async function freeze(pid: number): Promise<void> {
+  process.kill(pid, 'SIGSTOP');
+  const task = `/proc/${pid}/task`;
+  await until(`process ${pid} to stop`, 10_000, () =>
+    readdirSync(task).every((thread) => /^State:\tT/m.test(readFileSync(join(task, thread, 'status'), 'utf8'))),
+  );
 }
 
 export async function portAnswers(port: number, host = '127.0.0.1'): Promise<boolean> {
