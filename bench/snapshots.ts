@@ -3,19 +3,17 @@
 // Both volumes are measured in turn, since the machine changes; ratios are medians of pairs.
 // Each write after a snapshot takes a slot of its own (256 KiB on each of three replicas): it ends early rather than leave less than 25 GiB of the disk.
 import { spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { mkdirSync, rmSync, statfsSync } from 'node:fs';
 import { open } from 'node:fs/promises';
-import { Agent, request as httpRequest } from 'node:http';
-import type { IncomingMessage } from 'node:http';
 import { join, resolve } from 'node:path';
+import { text } from 'node:stream/consumers';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
 import { request } from '../engine/api/rest-client.js';
 import { Cluster, root } from '../test/lib/cluster.js';
 import { startNbd } from '../test/lib/initiator.js';
 import type { NbdExport } from '../test/lib/initiator.js';
-import { endProcess, until } from '../test/lib/process.js';
+import { endProcess, run, until } from '../test/lib/process.js';
 import { benchCases } from './cases.js';
 import type { BenchCase } from './cases.js';
 import { fill, measure } from './fio.js';
@@ -51,6 +49,9 @@ const counts = values.counts.split(',').map(Number);
 const [rate, pace] = [Number(values.rate), Number(values.pace)];
 const [seconds, rounds] = [Number(values.seconds), Number(values.rounds)];
 const freeBytesMin = 25 * 2 ** 30;
+// A slot on each of three replicas for a write in between.
+const bytesPerSnapshot = 3 * 2 ** 18;
+const restLoad = join(folder, 'rest-load');
 
 const tell = (text: string) => {
   console.log(text);
@@ -69,19 +70,19 @@ function caseOf(id: string): BenchCase {
   return found;
 }
 
-/** One connection, as a scheduler or a CSI driver has one. Returns how long the answer took, ms. */
-async function call(server: string, agent: Agent, method: string, path: string, body: unknown): Promise<number> {
-  const began = performance.now();
-  const [host, port] = server.split(':');
-  const text = JSON.stringify(body);
-  const headers = { 'content-type': 'application/json', 'content-length': text.length };
-  const asked = httpRequest({ host, port, agent, method, path, headers });
-  asked.end(text);
-  const [response] = (await once(asked, 'response')) as [IncomingMessage];
-  response.resume();
-  await once(response, 'end');
-  if (response.statusCode !== 200) throw new Error(`${method} ${path}: the manager answered ${response.statusCode}`);
-  return performance.now() - began;
+/**
+ * One after the other on one connection, as a scheduler or a CSI driver has one; `perSecond` 0: without a pause. Returns how long each
+ * answer took, ms.
+ */
+async function call(server: string, lines: readonly string[], perSecond: number): Promise<readonly number[]> {
+  const [host = '', port = ''] = server.split(':');
+  const client = spawn(restLoad, [host, port, String(perSecond)], { stdio: ['pipe', 'pipe', 'inherit'] });
+  client.stdin.end(lines.map((line) => `${line}\n`).join(''));
+  const answers = (await text(client.stdout)).trim().split('\n');
+  const failed = answers.findIndex((answer) => !answer.startsWith('200 '));
+  if (failed >= 0) throw new Error(`${lines[failed]}: the manager answered ${answers[failed]}`);
+  if (answers.length !== lines.length) throw new Error(`${answers.length} answers for ${lines.length} requests`);
+  return answers.map((answer) => Number(answer.slice(4)) / 1_000);
 }
 
 type Subjects = { readonly cluster: Cluster; readonly plain: NbdExport; readonly snapped: NbdExport };
@@ -118,8 +119,12 @@ class DiskBeside {
   }
 }
 
-/** Takes snapshots until there are `count`. */
-async function take({ cluster, snapped }: Subjects, agent: Agent, from: number, count: number): Promise<number> {
+/** Takes snapshots until there are `count`, or as many as the disk has room for. Returns how many there are. */
+async function take({ cluster, snapped }: Subjects, from: number, count: number): Promise<number> {
+  const { bavail, bsize } = statfsSync(folder);
+  const room = Math.max(0, Math.floor((bavail * bsize - freeBytesMin) / bytesPerSnapshot));
+  const end = Math.min(count, from + room);
+  if (end < count) tell(`the disk has only ${((bavail * bsize) / 2 ** 30).toFixed(0)} GiB left: this ends with ${end}`);
   const load = spawn(
     'fio',
     [
@@ -132,17 +137,10 @@ async function take({ cluster, snapped }: Subjects, agent: Agent, from: number, 
   const beside = new DiskBeside(join(folder, 'beside'));
   const taken: number[] = [];
   const began = performance.now();
-  let made = from;
   try {
-    for (; made < count; made++) {
-      const { bavail, bsize } = statfsSync(folder);
-      if (bavail * bsize < freeBytesMin) {
-        tell(`the disk has only ${(bavail * bsize) / 2 ** 30} GiB left: this ends with ${made} snapshots`);
-        break;
-      }
-      if (pace > 0) await sleep(Math.max(0, began + (taken.length * 1_000) / pace - performance.now()));
-      taken.push(await call(cluster.server, agent, 'POST', '/v1/volumes/snapped/snapshots', { name: `s${made}` }));
-    }
+    const names = Array.from({ length: end - from }, (_, n) => `s${from + n}`);
+    const lines = names.map((name) => `POST /v1/volumes/snapped/snapshots ${JSON.stringify({ name })}`);
+    taken.push(...(await call(cluster.server, lines, pace)));
   } finally {
     await endProcess(load);
     await beside.stop();
@@ -153,12 +151,9 @@ async function take({ cluster, snapped }: Subjects, agent: Agent, from: number, 
     `  one write and fdatasync of 4 KiB on that disk meanwhile: ${spread(beside.taken)} (${beside.taken.length} of them)`,
   );
   if (taken.length >= 2_000) {
-    const [first, last] = [ascending(taken.slice(0, 1_000)), ascending(taken.slice(-1_000))];
-    tell(
-      `  of these the first thousand: p50 ${at(first, 0.5).toFixed(1)} ms; the last: p50 ${at(last, 0.5).toFixed(1)} ms`,
-    );
+    tell(`  of these the first thousand: ${spread(taken.slice(0, 1_000))}; the last: ${spread(taken.slice(-1_000))}`);
   }
-  return made;
+  return end;
 }
 
 async function compare({ plain, snapped }: Subjects, count: number): Promise<void> {
@@ -194,7 +189,7 @@ async function list({ cluster }: Subjects): Promise<void> {
 const usedBytes = async ({ cluster }: Subjects) =>
   volumeShape.parse(await request<unknown>(cluster.server, 'GET', '/v1/volumes/snapped')).usedBytes ?? 0;
 
-async function deleteAll(subjects: Subjects, agent: Agent, count: number, usedAtFirst: number): Promise<void> {
+async function deleteAll(subjects: Subjects, count: number, usedAtFirst: number): Promise<void> {
   const { cluster } = subjects;
   const full = await usedBytes(subjects);
   const names = Array.from({ length: count }, (_, n) => `s${n}`);
@@ -206,10 +201,8 @@ async function deleteAll(subjects: Subjects, agent: Agent, count: number, usedAt
     [names[last], names[other]] = [names[other] ?? '', names[last] ?? ''];
   }
   const began = performance.now();
-  const taken: number[] = [];
-  for (const name of names) {
-    taken.push(await call(cluster.server, agent, 'DELETE', `/v1/volumes/snapped/snapshots/${name}`, {}));
-  }
+  const lines = names.map((name) => `DELETE /v1/volumes/snapped/snapshots/${name} {}`);
+  const taken = await call(cluster.server, lines, 0);
   const took = (performance.now() - began) / 1_000;
   tell(`${count} deleted in random order, in ${took.toFixed(0)} s: ${spread(taken)}`);
   await until('the space to come back', 600_000, async () => (await usedBytes(subjects)) <= usedAtFirst * 1.02);
@@ -222,6 +215,7 @@ async function deleteAll(subjects: Subjects, agent: Agent, count: number, usedAt
 
 rmSync(folder, { recursive: true, force: true });
 mkdirSync(folder, { recursive: true });
+await run('cc', ['-O2', '-D_GNU_SOURCE', '-o', restLoad, join(root, 'bench/rest-load.c')]);
 const cluster = await Cluster.start({ folder: join(folder, 'holdfast') });
 const stops: (() => Promise<void>)[] = [];
 try {
@@ -244,17 +238,15 @@ try {
   }
   const subjects: Subjects = { cluster, plain: await served('plain'), snapped: await served('snapped') };
   const usedAtFirst = await usedBytes(subjects);
-  const agent = new Agent({ keepAlive: true, maxSockets: 1 });
   await compare(subjects, 0);
   let made = 0;
   for (const count of counts) {
-    made = await take(subjects, agent, made, count);
+    made = await take(subjects, made, count);
     await compare(subjects, made);
     if (made < count) break;
   }
   await list(subjects);
-  await deleteAll(subjects, agent, made, usedAtFirst);
-  agent.destroy();
+  await deleteAll(subjects, made, usedAtFirst);
   await compare(subjects, 0);
 } finally {
   for (const stop of stops) await stop();

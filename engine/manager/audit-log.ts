@@ -1,5 +1,5 @@
 // Every change that somebody asked for, as a line of JSON: when, who, what, and how it ended. Kept in a file beside the manager's log.
-import { appendFileSync, renameSync, statSync } from 'node:fs';
+import { closeSync, fstatSync, ftruncateSync, openSync, renameSync, statSync, writeSync } from 'node:fs';
 import type { ErrorCode } from '../errors/error-codes.js';
 import type { Caller } from './access-control.js';
 
@@ -13,9 +13,9 @@ export type AuditEntry = {
   readonly outcome: 'done' | ErrorCode;
 };
 
-export type AuditLog = { readonly write: (entry: AuditEntry) => void };
+export type AuditLog = { readonly write: (entry: AuditEntry) => void; readonly close: () => void };
 
-export const noAudit: AuditLog = { write: () => undefined };
+export const noAudit: AuditLog = { write: () => undefined, close: () => undefined };
 
 const fileBytesMax = 32 * 2 ** 20;
 
@@ -24,6 +24,7 @@ const fileBytesMax = 32 * 2 ** 20;
  * the change is made by then, and must not look as if it had failed.
  */
 export function auditFile(path: string, now: () => Date, lost: (line: string, error: unknown) => void): AuditLog {
+  const file = new AppendedFile(path);
   return {
     write: ({ caller, peer, what, body, outcome }) => {
       const line = {
@@ -32,32 +33,69 @@ export function auditFile(path: string, now: () => Date, lost: (line: string, er
         role: caller?.role ?? null,
         peer,
         what,
-        body: withoutSecrets(body),
+        body: body ?? null,
         outcome,
       };
-      const text = JSON.stringify(line);
+      const text = JSON.stringify(line, withoutSecrets);
       try {
-        if (sizeOf(path) > fileBytesMax) renameSync(path, `${path}.1`);
-        appendFileSync(path, text + '\n', { mode: 0o600 });
+        file.append(`${text}\n`);
       } catch (error) {
         lost(text, error);
       }
     },
+    close: () => {
+      file.close();
+    },
   };
 }
 
-function sizeOf(path: string): number {
-  try {
-    return statSync(path).size;
-  } catch {
-    return 0;
+/** Stays open. A file that somebody moved away or removed is made anew within a second, as rotating tools expect. */
+class AppendedFile {
+  readonly #path: string;
+  #file: { readonly fd: number; readonly inode: number; bytes: number } | null = null;
+  #looked = 0;
+
+  constructor(path: string) {
+    this.#path = path;
+  }
+
+  append(text: string): void {
+    const file = this.#opened();
+    const bytes = Buffer.from(text);
+    if (writeSync(file.fd, bytes) !== bytes.length) {
+      // The next line must not go on where this one breaks off.
+      ftruncateSync(file.fd, file.bytes);
+      throw new Error(`only a part of a line found room in ${this.#path}`);
+    }
+    file.bytes += bytes.length;
+  }
+
+  close(): void {
+    if (this.#file !== null) closeSync(this.#file.fd);
+    this.#file = null;
+  }
+
+  #opened(): { readonly fd: number; bytes: number } {
+    const now = performance.now();
+    if (this.#file !== null && now - this.#looked > 1_000) {
+      this.#looked = now;
+      if (statSync(this.#path, { throwIfNoEntry: false })?.ino !== this.#file.inode) this.close();
+    }
+    if (this.#file !== null && this.#file.bytes > fileBytesMax) {
+      this.close();
+      renameSync(this.#path, `${this.#path}.1`);
+    }
+    if (this.#file === null) {
+      const fd = openSync(this.#path, 'a', 0o600);
+      const { ino, size } = fstatSync(fd);
+      this.#file = { fd, inode: ino, bytes: size };
+      this.#looked = now;
+    }
+    return this.#file;
   }
 }
 
-function withoutSecrets(body: unknown): unknown {
-  const text = JSON.stringify(body ?? null, (key, value: unknown) => {
-    if (key === 'secret') return '…';
-    return typeof value === 'bigint' ? String(value) : value;
-  });
-  return JSON.parse(text) as unknown;
+function withoutSecrets(key: string, value: unknown): unknown {
+  if (key === 'secret') return '…';
+  return typeof value === 'bigint' ? String(value) : value;
 }

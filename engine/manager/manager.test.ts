@@ -1,5 +1,7 @@
 // The manager with everything but a data plane: its store, its reconciler, gRPC, REST.
+import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
+import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -618,6 +620,23 @@ test('REST: what has no body needs no content type, unless a web page could send
   const headers = { 'content-type': 'application/json' };
   const long = await fetch(url, { method: 'POST', headers, body: JSON.stringify({ name: 'x'.repeat(70_000) }) });
   expect(long.status).toBe(413);
+});
+
+test('REST: nobody can make the manager read a body without end', async () => {
+  const [host = '', port = ''] = manager.address.split(':');
+  const socket = connect(Number(port), host);
+  const head = ['POST /v1/volumes HTTP/1.1', `host: ${host}`, 'content-type: application/json'];
+  socket.write([...head, 'transfer-encoding: chunked', '', ''].join('\r\n'));
+  const piece = `4000\r\n${'x'.repeat(0x4000)}\r\n`;
+  const more = () => {
+    while (!socket.destroyed && socket.write(piece));
+  };
+  socket.on('drain', more);
+  socket.on('error', () => undefined); // it is reset, with what was on its way
+  socket.resume();
+  const closed = once(socket, 'close');
+  more();
+  await closed;
 });
 
 describe('map', () => {

@@ -207,6 +207,7 @@ export async function startManager(options: ManagerOptions): Promise<Manager> {
       await repository.close();
       dataPlane.close();
       await store.close();
+      audit.close();
     },
   };
 }

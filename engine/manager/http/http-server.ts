@@ -186,22 +186,31 @@ function requireLocalHost(request: IncomingMessage): void {
 }
 
 async function readBody(request: IncomingMessage): Promise<unknown> {
-  const chunks: Buffer[] = [];
-  let bytes = 0;
-  for await (const chunk of request as AsyncIterable<Buffer>) {
-    bytes += chunk.length;
-    if (bytes > bodyBytesMax)
-      throw new HoldfastError('MESSAGE_TOO_LARGE', `a request has at most ${bodyBytesMax} bytes`);
-    chunks.push(chunk);
-  }
+  const text = await new Promise<string>((resolve, reject) => {
+    const chunks: Buffer[] = [];
+    let bytes = 0;
+    request.on('data', (chunk: Buffer) => {
+      bytes += chunk.length;
+      if (bytes <= bodyBytesMax) {
+        chunks.push(chunk);
+        return;
+      }
+      request.pause();
+      reject(new HoldfastError('MESSAGE_TOO_LARGE', `a request has at most ${bodyBytesMax} bytes`));
+    });
+    request.on('end', () => {
+      resolve(Buffer.concat(chunks).toString('utf8'));
+    });
+    request.on('error', reject);
+  });
   const isJson = /^application\/json\b/.test(request.headers['content-type'] ?? '');
-  const needsNoType = bytes === 0 && request.method !== 'POST';
+  const needsNoType = text === '' && request.method !== 'POST';
   if (!isJson && !needsNoType) {
     throw new HoldfastError('INVALID_ARGUMENT', 'the request must have content-type application/json');
   }
-  if (bytes === 0) return {};
+  if (text === '') return {};
   try {
-    return JSON.parse(Buffer.concat(chunks).toString('utf8')) as unknown;
+    return JSON.parse(text) as unknown;
   } catch {
     throw new HoldfastError('INVALID_ARGUMENT', 'the body of the request is not JSON');
   }
@@ -213,6 +222,8 @@ function sendText(response: ServerResponse, type: string, body: string): void {
 }
 
 function send(response: ServerResponse, status: number, body: unknown): void {
-  response.writeHead(status, { 'content-type': 'application/json', 'cache-control': 'no-store' });
+  // What is left of a body that is too large is not read.
+  const end = status === 413 ? { connection: 'close' } : {};
+  response.writeHead(status, { 'content-type': 'application/json', 'cache-control': 'no-store', ...end });
   response.end(JSON.stringify(body) + '\n');
 }
