@@ -484,10 +484,7 @@ class DiskOpener {
       }
       disk_->slots_.take(piece.slot);
     }
-    if (log.entry.op == Op::kWrite) {
-      log.written_bytes = std::uint64_t{header.block_count} * kBlockSize;
-      log.cached_bytes = log.payload_blocks() > 0 ? log.written_bytes : 0;
-    }
+    log.weigh();
     return disk_->replicas_.find(log.replica)->second->recover(std::move(log));
   }
 

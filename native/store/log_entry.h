@@ -28,6 +28,20 @@ struct LogEntry {
   bool journalled = false;
   StatusCallback done;
 
+  // What a chunk that a ZERO touches takes in memory, here and in a round; nothing else of such an entry would bound
+  // it.
+  static constexpr std::uint64_t kZeroedChunkBytes = 512;
+
+  // Sets cached_bytes and written_bytes; the direct pieces are known.
+  void weigh() {
+    if (entry.op == Op::kZero) {
+      std::uint64_t first = entry.blocks.begin() / kBlocksPerChunk;
+      cached_bytes = ((entry.blocks.end() - 1) / kBlocksPerChunk - first + 1) * kZeroedChunkBytes;
+    } else if (entry.op == Op::kWrite) {
+      written_bytes = std::uint64_t{entry.blocks.count} * kBlockSize;
+      cached_bytes = payload_blocks() > 0 ? written_bytes : 0;
+    }
+  }
   bool changes_blocks() const { return entry.op == Op::kWrite || entry.op == Op::kZero; }
   bool changes_layers() const {
     return entry.op == Op::kSnapshot || entry.op == Op::kDropSnapshot || entry.op == Op::kRevert;

@@ -261,9 +261,8 @@ void Replica::add_to_log(Entry entry, StatusCallback done, bool direct) {
   if (log.entry.op == Op::kWrite) {
     settle_payload(log.entry);
     if (direct) take_direct_slots(log);
-    log.written_bytes = log.entry.data.size();
-    log.cached_bytes = log.payload_blocks() > 0 ? log.written_bytes : 0;
   }
+  log.weigh();
   disk_.add_unapplied(log);
   add_pieces(overlay_, log, [&](ChunkIndex chunk, ChunkOverlay& overlay, const Piece& piece) {
     if (piece.kind != Piece::Kind::kData || overlay.reserved.has(segment_)) return;

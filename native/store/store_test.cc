@@ -256,6 +256,23 @@ TEST_F(StoreTest, FullCacheSlowsWritersUntilDestaged) {
   EXPECT_EQ(one().info().applied, Seq(seq));
 }
 
+// Each of these touches every chunk, and has no payload.
+TEST_F(StoreTest, ZerosOfManyChunksWaitLikeData) {
+  machine.options.cache_bytes = 64 << 10;
+  open();
+  std::uint64_t seq = 0;
+  while (one().accepts_more() && seq < 100) {
+    ++seq;
+    ASSERT_TRUE(append(zero_entry(at(1, seq), range(0, kBlocks))).ok());
+    one().set_committed(Seq(seq));
+  }
+  EXPECT_EQ(seq, 3u) << "64 chunks of 512 bytes";
+  machine.settle();
+  EXPECT_TRUE(one().accepts_more());
+  EXPECT_EQ(machine.disk->space().cached_bytes, 0u);
+  EXPECT_EQ(one().info().applied, Seq(seq));
+}
+
 TEST_F(StoreTest, FullJournalWaitsAndWrapsForEver) {
   open();
   std::uint64_t appended = 0;
