@@ -49,10 +49,12 @@ export function auditFile(path: string, now: () => Date, lost: (line: string, er
   };
 }
 
+type OpenFile = { readonly fd: number; readonly inode: number; bytes: number };
+
 /** Stays open. A file that somebody moved away or removed is made anew within a second, as rotating tools expect. */
 class AppendedFile {
   readonly #path: string;
-  #file: { readonly fd: number; readonly inode: number; bytes: number } | null = null;
+  #file: OpenFile | null = null;
   #looked = 0;
 
   constructor(path: string) {
@@ -75,23 +77,26 @@ class AppendedFile {
     this.#file = null;
   }
 
-  #opened(): { readonly fd: number; bytes: number } {
+  #opened(): OpenFile {
     const now = performance.now();
     if (this.#file !== null && now - this.#looked > 1_000) {
       this.#looked = now;
       if (statSync(this.#path, { throwIfNoEntry: false })?.ino !== this.#file.inode) this.close();
     }
-    if (this.#file !== null && this.#file.bytes > fileBytesMax) {
+    let file = (this.#file ??= this.#open(now));
+    if (file.bytes > fileBytesMax) {
       this.close();
       renameSync(this.#path, `${this.#path}.1`);
+      this.#file = file = this.#open(now);
     }
-    if (this.#file === null) {
-      const fd = openSync(this.#path, 'a', 0o600);
-      const { ino, size } = fstatSync(fd);
-      this.#file = { fd, inode: ino, bytes: size };
-      this.#looked = now;
-    }
-    return this.#file;
+    return file;
+  }
+
+  #open(now: number): OpenFile {
+    this.#looked = now;
+    const fd = openSync(this.#path, 'a', 0o600);
+    const { ino, size } = fstatSync(fd);
+    return { fd, inode: ino, bytes: size };
   }
 }
 

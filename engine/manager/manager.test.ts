@@ -1,5 +1,4 @@
 // The manager with everything but a data plane: its store, its reconciler, gRPC, REST.
-import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -634,7 +633,7 @@ test('REST: nobody can make the manager read a body without end', async () => {
   socket.on('drain', more);
   socket.on('error', () => undefined); // it is reset, with what was on its way
   socket.resume();
-  const closed = once(socket, 'close');
+  const closed = new Promise((resolve) => socket.once('close', resolve));
   more();
   await closed;
 });
