@@ -81,6 +81,22 @@ TEST(LaggardsTest, ReplicasThatAreALittleSlowLeaveOnceOperationsQueueForLong) {
   EXPECT_FALSE(in_set(cluster, 2));
 }
 
+TEST(LaggardsTest, OperationsThatTheVolumesOwnLimitsHoldBackCostNoReplica) {
+  EngineCluster cluster(65, kBlocks);
+  cluster.attach();
+  cluster.world.set_extra_latency("host", cluster.replicas[1].node, 1'300ms);
+  cluster.engine().set_qos({.operations_per_second = 1});
+  std::vector<std::optional<Status>> written(20);
+  Nanos start = cluster.world.now();
+  for (std::size_t i = 0; i < written.size(); ++i) {
+    cluster.engine().write(i * kBlockSize, {cluster.slice(pattern(4096, 'a'))}, BlockDevice::Durability::kJournalled,
+                           [&written, i](Status status) { written[i] = std::move(status); });
+  }
+  ASSERT_TRUE(cluster.run_until([&] { return written.back().has_value(); }));
+  EXPECT_GE(cluster.world.now() - start, Nanos(15s));
+  EXPECT_EQ(cluster.membership->in_sync.size(), 3u);
+}
+
 TEST(LaggardsTest, WhatAllAreTogetherIsHeldAgainstNone) {
   EngineCluster cluster(61, kBlocks);
   cluster.attach();
