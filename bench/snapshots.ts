@@ -53,8 +53,8 @@ const freeBytesMin = 25 * 2 ** 30;
 const bytesPerSnapshot = 3 * 2 ** 18;
 const restLoad = join(folder, 'rest-load');
 
-const tell = (text: string) => {
-  console.log(text);
+const tell = (line: string) => {
+  console.log(line);
 };
 const at = (sorted: readonly number[], share: number) => sorted[Math.floor((sorted.length - 1) * share)] ?? 0;
 const ascending = (figures: readonly number[]) => [...figures].sort((a, b) => a - b);
@@ -135,12 +135,12 @@ async function take({ cluster, snapped }: Subjects, from: number, count: number)
   );
   await sleep(500);
   const beside = new DiskBeside(join(folder, 'beside'));
-  const taken: number[] = [];
+  let taken: readonly number[];
   const began = performance.now();
   try {
     const names = Array.from({ length: end - from }, (_, n) => `s${from + n}`);
     const lines = names.map((name) => `POST /v1/volumes/snapped/snapshots ${JSON.stringify({ name })}`);
-    taken.push(...(await call(cluster.server, lines, pace)));
+    taken = await call(cluster.server, lines, pace);
   } finally {
     await endProcess(load);
     await beside.stop();

@@ -42,7 +42,7 @@ void VolumeEngine::check_silence() {
   // This process itself was stopped for a while: answers may be waiting to be read.
   bool was_stopped = now - silence_checked_ > config_.replica_timeout;
   bool outstanding = false;
-  bool hurry = hosts_wait();
+  Nanos lag_max = hosts_wait() ? config_.replica_timeout / 8 : config_.replica_timeout;
   std::vector<ReplicaId> silent, slow;
   for (const std::unique_ptr<Member>& member : members_) {
     if (!member->link) continue;
@@ -56,7 +56,7 @@ void VolumeEngine::check_silence() {
       silent.push_back(member->config.id);
     } else if (was_stopped) {
       member->entry_lag = member->flush_lag = {};
-    } else if (appends && is_slow(*member, hurry)) {
+    } else if (appends && is_slow(*member, lag_max)) {
       slow.push_back(member->config.id);
     }
   }
@@ -82,8 +82,8 @@ bool VolumeEngine::hosts_wait() const {
   return op && env_.now() - op->admitted > kHostPatience;
 }
 
-// Whether it took longer than it may (replica_timeout, unless hosts wait) to get to where another in-sync replica was.
-bool VolumeEngine::is_slow(Member& member, bool hosts_wait) {
+// Whether it took longer than `limit` to get to where another in-sync replica was.
+bool VolumeEngine::is_slow(Member& member, Nanos limit) {
   if (!member.counts() || member.no_space) return false;
   Nanos now = env_.now();
   std::uint64_t ahead = 0, ahead_flushed = 0;
@@ -93,7 +93,6 @@ bool VolumeEngine::is_slow(Member& member, bool hosts_wait) {
     ahead = std::max(ahead, other->journalled.value());
     ahead_flushed = std::max(ahead_flushed, other->flushed);
   }
-  Nanos limit = hosts_wait ? config_.replica_timeout / 8 : config_.replica_timeout;
   auto lags = [now, limit](Member::Lag& lag, std::uint64_t has, std::uint64_t others) {
     if (lag.target != 0 && has < lag.target) return now - lag.began > limit;
     lag = others > has ? Member::Lag{others, now} : Member::Lag{};

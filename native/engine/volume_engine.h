@@ -259,7 +259,7 @@ class VolumeEngine final : public Engine, private LinkEvents {
   void check_silence();
   bool work_outstanding(const Member& member) const;
   bool hosts_wait() const;
-  bool is_slow(Member& member, bool hosts_wait);
+  bool is_slow(Member& member, Nanos limit);
   void note_space(Member& member, bool no_space);
   void decide_about_full_disks();
   bool all_required_full() const;

@@ -28,8 +28,8 @@ struct LogEntry {
   bool journalled = false;
   StatusCallback done;
 
-  // What a chunk that a ZERO touches takes in memory, here and in a round; nothing else of such an entry would bound
-  // it.
+  // Stands for what a chunk that a ZERO touches takes in memory, here and in a round: nothing else bounds how many
+  // wait.
   static constexpr std::uint64_t kZeroedChunkBytes = 512;
 
   // Sets cached_bytes and written_bytes; the direct pieces are known.
