@@ -18,6 +18,7 @@ import type {
   AttachedReplica,
   AttachedVolume,
   AttachVolumeResponse,
+  ChangeSnapshotRequest,
   ChangeSnapshotResponse,
   SnapshotFilesPart,
   Latency as LatencyMessage,
@@ -36,6 +37,7 @@ import type {
   ScrubProgress,
   VolumeStatus,
 } from './data-plane.js';
+import { SnapshotChannel } from './snapshot-channel.js';
 
 const blockBytes = 4096n;
 
@@ -70,10 +72,10 @@ type Options = { readonly deadline: number };
 class ClientPool<C extends Client> {
   readonly #clients = new Map<string, C>();
   readonly #make: (address: string) => C;
-  readonly #peer: string;
+  readonly peer: string;
 
   constructor(peer: string, make: (address: string) => C) {
-    this.#peer = peer;
+    this.peer = peer;
     this.#make = make;
   }
 
@@ -82,13 +84,13 @@ class ClientPool<C extends Client> {
     timeoutMs: number,
     start: (client: C, metadata: Metadata, options: Options, done: Callback<T>) => void,
   ): Promise<T> {
-    return await this.#withClient(
+    return await this.withClient(
       address,
       (client) =>
         new Promise<T>((resolve, reject) => {
           start(client, new Metadata(), { deadline: Date.now() + timeoutMs }, (error, response) => {
             if (error === null) resolve(response);
-            else reject(fromServiceError(error, `${this.#peer} at ${address}`));
+            else reject(fromServiceError(error, `${this.peer} at ${address}`));
           });
         }),
     );
@@ -101,7 +103,7 @@ class ClientPool<C extends Client> {
     onMessage: (message: M) => void,
     signal: AbortSignal,
   ): Promise<void> {
-    await this.#withClient(
+    await this.withClient(
       address,
       (client) =>
         new Promise<void>((resolve, reject) => {
@@ -117,7 +119,7 @@ class ClientPool<C extends Client> {
           });
           call.on('error', (error: ServiceError) => {
             signal.removeEventListener('abort', cancel);
-            reject(fromServiceError(error, `${this.#peer} at ${address}`));
+            reject(fromServiceError(error, `${this.peer} at ${address}`));
           });
           if (signal.aborted) cancel();
         }),
@@ -130,9 +132,7 @@ class ClientPool<C extends Client> {
     start: (client: C) => ClientReadableStream<M>,
     signal: AbortSignal,
   ): AsyncGenerator<M> {
-    const client = this.#clients.get(address) ?? this.#make(address);
-    this.#clients.set(address, client);
-    const call = start(client);
+    const call = start(this.client(address));
     const cancel = () => {
       call.cancel();
     };
@@ -141,7 +141,7 @@ class ClientPool<C extends Client> {
     try {
       for await (const message of call as AsyncIterable<M>) yield message;
     } catch (error) {
-      throw fromServiceError(error as ServiceError, `${this.#peer} at ${address}`);
+      throw fromServiceError(error as ServiceError, `${this.peer} at ${address}`);
     } finally {
       signal.removeEventListener('abort', cancel);
       cancel();
@@ -153,9 +153,15 @@ class ClientPool<C extends Client> {
     this.#clients.clear();
   }
 
-  async #withClient<T>(address: string, work: (client: C) => Promise<T>): Promise<T> {
+  client(address: string): C {
     const client = this.#clients.get(address) ?? this.#make(address);
     this.#clients.set(address, client);
+    return client;
+  }
+
+  /** Work whose failure may be that of the connection: the next one gets another client then. */
+  async withClient<T>(address: string, work: (client: C) => Promise<T>): Promise<T> {
+    const client = this.client(address);
     try {
       return await work(client);
     } catch (error) {
@@ -191,9 +197,11 @@ export function createGrpcDataPlane(identity: IdentitySource | null = null): Dat
     'replica process',
     (address) => new ReplicaClient(address, credentialsFor(address, identity, 'node'), channelOptions),
   );
-  return { ...targetCalls(targets), ...replicaCalls(replicas), close };
+  const changes = new SnapshotChanges(targets);
+  return { ...targetCalls(targets, changes), ...replicaCalls(replicas), close };
 
   function close(): void {
+    changes.close();
     targets.close();
     replicas.close();
   }
@@ -228,7 +236,47 @@ type ReplicaCalls = Pick<
   | 'chunkVersions'
 >;
 
-function targetCalls(pool: ClientPool<TargetClient>): TargetCalls {
+class SnapshotChanges {
+  readonly #pool: ClientPool<TargetClient>;
+  readonly #channels = new Map<string, SnapshotChannel>();
+  // Target processes go on when managers are replaced by newer ones: those at these addresses know calls only.
+  readonly #older = new Set<string>();
+
+  constructor(pool: ClientPool<TargetClient>) {
+    this.#pool = pool;
+  }
+
+  async change(control: string, message: ChangeSnapshotRequest): Promise<ChangeSnapshotResponse> {
+    if (!this.#older.has(control)) {
+      try {
+        const channel = this.#channelTo(control);
+        return await this.#pool.withClient(control, () => channel.change(message, deadlineMs.snapshot));
+      } catch (error) {
+        if (!isHoldfastError(error, 'UNIMPLEMENTED')) throw error;
+        this.#older.add(control);
+      }
+    }
+    return await this.#pool.call<ChangeSnapshotResponse>(
+      control,
+      deadlineMs.snapshot,
+      (client, metadata, options, done) => client.changeSnapshot(message, metadata, options, done),
+    );
+  }
+
+  close(): void {
+    for (const channel of this.#channels.values()) channel.close();
+    this.#channels.clear();
+  }
+
+  #channelTo(control: string): SnapshotChannel {
+    const open = () => this.#pool.client(control).changeSnapshots();
+    const channel = this.#channels.get(control) ?? new SnapshotChannel(open, `${this.#pool.peer} at ${control}`);
+    this.#channels.set(control, channel);
+    return channel;
+  }
+}
+
+function targetCalls(pool: ClientPool<TargetClient>, changes: SnapshotChanges): TargetCalls {
   return {
     attach: async (control, request) => {
       const message = {
@@ -281,12 +329,8 @@ function targetCalls(pool: ClientPool<TargetClient>): TargetCalls {
         client.resize(message, metadata, options, done),
       );
     },
-    changeSnapshot: async (control, volumeId, change, snapshotId) => {
-      const message = { volumeId: idToBigint(volumeId), snapshotId: idToBigint(snapshotId), change };
-      return await pool.call<ChangeSnapshotResponse>(control, deadlineMs.snapshot, (client, metadata, options, done) =>
-        client.changeSnapshot(message, metadata, options, done),
-      );
-    },
+    changeSnapshot: async (control, volumeId, change, snapshotId) =>
+      await changes.change(control, { volumeId: idToBigint(volumeId), snapshotId: idToBigint(snapshotId), change }),
     copySnapshot: async (control, { volumeId, snapshotId }, targetVolumeId) => {
       const message = {
         volumeId: idToBigint(volumeId),

@@ -59,6 +59,8 @@ export type ManagerOptions = {
   readonly patienceMs?: number;
   /** For how long after a start other nodes may be starting too, ms. */
   readonly restartMs?: number;
+  /** After how long no request of a former manager can be under way, ms. */
+  readonly lateMs?: number;
   /** How often it is looked for what only time brings up: things that were away for too long, the trash. */
   readonly choresEveryMs?: number;
   /** How often target processes are asked whether they still serve what they did. */
@@ -100,7 +102,7 @@ export async function startManager(options: ManagerOptions): Promise<Manager> {
   const eventKeeper = await keepEvents(events, repository, logger);
   const startedMs = performance.now();
   const diskChanges = new DiskChanges();
-  const unfinishedSnapshots = new UnfinishedSnapshots();
+  const unfinishedSnapshots = new UnfinishedSnapshots(options.lateMs);
   const context: ManagerContext = {
     cluster,
     repository,

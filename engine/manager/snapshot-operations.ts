@@ -1,9 +1,9 @@
 // What people ask for about snapshots: create, list, delete, revert. A snapshot is an entry of its volume's
-// log; its record gives it a name. The record is stored first, so that no snapshot is without a name, and is removed last; the entry
-// decides: a snapshot that is in the log exists, whatever its record says by then. What a crash or a failure leaves between the two is
-// finished by snapshot-settling.ts.
+// log; its record gives it a name. Both are made at the same time, and whoever asked is answered when both are there; the record is removed last.
+// The entry decides: a snapshot that is in the log exists, whatever its record says by then, or if there is none. What a crash or a failure leaves
+// between the two is finished by snapshot-settling.ts.
 import { validateSnapshotName } from '../config/volume-input.js';
-import { HoldfastError } from '../errors/holdfast-error.js';
+import { HoldfastError, isHoldfastError } from '../errors/holdfast-error.js';
 import { errorFields } from '../log/logger.js';
 import { withEngine, withKnownEngine } from './attachment.js';
 import type { WorkingEngine } from './attachment.js';
@@ -25,13 +25,12 @@ export async function createSnapshot(
   const name = validateSnapshotName(wanted ?? timedName(context.now()));
   return await withVolume(context, volume, async ({ record }) => {
     requireReady(record);
-    const taking: Taking = { volume: record, name, inserted: null };
-    try {
-      return viewOf(record, await withKnownEngine(context, record, (engine) => take(context, engine, taking)));
-    } catch (error) {
-      leaveUnfinished(context, taking);
-      throw error;
-    }
+    return viewOf(
+      record,
+      await whileTaking(context, record, name, (taking) =>
+        withKnownEngine(context, record, (engine) => take(context, engine, taking)),
+      ),
+    );
   });
 }
 
@@ -72,56 +71,35 @@ export async function revertVolume(context: ManagerContext, volume: string, name
 
 // ---- steps ----
 
-// One request for a snapshot. `inserted`: the record that it has stored so far, with its revision.
-type Taking = {
-  readonly volume: VolumeRecord;
-  readonly name: string;
-  inserted: { readonly record: SnapshotRecord; readonly modRevision: number } | null;
-};
+// One request for a snapshot, and whether anything may be there of it. `modRevision`: of its record.
+type Taking = { record: SnapshotRecord; modRevision: number | null; perhapsThere: boolean };
 
-/** With an engine that the caller has. */
+/** Of a clone, with an engine that the caller has, who need not hold the volume's lock. */
 export async function takeSnapshot(
   context: ManagerContext,
   volume: VolumeRecord,
   engine: WorkingEngine,
   name: string,
 ): Promise<SnapshotRecord> {
-  const taking: Taking = { volume, name, inserted: null };
-  try {
-    return await take(context, engine, taking);
-  } catch (error) {
-    leaveUnfinished(context, taking);
-    throw error;
-  }
+  return await context.locks.run(cloneSnapshotsKey(volume.id), () =>
+    whileTaking(context, volume, name, (taking) => take(context, engine, taking)),
+  );
 }
 
-// May run again with another engine: the same id is the same snapshot.
-async function take(context: ManagerContext, engine: WorkingEngine, taking: Taking): Promise<SnapshotRecord> {
-  const { repository, dataPlane } = context;
-  taking.inserted ??= await insertRecord(context, taking);
-  const { record, modRevision } = taking.inserted;
-  try {
-    const { frozen, note } = await dataPlane.changeSnapshot(engine.control, engine.volumeId, 'create', record.id);
-    const ready: SnapshotRecord = { ...record, phase: 'ready', frozen, ...(note === '' ? {} : { note }) };
-    repository.confirmSnapshot(ready, modRevision);
-    return ready;
-  } catch (error) {
-    // Whether it is in the log is not known; a name must not lead to something that may not be there.
-    await dataPlane.changeSnapshot(engine.control, engine.volumeId, 'delete', record.id).then(
-      async () => {
-        await repository.removeSnapshots([record]);
-        taking.inserted = null;
-      },
-      () => undefined,
-    );
-    throw error;
-  }
+/** Held, with or without the volume's lock, while snapshots of clones come and go. */
+export function cloneSnapshotsKey(volumeId: string): string {
+  return `${volumeId} snapshots of clones`;
 }
 
-async function insertRecord(
-  { repository, random, now }: ManagerContext,
-  { volume, name }: Taking,
-): Promise<NonNullable<Taking['inserted']>> {
+// Whoever asked is told that there is no such snapshot when this fails, so in the end there must be none.
+async function whileTaking(
+  context: ManagerContext,
+  volume: VolumeRecord,
+  name: string,
+  task: (taking: Taking) => Promise<SnapshotRecord>,
+): Promise<SnapshotRecord> {
+  const { repository, random, now, unfinishedSnapshots } = context;
+  if ((await repository.findSnapshot(volume.id, name)) !== null) throw nameIsTaken(volume.name, name);
   const record: SnapshotRecord = {
     version: recordVersion,
     id: randomId(random),
@@ -130,14 +108,70 @@ async function insertRecord(
     createdAt: now().toISOString(),
     phase: 'creating',
   };
-  const modRevision = await repository.insertSnapshot(record);
-  if (modRevision !== null) return { record, modRevision };
-  throw new HoldfastError('ALREADY_EXISTS', `volume "${volume.name}" has a snapshot "${name}" already`);
+  const taking: Taking = { record, modRevision: null, perhapsThere: false };
+  try {
+    return await task(taking);
+  } catch (error) {
+    if (taking.perhapsThere) unfinishedSnapshots.add({ ...taking.record, phase: 'deleting' });
+    throw error;
+  }
 }
 
-// Whoever asked is told that there is no such snapshot, so in the end there must be none.
-function leaveUnfinished({ unfinishedSnapshots }: ManagerContext, { inserted }: Taking): void {
-  if (inserted !== null) unfinishedSnapshots.add({ ...inserted.record, phase: 'deleting' });
+// May run again with another engine: the same id is the same snapshot.
+async function take(context: ManagerContext, engine: WorkingEngine, taking: Taking): Promise<SnapshotRecord> {
+  const { repository, dataPlane } = context;
+  const { record } = taking;
+  taking.perhapsThere = true;
+  const [stored, changed] = await Promise.allSettled([
+    taking.modRevision ?? insertRecord(context, record),
+    dataPlane.changeSnapshot(engine.control, engine.volumeId, 'create', record.id),
+  ]);
+  if (stored.status === 'fulfilled') taking.modRevision = stored.value;
+  if (stored.status === 'fulfilled' && changed.status === 'fulfilled') {
+    const { frozen, note } = changed.value;
+    const ready: SnapshotRecord = { ...record, phase: 'ready', frozen, ...(note === '' ? {} : { note }) };
+    repository.confirmSnapshot(ready, stored.value);
+    return ready;
+  }
+  // Perhaps it is in the log. A name must not lead to something that may not be there, nor must anything be there without a name.
+  const unclear = stored.status === 'rejected' && !isHoldfastError(stored.reason, 'ALREADY_EXISTS');
+  await takeBack(context, engine, taking).then(
+    () => {
+      if (unclear) return;
+      taking.record = anew(context, record);
+      taking.modRevision = null;
+      taking.perhapsThere = false;
+    },
+    () => undefined,
+  );
+  for (const outcome of [stored, changed]) if (outcome.status === 'rejected') throw outcome.reason;
+  throw new HoldfastError('INTERNAL', 'one of the two has failed');
+}
+
+async function takeBack(
+  { repository, dataPlane }: ManagerContext,
+  engine: WorkingEngine,
+  { record, modRevision }: Taking,
+): Promise<void> {
+  await dataPlane.changeSnapshot(engine.control, engine.volumeId, 'delete', record.id);
+  if (modRevision !== null) await repository.removeSnapshots([record]);
+}
+
+// An id is never used again.
+function anew({ random }: ManagerContext, record: SnapshotRecord): SnapshotRecord {
+  return { ...record, id: randomId(random) };
+}
+
+// Its revision.
+async function insertRecord({ repository }: ManagerContext, record: SnapshotRecord): Promise<number> {
+  const modRevision = await repository.insertSnapshot(record);
+  if (modRevision !== null) return modRevision;
+  const volume = (await repository.findVolumeById(record.volume))?.record.name ?? record.volume;
+  throw nameIsTaken(volume, record.name);
+}
+
+function nameIsTaken(volume: string, name: string): HoldfastError {
+  return new HoldfastError('ALREADY_EXISTS', `volume "${volume}" has a snapshot "${name}" already`);
 }
 
 /** Out of the log, and then its record. The caller holds the volume's lock; what fails can be tried again. */
@@ -146,12 +180,17 @@ export async function dropSnapshot(
   volume: VolumeRecord,
   snapshot: SnapshotRecord,
 ): Promise<void> {
-  const { repository, dataPlane } = context;
+  const { repository } = context;
   await repository.putSnapshot({ ...snapshot, phase: 'deleting' });
-  await withKnownEngine(context, volume, ({ control }) =>
-    dataPlane.changeSnapshot(control, volume.id, 'delete', snapshot.id),
-  );
+  await dropFromLog(context, volume, snapshot.id);
   await repository.removeSnapshots([snapshot]);
+}
+
+/** Also one that is not there. The caller holds the volume's lock. */
+export async function dropFromLog(context: ManagerContext, volume: VolumeRecord, snapshotId: string): Promise<void> {
+  await withKnownEngine(context, volume, ({ control }) =>
+    context.dataPlane.changeSnapshot(control, volume.id, 'delete', snapshotId),
+  );
 }
 
 export async function dropQuietly(
@@ -160,8 +199,10 @@ export async function dropQuietly(
   snapshot: SnapshotRecord,
 ): Promise<void> {
   try {
-    await context.dataPlane.changeSnapshot(engine.control, engine.volumeId, 'delete', snapshot.id);
-    await context.repository.removeSnapshots([snapshot]);
+    await context.locks.run(cloneSnapshotsKey(snapshot.volume), async () => {
+      await context.dataPlane.changeSnapshot(engine.control, engine.volumeId, 'delete', snapshot.id);
+      await context.repository.removeSnapshots([snapshot]);
+    });
   } catch (error) {
     context.unfinishedSnapshots.add({ ...snapshot, phase: 'deleting' });
     context.logger.warn('the snapshot of a clone could not be deleted yet', {

@@ -24,6 +24,8 @@ let nodes: FakeNode[];
 /** What stores of the second half of records wait for. */
 let confirming: Promise<void>;
 let statusAsked: number;
+/** New records of snapshots wait for it. */
+let inserting: Promise<void>;
 
 async function start(listen = '127.0.0.1:0'): Promise<void> {
   const store = await openLmdbMetastore(join(folder, 'metastore'));
@@ -34,6 +36,11 @@ async function start(listen = '127.0.0.1:0'): Promise<void> {
         (change) => change.key.startsWith('/snapshots/') && change.kind === 'put' && change.value.includes('"ready"'),
       );
       if (confirms) await confirming;
+      const inserts = changes.some(
+        ({ key, ...change }) =>
+          key.startsWith('/snapshots/') && 'value' in change && change.value.includes('"creating"'),
+      );
+      if (inserts) await inserting;
       return await store.transact(compares, changes);
     },
   };
@@ -54,6 +61,7 @@ async function start(listen = '127.0.0.1:0'): Promise<void> {
     settleMs: 2_000,
     patienceMs: 500,
     choresEveryMs: 50,
+    lateMs: 200,
   });
   await Promise.all(nodes.map((node) => node.connect(manager.address)));
 }
@@ -73,6 +81,7 @@ beforeEach(async () => {
   nodes = [1, 2, 3].map((number) => new FakeNode(number));
   confirming = Promise.resolve();
   statusAsked = 0;
+  inserting = Promise.resolve();
   await Promise.all(nodes.map((node) => node.start()));
   await start();
   await manager.api.createVolume({ name: 'db', size: 10 * mib, replicas: 3, blockSize: 512 });
@@ -186,6 +195,88 @@ test('a request that fails leaves nothing, even when the target is gone for a wh
   );
   expect(changes()).toEqual(['delete']);
   expect(await manager.api.createSnapshot('db', 's')).toMatchObject({ state: 'ready' });
+});
+
+test('the record is stored while the engine is at work, and both are waited for', async () => {
+  let store: () => void = () => undefined;
+  inserting = new Promise((resolve) => {
+    store = resolve;
+  });
+  let answered = false;
+  const taken = manager.api.createSnapshot('db', 's').then((snapshot) => {
+    answered = true;
+    return snapshot;
+  });
+  await vi.waitFor(() => {
+    expect(changes()).toEqual(['create']);
+  });
+  expect(answered).toBe(false);
+  expect(await states()).toEqual([]);
+  store();
+  expect(await taken).toMatchObject({ name: 's', state: 'ready' });
+  expect(await states()).toEqual(['s ready']);
+});
+
+test('a name that is taken reaches no engine; a record that cannot be stored leaves nothing in the log', async () => {
+  await manager.api.createSnapshot('db', 's');
+  await expect(manager.api.createSnapshot('db', 's')).rejects.toMatchObject({ code: 'ALREADY_EXISTS' });
+  expect(changes()).toEqual(['create']);
+  inserting = Promise.reject(new HoldfastError('STORE_UNAVAILABLE', 'full'));
+  inserting.catch(() => undefined);
+  await expect(manager.api.createSnapshot('db', 't')).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' });
+  const [, created, deleted] = nodes[0]!.target.snapshotChanges;
+  expect(changes().slice(0, 3)).toEqual(['create', 'create', 'delete']);
+  expect(deleted?.snapshotId).toBe(created?.snapshotId);
+  expect(await states()).toEqual(['s ready']);
+});
+
+test('what the log has without a record gets a name, and an event tells of it', async () => {
+  const { id } = await manager.api.createSnapshot('db', 'known');
+  const lost = '00000000000000ff';
+  await crash(() => {
+    const both = [id, lost].map((one) => ({ id: idToBigint(one), sizeBlocks: 2048n }));
+    for (const { replica } of nodes) replica.snapshots = both;
+    return Promise.resolve();
+  });
+  await vi.waitFor(
+    async () => {
+      expect(await states()).toEqual(['known ready', `found-${lost} ready`]);
+    },
+    { timeout: 60_000, interval: 20 },
+  );
+  const told = manager.events.recent(100).filter(({ message }) => message.includes(`found-${lost}`));
+  expect(told).toMatchObject([{ severity: 'warning', object: 'volume db' }]);
+  // It is like any other.
+  await manager.api.deleteSnapshot('db', `found-${lost}`);
+  expect(nodes[0]!.target.snapshotChanges.at(-1)).toMatchObject({ change: 'delete', snapshotId: idToBigint(lost) });
+});
+
+test('one that failed and cannot be taken back yet gets no name: it goes in the end', async () => {
+  const { target } = nodes[0]!;
+  await crash(() => Promise.resolve());
+  target.refuseSnapshots = new HoldfastError('NO_IN_SYNC_REPLICA', 'none can be reached');
+  await expect(manager.api.createSnapshot('db', 's')).rejects.toMatchObject({ code: 'NO_IN_SYNC_REPLICA' });
+  const [failed] = target.snapshotRequests.slice(-1);
+  for (const { replica } of nodes) replica.snapshots = [{ id: failed!.snapshotId, sizeBlocks: 2048n }];
+  target.onSnapshotChange = () => {
+    for (const { replica } of nodes) replica.snapshots = [];
+  };
+  await new Promise((resolve) => setTimeout(resolve, 500));
+  target.refuseSnapshots = null;
+  await vi.waitFor(
+    () => {
+      expect(target.snapshotChanges).toMatchObject([{ change: 'delete', snapshotId: failed!.snapshotId }]);
+    },
+    { timeout: 60_000, interval: 20 },
+  );
+  expect(await states()).toEqual([]);
+});
+
+test('a target process of a version before the stream is told by calls', async () => {
+  nodes[0]!.target.knowsSnapshotCallsOnly = true;
+  expect(await manager.api.createSnapshot('db', 's')).toMatchObject({ state: 'ready' });
+  expect(await manager.api.createSnapshot('db', 't')).toMatchObject({ state: 'ready' });
+  expect(changes()).toEqual(['create', 'create']);
 });
 
 test('an engine that went without a word is noticed, and so is a target process that was started again', async () => {

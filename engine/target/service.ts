@@ -1,15 +1,25 @@
 // Service holdfast.v1.Target: messages in, TargetVolumes, messages out.
-import type { handleUnaryCall, sendUnaryData, ServerUnaryCall, ServerWritableStream } from '@grpc/grpc-js';
+import type {
+  handleUnaryCall,
+  sendUnaryData,
+  ServerDuplexStream,
+  ServerUnaryCall,
+  ServerWritableStream,
+} from '@grpc/grpc-js';
 import type { Latency, SnapshotChange, TargetProcess } from '../addon/target-process.js';
 import { toGrpcStatus } from '../errors/grpc-errors.js';
-import { HoldfastError } from '../errors/holdfast-error.js';
+import { HoldfastError, toHoldfastError } from '../errors/holdfast-error.js';
 import type {
   AttachedVolume,
   AttachVolumeRequest,
+  ChangeSnapshotRequest,
+  ChangeSnapshotResponse,
   ConfigureVolumeRequest,
+  NumberedSnapshotChange,
   ReadSnapshotFilesRequest,
   RepairBlocksRequest,
   SnapshotFilesPart,
+  SnapshotOutcome,
   TargetServer,
   TargetStatus,
 } from '../generated/holdfast/v1/target.js';
@@ -43,10 +53,10 @@ export function createTargetService({ instanceId, target, volumes, files }: Serv
       await volumes.resize(volumeId, sizeBytes);
       return {};
     }),
-    changeSnapshot: unary(async ({ volumeId, snapshotId, change }) => {
-      const outcome = await volumes.changeSnapshot({ volumeId, snapshotId, change: snapshotChangeOf(change) });
-      return { frozen: outcome.frozen, note: outcome.frozen ? '' : outcome.note };
-    }),
+    changeSnapshot: unary((request) => changeSnapshot(volumes, request)),
+    changeSnapshots: (call) => {
+      serveChanges(call, volumes);
+    },
     copySnapshot: unary(async ({ volumeId, snapshotId, targetVolumeId }) => {
       await volumes.copySnapshot({ volumeId, snapshotId, targetVolumeId });
       return {};
@@ -86,6 +96,41 @@ export function createTargetService({ instanceId, target, volumes, files }: Serv
       volumes: (await volumes.report()).map(toMessage),
     })),
   };
+}
+
+async function changeSnapshot(
+  volumes: TargetVolumes,
+  { volumeId, snapshotId, change }: ChangeSnapshotRequest,
+): Promise<ChangeSnapshotResponse> {
+  const outcome = await volumes.changeSnapshot({ volumeId, snapshotId, change: snapshotChangeOf(change) });
+  return { frozen: outcome.frozen, note: outcome.frozen ? '' : outcome.note };
+}
+
+// Until the caller has ended it and the last change is answered. A caller that goes leaves its changes to come to their ends.
+function serveChanges(call: ServerDuplexStream<NumberedSnapshotChange, SnapshotOutcome>, volumes: TargetVolumes): void {
+  let underWay = 0;
+  let ended = false;
+  const answer = (outcome: SnapshotOutcome) => {
+    if (!call.cancelled) call.write(outcome);
+    if (--underWay === 0 && ended) call.end();
+  };
+  call.on('error', () => undefined);
+  call.on('data', ({ number, change }: NumberedSnapshotChange) => {
+    ++underWay;
+    changeSnapshot(volumes, change ?? { volumeId: 0n, snapshotId: 0n, change: '' }).then(
+      (response) => {
+        answer({ number, response, errorCode: '', error: '' });
+      },
+      (thrown: unknown) => {
+        const { code, message } = toHoldfastError(thrown);
+        answer({ number, response: undefined, errorCode: code, error: message });
+      },
+    );
+  });
+  call.on('end', () => {
+    ended = true;
+    if (underWay === 0) call.end();
+  });
 }
 
 // No faster than it is taken.

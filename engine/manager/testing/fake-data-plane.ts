@@ -3,7 +3,7 @@
 import { status as grpcStatus, credentials, Server, ServerCredentials } from '@grpc/grpc-js';
 import type { ClientDuplexStream, handleUnaryCall } from '@grpc/grpc-js';
 import { toGrpcStatus } from '../../errors/grpc-errors.js';
-import { HoldfastError } from '../../errors/holdfast-error.js';
+import { HoldfastError, toHoldfastError } from '../../errors/holdfast-error.js';
 import { AgentRegistryClient } from '../../generated/holdfast/v1/manager.js';
 import type {
   AgentPlace,
@@ -25,7 +25,10 @@ import type {
 import { AttachedVolume, TargetService } from '../../generated/holdfast/v1/target.js';
 import type {
   AttachVolumeRequest,
+  ChangeSnapshotRequest,
+  ChangeSnapshotResponse,
   ConfigureVolumeRequest,
+  NumberedSnapshotChange,
   ReadSnapshotFilesRequest,
   RepairBlocksRequest,
   Redirect,
@@ -62,6 +65,10 @@ export class FakeTarget {
   /** Of every Attach that was asked for, in order. */
   readonly epochs: bigint[] = [];
   readonly snapshotChanges: { volumeId: bigint; snapshotId: bigint; change: string }[] = [];
+  /** Called for each that was not refused. */
+  onSnapshotChange: () => void = () => undefined;
+  /** Also those that were refused. */
+  readonly snapshotRequests: { volumeId: bigint; snapshotId: bigint; change: string }[] = [];
   readonly copies: { volumeId: bigint; snapshotId: bigint; targetVolumeId: bigint }[] = [];
   readonly filesRead: ReadSnapshotFilesRequest[] = [];
   /** What it answers to ReadSnapshotFiles. */
@@ -70,6 +77,8 @@ export class FakeTarget {
   expectedIqns: readonly string[] = [];
   refuseAttach: HoldfastError | null = null;
   refuseSnapshots: HoldfastError | null = null;
+  /** As before there was a stream for them. */
+  knowsSnapshotCallsOnly = false;
   leaseWaitMs = 0n;
   readonly repairs: RepairBlocksRequest[] = [];
   instanceId = 'instance-1';
@@ -98,6 +107,17 @@ export class FakeTarget {
     await this.start();
   }
 
+  #changeSnapshot(request: ChangeSnapshotRequest | undefined): ChangeSnapshotResponse {
+    if (request !== undefined) this.snapshotRequests.push(request);
+    if (this.refuseSnapshots !== null) throw this.refuseSnapshots;
+    if (request === undefined || !this.attached.has(request.volumeId)) {
+      throw new HoldfastError('NOT_FOUND', 'the volume is not attached');
+    }
+    this.snapshotChanges.push(request);
+    this.onSnapshotChange();
+    return { frozen: false, note: '' };
+  }
+
   #service(): TargetServer {
     return {
       attach: unary((request) => {
@@ -120,12 +140,25 @@ export class FakeTarget {
         this.sizes.set(volumeId, sizeBytes);
         return {};
       }),
-      changeSnapshot: unary(({ volumeId, snapshotId, change }) => {
-        if (this.refuseSnapshots !== null) throw this.refuseSnapshots;
-        if (!this.attached.has(volumeId)) throw new HoldfastError('NOT_FOUND', 'the volume is not attached');
-        this.snapshotChanges.push({ volumeId, snapshotId, change });
-        return { frozen: false, note: '' };
-      }),
+      changeSnapshot: unary((request) => this.#changeSnapshot(request)),
+      changeSnapshots: (call) => {
+        call.on('error', () => undefined);
+        if (this.knowsSnapshotCallsOnly) {
+          call.emit('error', toGrpcStatus(new HoldfastError('UNIMPLEMENTED', 'unknown method')));
+          return;
+        }
+        call.on('end', () => {
+          call.end();
+        });
+        call.on('data', ({ number, change }: NumberedSnapshotChange) => {
+          try {
+            call.write({ number, response: this.#changeSnapshot(change), errorCode: '', error: '' });
+          } catch (thrown) {
+            const { code, message } = toHoldfastError(thrown);
+            call.write({ number, response: undefined, errorCode: code, error: message });
+          }
+        });
+      },
       copySnapshot: unary(({ volumeId, snapshotId, targetVolumeId }) => {
         this.copies.push({ volumeId, snapshotId, targetVolumeId });
         return {};
