@@ -35,40 +35,88 @@ struct NextTurn {
 
 bool Round::choose() {
   for (const auto& [id, replica] : disk_.replicas()) {
-    if (replica->deleted()) continue;
-    choose_entries(*replica);
+    if (replica->deleted() || !replica->has_work()) continue;
+    parts_.push_back({replica.get(), nullptr, 0, {}, {}, {}});
+    choose_entries(parts_.back());
+  }
+  for (Part& part : parts_) {
+    go_past_snapshots(part);
+    std::sort(part.chunks.begin(), part.chunks.end());
+    part.chunks.erase(std::unique(part.chunks.begin(), part.chunks.end()), part.chunks.end());
+    part.applied = part.replica->applied_at(part.through);
   }
   list_changes();
   journal_state_ = {};
   return !parts_.empty() || disk_.journal().has_releasable();
 }
 
-void Round::choose_entries(Replica& replica) {
-  if (!replica.has_work()) return;
-  Part part{&replica, nullptr, 0, {}, {}};
-  for (const LogEntry& log : replica.log()) {
-    bool full = bytes_ >= disk_.cache_low_mark() || entries_ >= Destager::kRoundEntriesMax;
+bool Round::full() const { return bytes_ >= disk_.cache_low_mark() || entries_ >= Destager::kRoundEntriesMax; }
+
+void Round::choose_entries(Part& part) {
+  for (const LogEntry& log : part.replica->log()) {
     // At least one entry of every replica, so that none holds the journal's oldest batch for ever.
-    if (!replica.may_apply(log) || (full && part.entries > 0)) break;
-    part.through = &log;
-    ++part.entries;
-    ++entries_;
-    bytes_ += log.cached_bytes;
-    ticket_ = std::max(ticket_, log.ticket);
-    if (log.changes_blocks()) {
-      for_each_chunk(log.entry.blocks, [&](ChunkIndex chunk, std::uint32_t, std::uint32_t, std::uint32_t) {
-        if (part.chunks.empty() || part.chunks.back() != chunk) part.chunks.push_back(chunk);
-      });
-    }
-    if (!log.changes_layers()) continue;
+    if (!part.replica->may_apply(log) || (full() && part.entries > 0)) return;
+    choose_entry(part, log);
     // What follows belongs to another layer.
-    cut_ = cut_ || &log != &replica.log().back();
-    break;
+    if (log.changes_layers()) return;
   }
-  std::sort(part.chunks.begin(), part.chunks.end());
-  part.chunks.erase(std::unique(part.chunks.begin(), part.chunks.end()), part.chunks.end());
-  part.applied = replica.applied_at(part.through);
-  parts_.push_back(std::move(part));
+}
+
+void Round::choose_entry(Part& part, const LogEntry& log) {
+  part.through = &log;
+  ++part.entries;
+  ++entries_;
+  bytes_ += log.cached_bytes;
+  ticket_ = std::max(ticket_, log.ticket);
+  if (log.changes_blocks()) {
+    auto snapshots = static_cast<std::uint32_t>(part.layer_changes.size());
+    new_layers_ = new_layers_ || snapshots > 0;
+    for_each_chunk(log.entry.blocks, [&](ChunkIndex chunk, std::uint32_t, std::uint32_t, std::uint32_t) {
+      Touched touched{chunk, snapshots};
+      if (!part.chunks.empty() && part.chunks.back() == touched) return;
+      part.chunks.push_back(touched);
+      ++touched_;
+    });
+  }
+  if (log.changes_layers()) part.layer_changes.push_back(&log);
+}
+
+// Many snapshots of a volume that is hardly written would take a round each, with its syncs. So a round that would be
+// small goes on behind them, as long as no chunk is changed in two layers: each change is then made to what there was
+// before the round.
+void Round::go_past_snapshots(Part& part) {
+  const std::deque<LogEntry>& log = part.replica->log();
+  while (!part.layer_changes.empty() && part.entries < log.size()) {
+    const LogEntry& next = log[part.entries];
+    if (!part.replica->may_apply(next)) return;
+    if (!may_go_past(part, *part.layer_changes.back()) || !may_follow(part, next)) {
+      cut_ = true;
+      return;
+    }
+    choose_entry(part, next);
+  }
+}
+
+// Not while content is being fetched, which may go to any layer.
+bool Round::may_go_past(const Part& part, const LogEntry& change) const {
+  return is_new_snapshot(part, change) && part.replica->complete() && part.replica->fills().empty() && !full() &&
+         entries_ < kSlice && touched_ < kSlice;
+}
+
+bool Round::may_follow(const Part& part, const LogEntry& log) {
+  if (log.changes_layers()) return is_new_snapshot(part, log);
+  if (!log.changes_blocks()) return true;
+  auto snapshots = static_cast<std::uint32_t>(part.layer_changes.size());
+  ChunkIndex first = chunk_of(BlockIndex(log.entry.blocks.begin()));
+  ChunkIndex last = chunk_of(BlockIndex(log.entry.blocks.end() - 1));
+  // There are few.
+  return std::none_of(part.chunks.begin(), part.chunks.end(), [&](const Touched& touched) {
+    return touched.snapshots != snapshots && touched.chunk >= first && touched.chunk <= last;
+  });
+}
+
+bool Round::is_new_snapshot(const Part& part, const LogEntry& log) {
+  return log.entry.op == Op::kSnapshot && !part.replica->tree().find(log.entry.snapshot);
 }
 
 // The chunks that entries and fills touch, each once, in order of replica and chunk.
@@ -78,13 +126,28 @@ void Round::list_changes() {
   changes_.reserve(count);
   for (std::size_t i = 0; i < parts_.size(); ++i) {
     LayerNumber head = parts_[i].replica->tree().head();
-    for (ChunkIndex chunk : parts_[i].chunks) changes_.push_back({i, {chunk, head}, nullptr, {}, 0, {}});
+    for (const Touched& touched : parts_[i].chunks) {
+      changes_.push_back({i, {touched.chunk, head + touched.snapshots}, nullptr, {}, 0, {}});
+    }
     choose_fills(*parts_[i].replica, i);
   }
 }
 
+// Of the time when its entries are applied.
 bool Round::in_head(const Change& change) const {
-  return change.place.layer == parts_[change.part].replica->tree().head();
+  return change.place.layer >= parts_[change.part].replica->tree().head();
+}
+
+// Until the part is applied.
+bool Round::in_new_layer(const Change& change) const {
+  return change.place.layer > parts_[change.part].replica->tree().head();
+}
+
+// overlay.h
+Seq Round::segment_of(const Change& change) const {
+  const Part& part = parts_[change.part];
+  LayerNumber snapshots = change.place.layer - part.replica->tree().head();
+  return snapshots == 0 ? part.replica->applied_segment() : part.layer_changes[snapshots - 1]->entry.position.seq;
 }
 
 // One fill per chunk, layer and round; each needs a slot of its own.
@@ -200,7 +263,7 @@ void Round::load_next(StatusCallback* done) {
         // It was brought in by this very call; nothing changes records while a round runs.
         const ChunkView* view = disk_.view_if_cached(*parts_[found.part].replica, found.place.chunk);
         CHECK(view != nullptr);
-        found.old = *view;
+        take_old_view(found, *view);
       } else {
         status_ = std::move(status);
       }
@@ -214,7 +277,7 @@ void Round::load_next(StatusCallback* done) {
         load_next(done);
       });
     } else if (const ChunkView* view = disk_.view_if_cached(*replica, change.place.chunk)) {
-      change.old = *view;
+      take_old_view(change, *view);
     } else {
       ++in_flight_;
       disk_.fetch_view(*replica, change.place.chunk, std::move(loaded));
@@ -223,6 +286,14 @@ void Round::load_next(StatusCallback* done) {
   if (in_flight_ > 0 || (next_ < changes_.size() && status_.ok())) return;
   std::unique_ptr<StatusCallback> owned(done);
   (*owned)(status_);
+}
+
+// After a snapshot the head has nothing of its own: what it had lies below.
+void Round::take_old_view(Change& change, const ChunkView& view) {
+  change.old = view;
+  if (!in_new_layer(change) || !view.own) return;
+  change.old.below = put_over(view.below, *view.own);
+  change.old.own.reset();
 }
 
 // What a fill replaces. Layers are adopted without anything to merge, so there is one record at most that may be
@@ -282,7 +353,7 @@ Task<Status> Round::make_plans() {
                generation, change.plan, writes);
     if (change.fill) disk_.unreserve(1);
     if (change.plan.needs_slot) {
-      if (!change.fill && overlay && overlay->reserved.take(replica.applied_segment())) disk_.unreserve(1);
+      if (!change.fill && overlay && overlay->reserved.take(segment_of(change))) disk_.unreserve(1);
       std::optional<SlotAllocator::Run> run = disk_.slots().allocate(1, near);
       if (!run) co_return Error(ErrorCode::kNoSpace, "no slot is free although one was set aside");
       change.plan.next.slot = run->first;
@@ -410,7 +481,9 @@ Task<Status> Round::store_metadata() {
       if (left-- == 0) break;
       disk_.journal().retire(log.batch);
     }
-    if (part.through && part.through->changes_layers()) part.replica->put_layer_change(batch, *part.through);
+    for (std::size_t i = 0; i < part.layer_changes.size(); ++i) {
+      part.replica->put_layer_change(batch, *part.layer_changes[i], i);
+    }
     batch.put(replica_key(kAppliedTable, part.replica->id()), encode_applied(part.applied));
   }
   journal_state_ = disk_.journal().releasable();
@@ -426,7 +499,11 @@ void Round::note_record(const Change& change) {
   bool had_slot = change.old.own && change.old.own->slot != kNoSlot;
   bool has_slot = !change.plan.remove && change.plan.next.slot != kNoSlot;
   if (had_slot != has_slot) replica.space().note_layer_slots(change.layer(), has_slot ? 1 : -1);
-  if (!in_head(change)) return;
+  if (in_head(change) && !in_new_layer(change)) put_view(change);
+}
+
+void Round::put_view(const Change& change) {
+  Replica& replica = *parts_[change.part].replica;
   ChunkView view = change.old;
   view.own.reset();
   if (!change.plan.remove) view.own = change.plan.next;
@@ -435,11 +512,12 @@ void Round::note_record(const Change& change) {
 }
 
 // In slices. What is in between is as good as before or after: the records in memory have what the log still has over
-// them, as those in the metadata have since they were stored.
+// them, as those in the metadata have since they were stored. In one go when layers begin in this round: what is in
+// them must not be seen before they are there.
 Task<void> Round::commit() {
   disk_.note_records_changed();
   for (std::size_t i = 0; i < changes_.size(); ++i) {
-    if (i % kSlice == kSlice - 1) co_await NextTurn{disk_.env()};
+    if (i % kSlice == kSlice - 1 && !new_layers_) co_await NextTurn{disk_.env()};
     note_record(changes_[i]);
   }
   // A view knows of what lies below the head only what the head's record did not hide when it was worked out. Entries
@@ -462,16 +540,22 @@ Task<void> Round::commit() {
   disk_.journal().release(journal_state_);
 }
 
-// All but the last slice end before an entry that changes layers: it is the last of its part.
+// All but the last slice end before an entry that changes layers: it is the last of its part, or the part is small.
 Task<void> Round::drop_entries(Part& part) {
   Replica& replica = *part.replica;
   for (; part.entries > kSlice; part.entries -= kSlice) {
     replica.on_applied(replica.applied_at(&replica.log()[kSlice - 1]));
     co_await NextTurn{disk_.env()};
   }
-  // What began in between saw the layers before this entry.
-  if (part.through && part.through->changes_layers()) disk_.note_records_changed();
+  std::vector<const Change*> in_new_layers;
+  for (const Change& change : changes_) {
+    if (new_layers_ && parts_[change.part].replica == &replica && in_new_layer(change))
+      in_new_layers.push_back(&change);
+  }
+  // What began in between saw the layers before these entries.
+  if (!part.layer_changes.empty()) disk_.note_records_changed();
   replica.on_applied(part.applied);
+  for (const Change* change : in_new_layers) put_view(*change);
 }
 
 Task<void> Round::free_slots() {

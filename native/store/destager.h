@@ -7,6 +7,7 @@
 //   5. drop the entries, free replaced slots once no read uses them, let the journal reuse the space.
 // Content that a rebuild fetched (fills) goes the same way, always into a fresh slot. An entry that changes snapshots
 // ends the part of its replica in a round: everything before belongs to the old layer, everything after to the new one.
+// Only small rounds go on behind snapshots (Round::go_past_snapshots).
 // Records that dropped snapshots leave behind are merged between the rounds, in bounded steps (layer_merge.h); a step
 // that meets blocks it cannot read is tried again every kMergeRetry.
 // When nothing is left to do there is no timer. Thread: reactor of the store.

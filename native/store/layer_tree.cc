@@ -290,8 +290,8 @@ bool LayerTree::keeps_apart(const LayerTree& other) const {
 
 std::string LayerTree::encode_state() const { return encode(head_, revision_, forks_); }
 std::string LayerTree::encode_state_at(LogPosition revision) const { return encode(head_, revision, forks_); }
-std::string LayerTree::encode_state_after_snapshot(LogPosition position) const {
-  return encode(head_ + 1, position, forks_);
+std::string LayerTree::encode_state_after_snapshot(LogPosition position, std::size_t others_before) const {
+  return encode(head_ + others_before + 1, position, forks_);
 }
 std::string LayerTree::encode_state_after_revert(SnapshotId id, LogPosition position) const {
   std::vector<LayerNumber> forks = forks_;

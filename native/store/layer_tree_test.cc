@@ -93,7 +93,7 @@ void run_history(std::uint64_t seed) {
     std::uint64_t kind = random.below(10);
     if (known.empty() || kind < 4) {
       known.emplace_back(1000 + seq);
-      std::string state = tree.encode_state_after_snapshot(at(seq));
+      std::string state = tree.encode_state_after_snapshot(at(seq), 0);
       tree.take_snapshot(known.back(), at(seq), 100 + seq);
       ASSERT_EQ(tree.encode_state(), state);
     } else if (kind < 8) {

@@ -125,6 +125,7 @@ class ModelKv final : public Kv {
     if (!write.sync) return;
     for (const KvBatch& earlier : database_.unsynced) apply_batch(database_.synced, earlier);
     database_.unsynced.clear();
+    ++disk_->syncs_;
   }
 
   Env& env_;

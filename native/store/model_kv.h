@@ -24,6 +24,8 @@ class ModelKvDisk {
   void set_failing(bool failing) { failing_ = failing; }
   // Single keys that were asked for so far, in all databases.
   std::uint64_t lookups() const { return lookups_; }
+  // Batches that were synced.
+  std::uint64_t syncs() const { return syncs_; }
   // The content of one database as bytes, and back: for images of whole disks.
   std::string dump(const std::string& directory) const;
   void load(const std::string& directory, std::string_view bytes);
@@ -38,6 +40,7 @@ class ModelKvDisk {
   std::map<std::string, Database> databases_;
   bool failing_ = false;
   std::uint64_t lookups_ = 0;
+  std::uint64_t syncs_ = 0;
 };
 
 // Opens databases on `disk`, which must outlive them.

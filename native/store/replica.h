@@ -96,8 +96,9 @@ class Replica final : public ReplicaStore {
   Seq segment() const { return segment_; }
   // Whether one of the pieces that are left is data of the segment that is being applied.
   bool has_data_to_apply(const ChunkOverlay& overlay) const;
-  // Metadata of the entry that changes layers; the replica itself follows with on_applied().
-  void put_layer_change(KvBatch& batch, const LogEntry& log);
+  // Metadata of an entry that changes layers, after so many snapshots that are in the same batch; the replica itself
+  // follows with on_applied().
+  void put_layer_change(KvBatch& batch, const LogEntry& log, std::size_t snapshots_before);
   // Where a read begins: nullopt: what the head holds with all entries (below `limit`, if there is one).
   struct Viewpoint {
     std::optional<LayerNumber> layer;

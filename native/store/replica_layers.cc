@@ -69,16 +69,18 @@ bool Replica::has_data_to_apply(const ChunkOverlay& overlay) const {
 
 // ---- applying ----
 
-void Replica::put_layer_change(KvBatch& batch, const LogEntry& log) {
+void Replica::put_layer_change(KvBatch& batch, const LogEntry& log, std::size_t snapshots_before) {
   const Entry& entry = log.entry;
+  const PendingLayerOp& pending = pending_layer_ops_[snapshots_before];
+  CHECK(pending.position == entry.position && (snapshots_before == 0 || entry.op == Op::kSnapshot));
   std::vector<LayerRange> work;
   const LayerTree& tree = space_->tree();
   std::string state = tree.encode_state_at(entry.position);
   const SnapshotRecord* known = tree.find(entry.snapshot);
   if (entry.op == Op::kSnapshot && !known) {
-    SnapshotRecord record{entry.snapshot, tree.head(), entry.position, pending_layer_ops_.front().size_blocks};
+    SnapshotRecord record{entry.snapshot, tree.head() + snapshots_before, entry.position, pending.size_blocks};
     batch.put(layer_key(kSnapshotTable, space_->id(), record.layer), encode_snapshot_record(record));
-    state = tree.encode_state_after_snapshot(entry.position);
+    state = tree.encode_state_after_snapshot(entry.position, snapshots_before);
   } else if (entry.op == Op::kDropSnapshot && known) {
     batch.remove(layer_key(kSnapshotTable, space_->id(), known->layer));
     work = space_->try_drop(entry.snapshot);
