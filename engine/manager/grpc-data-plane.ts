@@ -236,6 +236,7 @@ type ReplicaCalls = Pick<
   | 'chunkVersions'
 >;
 
+// One stream to each target process that knows it (snapshot-channel.ts), calls to the others.
 class SnapshotChanges {
   readonly #pool: ClientPool<TargetClient>;
   readonly #channels = new Map<string, SnapshotChannel>();

@@ -97,7 +97,7 @@ class LayerTree {
   // Head, revision and branches as bytes; snapshots have records of their own.
   std::string encode_state() const;
   static Result<LayerTree> decode(std::string_view state, std::vector<SnapshotRecord> snapshots);
-  // As take_snapshot() or revert_to() would leave it.
+  // As take_snapshot(), after so many other snapshots, or revert_to() would leave it.
   std::string encode_state_after_snapshot(LogPosition position, std::size_t others_before) const;
   std::string encode_state_after_revert(SnapshotId id, LogPosition position) const;
   std::string encode_state_at(LogPosition revision) const;
