@@ -25,7 +25,8 @@ using namespace std::chrono_literals;
 using StatusCallback = Callback<void(Status)>;
 
 // Where a listener or stream is. "127.0.0.1:3260", "[::1]:3260", "unix:/path/to/socket", or "unix:@name" in the
-// abstract namespace, which has no file; both ends refuse each other there unless the other's user is theirs or root.
+// abstract namespace, which has no file: its streams go through memory that both ends share, and they refuse each
+// other unless the other's user is theirs or root.
 struct Address {
   std::string host;        // numeric IPv4 or IPv6; empty for a unix socket
   std::uint16_t port = 0;  // 0 when listening: the kernel chooses

@@ -142,6 +142,44 @@ void Loop::run_turn_ends() {
   }
 }
 
+// ---- what others change in memory ----
+
+void Loop::remove_poller(Poller* poller) {
+  std::replace(pollers_.begin(), pollers_.end(), poller, static_cast<Poller*>(nullptr));
+}
+
+void Loop::poll_all() {
+  // By index: a callback may add some.
+  for (std::size_t i = 0; i < pollers_.size(); ++i) {
+    if (pollers_[i] != nullptr) pollers_[i]->poll();
+  }
+  std::erase(pollers_, nullptr);
+}
+
+bool Loop::has_news() const {
+  return std::any_of(pollers_.begin(), pollers_.end(),
+                     [](Poller* poller) { return poller != nullptr && poller->has_news(); });
+}
+
+// False: there is something to do.
+bool Loop::prepare_to_sleep() {
+  if (!inbox_.prepare_to_sleep()) return false;
+  for (Poller* poller : pollers_) {
+    if (poller != nullptr) poller->announce_sleep();
+  }
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  if (!has_news()) return true;
+  woke_up();
+  return false;
+}
+
+void Loop::woke_up() {
+  inbox_.woke_up();
+  for (Poller* poller : pollers_) {
+    if (poller != nullptr) poller->woke_up();
+  }
+}
+
 // ---- the turn ----
 
 void Loop::turn(Nanos wait_max) {
@@ -156,6 +194,7 @@ void Loop::turn(Nanos wait_max) {
   enter(busy ? Nanos(0) : wait_max);
   refresh_now();
   add(counters.completions, ring_->deliver());
+  poll_all();
   timers_.run_due(now_);
   run_posted();
   run_turn_ends();
@@ -174,7 +213,7 @@ void Loop::arm_trim() {
 }
 
 void Loop::enter(Nanos wait) {
-  if (!posted_.empty() || !turn_ends_.empty() || inbox_.has_work()) wait = Nanos(0);
+  if (!posted_.empty() || !turn_ends_.empty() || inbox_.has_work() || has_news()) wait = Nanos(0);
   std::optional<Nanos> deadline = timers_.next_deadline();
   if (wait > Nanos(0) && deadline) wait = std::min(wait, *deadline - monotonic_now());
   if (wait <= Nanos(0)) {
@@ -199,7 +238,7 @@ bool Loop::spin(Nanos budget) {
   Nanos lost{0};
   bool hit = false;
   for (unsigned round = 1; !hit; ++round) {
-    hit = ring_->has_completions() || inbox_.has_work();
+    hit = ring_->has_completions() || inbox_.has_work() || has_news();
     if (hit) break;
     relax();
     if (round % kSpinsPerYield != 0) continue;
@@ -211,7 +250,7 @@ bool Loop::spin(Nanos budget) {
   }
   if (hit) {
     add(counters.spin_hits, 1);
-    ring_->submit();
+    if (ring_->has_completions()) ring_->submit();
   } else {
     refresh_now();
   }
@@ -222,16 +261,16 @@ bool Loop::spin(Nanos budget) {
 
 void Loop::sleep(Nanos wait_max) {
   settle_scheduling();
-  if (!inbox_.prepare_to_sleep()) return;
+  if (!prepare_to_sleep()) {
+    if (ring_->has_unsubmitted()) ring_->submit();
+    return;
+  }
   add(counters.sleeps, 1);
   bool watch = poll_policy_.watches_sleeps(now_);
   if (watch && ring_->has_unsubmitted()) {
     // What goes out may complete at once, and that says nothing about spinning.
     ring_->submit();
-    if (ring_->has_completions()) {
-      inbox_.woke_up();
-      return;
-    }
+    if (ring_->has_completions()) return woke_up();
   }
   Nanos began = monotonic_now();
   if (wait_max == Nanos::max()) {
@@ -239,7 +278,7 @@ void Loop::sleep(Nanos wait_max) {
   } else {
     ring_->submit_and_wait(wait_max);
   }
-  inbox_.woke_up();
+  woke_up();
   if (watch) poll_policy_.slept(monotonic_now() - began);
 }
 

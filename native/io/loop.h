@@ -44,6 +44,22 @@ class TurnEnd {
   bool listed() const { return listed_; }
 };
 
+// Something that others change without the kernel's help, in memory that they share with this process. It is looked at
+// once a turn, and before the reactor sleeps.
+class Poller {
+ protected:
+  ~Poller() = default;
+
+ private:
+  friend class Loop;
+  virtual void poll() = 0;
+  // No poll() until woke_up(): what changes from now on must wake the reactor. A fence and has_news() follow.
+  virtual void announce_sleep() = 0;
+  virtual void woke_up() = 0;
+  // Whether poll() would find something.
+  virtual bool has_news() = 0;
+};
+
 class Loop final : private Completion {
  public:
   static Result<std::unique_ptr<Loop>> create(const ReactorOptions& options);
@@ -65,6 +81,9 @@ class Loop final : private Completion {
   void note_reads(int change);
   void run_blocking(Callback<void()> work, Callback<void()> done);
   void at_turn_end(TurnEnd* listed);
+  // Until it is removed, which may be done from inside its poll().
+  void add_poller(Poller* poller) { pollers_.push_back(poller); }
+  void remove_poller(Poller* poller);
 
   Ring& ring() { return *ring_; }
   ReceiveBuffers& receive_buffers() { return *receive_buffers_; }
@@ -100,6 +119,10 @@ class Loop final : private Completion {
   void arm_wake_up();
   void run_posted();
   void run_turn_ends();
+  void poll_all();
+  bool has_news() const;
+  bool prepare_to_sleep();
+  void woke_up();
   void arm_trim();
   void enter(Nanos wait);
   bool spin(Nanos budget);
@@ -128,6 +151,7 @@ class Loop final : private Completion {
   std::vector<Callback<void()>> running_;
   std::vector<TurnEnd*> turn_ends_;
   std::vector<TurnEnd*> running_turn_ends_;
+  std::vector<Poller*> pollers_;  // null: removed since the last turn
   std::thread::id owner_;
   std::uint64_t wake_count_ = 0;
   bool wake_armed_ = false;

@@ -5,6 +5,7 @@
 
 #include <cerrno>
 
+#include "io/memory_stream.h"
 #include "io/socket_address.h"
 #include "io/system_error.h"
 #include "io/uring_listener.h"
@@ -39,6 +40,10 @@ class Connecting final : public Completion {
   }
 
   void on_completion(std::int32_t result, std::uint32_t) override {
+    if (!connected_ && done_ && !loop_.closing()) {
+      result = connected(result);
+      if (result == 0 && address_.is_abstract()) return receive_offer();
+    }
     ConnectCallback done = std::move(done_);
     if (done && !loop_.closing()) {
       loop_.cancel_call(timer_);
@@ -47,14 +52,32 @@ class Connecting final : public Completion {
     delete this;
   }
 
-  Result<std::unique_ptr<Stream>> outcome(std::int32_t result) {
+  // What became of connect(): 0 or a negative error number.
+  std::int32_t connected(std::int32_t result) {
+    connected_ = true;
     // On loopback a connection to a free port of the ephemeral range may meet itself: nobody listens there.
     bool met_itself = result == 0 && address_.unix_path.empty() && local_address_of(fd_) == peer_address_of(fd_);
     if (met_itself) result = -ECONNREFUSED;
     if (result == -ENOENT) result = -ECONNREFUSED;  // a unix socket that is not there (yet)
     if (result == 0 && address_.is_abstract() && !peer_is_trusted(fd_)) result = -EACCES;
+    return result;
+  }
+
+  // The listener's first message, on a socket in the abstract namespace.
+  void receive_offer() {
+    offered_ = std::make_unique<SharedRings::Offered>();
+    loop_.ring().prepare(this, [this](io_uring_sqe* entry) {
+      io_uring_prep_recvmsg(entry, fd_, offered_->message(), MSG_CMSG_CLOEXEC);
+    });
+  }
+
+  Result<std::unique_ptr<Stream>> outcome(std::int32_t result) {
+    if (offered_ && result == 0) result = -ECONNRESET;
     if (result < 0) return network_error("connect to", address_.to_string(), -result);
-    return std::unique_ptr<Stream>(new UringStream(loop_, std::exchange(fd_, -1)));
+    if (!offered_) return std::unique_ptr<Stream>(new UringStream(loop_, std::exchange(fd_, -1)));
+    ASSIGN_OR_RETURN(SharedRings rings, offered_->take(static_cast<std::size_t>(result)));
+    OwnedFd socket(std::exchange(fd_, -1));
+    return std::unique_ptr<Stream>(new MemoryStream(loop_, std::move(socket), std::move(rings)));
   }
 
   Loop& loop_;
@@ -63,6 +86,8 @@ class Connecting final : public Completion {
   const SocketAddress socket_address_;
   ConnectCallback done_;
   std::uint64_t timer_ = 0;
+  bool connected_ = false;
+  std::unique_ptr<SharedRings::Offered> offered_;
 };
 
 Status begin_connecting(Loop& loop, const Address& address, Nanos timeout, ConnectCallback& done) {

@@ -8,6 +8,7 @@
 #include <cerrno>
 
 #include "base/log.h"
+#include "io/memory_stream.h"
 #include "io/socket_address.h"
 #include "io/system_error.h"
 #include "io/uring_stream.h"
@@ -129,9 +130,21 @@ class UringListener::Core final : public Completion {
       ::close(fd);
       return;
     }
+    std::unique_ptr<Stream> stream = stream_of(fd);
+    if (!stream) return;
     calling_ = true;
-    on_stream_(std::make_unique<UringStream>(loop_, fd));
+    on_stream_(std::move(stream));
     calling_ = false;
+  }
+
+  // Null: it could not be had, and the connection is closed.
+  std::unique_ptr<Stream> stream_of(int fd) {
+    if (!address_.is_abstract()) return std::make_unique<UringStream>(loop_, fd);
+    OwnedFd socket(fd);
+    Result<SharedRings> rings = SharedRings::offer(fd);
+    if (rings.ok()) return std::make_unique<MemoryStream>(loop_, std::move(socket), std::move(*rings));
+    log_warn("io", "a connection to " + address_.to_string() + ": " + rings.error().message());
+    return nullptr;
   }
 
   Loop& loop_;

@@ -18,41 +18,12 @@
 
 #include <array>
 #include <memory>
-#include <vector>
 
 #include "io/env.h"
 #include "io/loop.h"
+#include "io/slice_queue.h"
 
 namespace holdfast::io {
-
-// Slices in order of arrival. Keeps its memory, so that steady traffic does not allocate.
-class SliceQueue {
- public:
-  bool empty() const { return first_ == slices_.size(); }
-  void push(Slice slice) { slices_.push_back(std::move(slice)); }
-  Slice& front() { return slices_[first_]; }
-  std::span<const Slice> all() const { return std::span<const Slice>(slices_).subspan(first_); }
-  Slice pop() {
-    Slice slice = std::move(slices_[first_++]);
-    if (first_ == slices_.size()) {
-      slices_.clear();
-      first_ = 0;
-    } else if (first_ >= kCompactAt && first_ * 2 >= slices_.size()) {
-      slices_.erase(slices_.begin(), slices_.begin() + static_cast<std::ptrdiff_t>(first_));
-      first_ = 0;
-    }
-    return slice;
-  }
-  void clear() {
-    slices_.clear();
-    first_ = 0;
-  }
-
- private:
-  static constexpr std::size_t kCompactAt = 64;
-  std::vector<Slice> slices_;
-  std::size_t first_ = 0;
-};
 
 class StreamCore final : private TurnEnd {
  public:

@@ -181,6 +181,7 @@ void Connection::flush() {
     if (size == 0) break;
     writer_.append_copy({reinterpret_cast<const std::byte*>(frames), static_cast<std::size_t>(size)});
   }
+  held_back_ = !may_pull();
   writer_.send_to(*stream_);
   deliver_drained();
   if (closed_) return;
@@ -200,7 +201,9 @@ void Connection::deliver_drained() {
   drained_now_.clear();
 }
 
-void Connection::on_drained() { schedule_flush(); }
+void Connection::on_drained() {
+  if (held_back_) schedule_flush();
+}
 
 // ---- receiving ----
 

@@ -130,7 +130,8 @@ class Connection final : public StreamHandler, public std::enable_shared_from_th
   std::size_t frame_left_ = 0;
   std::int32_t frame_stream_ = 0;
   bool flush_scheduled_ = false;
-  bool closing_ = false;  // shutting the stream down
+  bool held_back_ = false;  // not all was pulled, as the stream had enough
+  bool closing_ = false;    // shutting the stream down
   bool closed_ = false;
   bool peer_going_away_ = false;
   bool ids_exhausted_ = false;

@@ -1,6 +1,10 @@
 // Channel and server over real sockets on a real reactor: the same contract as in memory, with the kernel in between.
 #include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
+#include "io/socket_address.h"
+#include "rpc/local_shortcut.h"
 #include "rpc/testing/fixture.h"
 #include "test/reactor_support.h"
 
@@ -76,6 +80,35 @@ TEST_P(SocketTest, Drains) {
   bool drained = false;
   server->drain([&] { drained = true; });
   ASSERT_TRUE(test::run_until(*reactor, [&] { return drained; }));
+}
+
+// The name in the abstract namespace is somebody's who shares no memory: an older version, say, or one that just ends.
+TEST(LocalShortcut, TcpServesWhereTheShortcutDoesNot) {
+  std::unique_ptr<Reactor> reactor = test::make_reactor();
+  Env& env = reactor->env();
+  auto probe = Server::create(env);
+  Address address = *probe->listen({"127.0.0.1", 0, ""});
+  probe.reset();
+  io::SocketAddress name = *io::to_socket_address(*local_shortcut(address, {}));
+  int squatter = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  ASSERT_TRUE(test::run_until(*reactor, [&] { return bind(squatter, name.get(), name.length) == 0; }));
+  ASSERT_EQ(::listen(squatter, 8), 0);
+
+  auto server = Server::create(env);
+  server->add_unary_method("/t/Echo", [](Message request, const Metadata&, Callback<void(Result<Slice>)> respond) {
+    respond(std::move(request));
+  });
+  ASSERT_TRUE(server->listen(address).ok());
+  auto channel = Channel::create(env, address);
+  std::optional<Result<Message>> answer;
+  channel->unary("/t/Echo", env.buffers().copy_of(as_bytes("x")), std::nullopt,
+                 [&](Result<Message> result) { answer = std::move(result); });
+  for (int i = 0; i < 5; ++i) reactor->turn(1ms);
+  EXPECT_FALSE(answer.has_value()) << "it did not try the shortcut";
+  ::close(squatter);
+  ASSERT_TRUE(test::run_until(*reactor, [&] { return answer.has_value(); }));
+  ASSERT_TRUE(answer->ok()) << answer->error().to_string();
+  EXPECT_EQ((*answer)->text(), "x");
 }
 
 INSTANTIATE_TEST_SUITE_P(Sockets, SocketTest, ::testing::Values("tcp", "unix"),

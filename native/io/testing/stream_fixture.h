@@ -1,4 +1,4 @@
-// Two ends of a connection in one reactor, over TCP, IPv6 or a unix socket.
+// Two ends of a connection in one reactor, over TCP, IPv6, a unix socket or shared memory.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -52,6 +52,7 @@ class StreamTest : public ::testing::TestWithParam<const char*> {
   Address listen_address() {
     std::string text = GetParam();
     if (text == "unix") text = "unix:" + folder.file("socket");
+    if (text == "memory") text = "unix:@" + folder.file(std::to_string(++names_));
     return *Address::parse(text);
   }
   void connect_pair(Peer& client, Peer& server) {
@@ -82,6 +83,9 @@ class StreamTest : public ::testing::TestWithParam<const char*> {
   test::TempDir folder;
   std::unique_ptr<Reactor> reactor;
   Env& env;
+
+ private:
+  int names_ = 0;  // in the abstract namespace; one is free only once its listener's descriptor is closed
 };
 
 }  // namespace holdfast
