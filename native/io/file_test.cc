@@ -113,6 +113,25 @@ class SmallRingTest : public FileTest {
 };
 TEST_F(SmallRingTest, ManyOperationsAtOnce) { many_at_once(); }
 
+// A turn may go on for long after it asked for a read; the device has it by then.
+TEST_F(FileTest, ReadsAreUnderWayBeforeTheTurnEnds) {
+  std::unique_ptr<File> file = created("f");
+  Slice content = filled(4096, 1);
+  ASSERT_TRUE(write(*file, 0, content.bytes()).ok());
+  Slice into = env.buffers().allocate(4096);
+  std::memset(into.data(), 0, 4096);
+  bool done = false, was_read = false;
+  env.post([&] {
+    file->read(0, into.bytes(), [&](Status status) { done = status.ok(); });
+    for (int i = 0; i < 5'000 && !was_read; ++i) {
+      usleep(1'000);
+      was_read = std::memcmp(into.data(), content.data(), 4096) == 0;
+    }
+  });
+  ASSERT_TRUE(run_until(*reactor, [&] { return done; }));
+  EXPECT_TRUE(was_read);
+}
+
 TEST_F(FileTest, AnEmptyWriteCompletes) {
   auto file = created("data");
   EXPECT_TRUE(wait([&](StatusCallback done) { file->write(0, {}, std::move(done)); }).ok());

@@ -121,6 +121,12 @@ void Ring::submit() {
   retry(io_uring_submit_and_get_events(&ring_));
 }
 
+void Ring::submit_early() {
+  if (!bound_) return;
+  ++system_calls_;
+  retry(io_uring_submit(&ring_));
+}
+
 void Ring::submit_and_wait(std::optional<Nanos> wait_max) {
   bind();
   ++system_calls_;

@@ -59,6 +59,9 @@ class Ring {
   }
   // Submits, and lets the kernel finish what it can without waiting. One system call.
   void submit();
+  // Submits in the middle of a turn, what completes is not looked for; nothing before the ring has its thread. One
+  // system call.
+  void submit_early();
   // Submits and waits for a completion, a signal, or the end of `wait_max` (nullopt: without limit). One system call.
   void submit_and_wait(std::optional<Nanos> wait_max);
   // Delivers what has completed, at most one batch; returns how many.

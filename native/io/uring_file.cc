@@ -90,7 +90,7 @@ void UringFile::read(std::uint64_t offset, std::span<std::byte> into, StatusCall
   if (operation == nullptr) return;
   operation->parts.push_back({into.data(), into.size()});
   operation->remaining = operation->parts;
-  submit(operation);
+  submit_read(operation);
 }
 
 void UringFile::write(std::uint64_t offset, std::span<const std::span<const std::byte>> parts, StatusCallback done) {
@@ -166,6 +166,12 @@ void UringFile::submit(Operation* operation) {
         break;
     }
   });
+}
+
+// At once, unlike writes, which go out in groups: while a turn looks up where the next ones are, the device reads.
+void UringFile::submit_read(Operation* operation) {
+  submit(operation);
+  loop_.ring().submit_early();
 }
 
 void UringFile::completed(Operation* operation, std::int32_t result) {

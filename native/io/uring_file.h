@@ -42,6 +42,7 @@ class UringFile final : public File {
 
   Operation* begin(Kind kind, std::uint64_t offset, std::uint64_t length, StatusCallback done);
   void submit(Operation* operation);
+  void submit_read(Operation* operation);
   void completed(Operation* operation, std::int32_t result);
   void finish(Operation* operation, Status status);
   Status status_of(const Operation& operation, int error_number) const;
