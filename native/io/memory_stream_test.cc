@@ -102,27 +102,27 @@ class EchoThread {
 
  private:
   void run(const Address& address) {
-    auto reactor = test::make_reactor({.spin_max = Nanos(0)});
+    Env& env = reactor_->env();
     Peer peer;
     peer.keep_bytes = false;
     peer.data_hook = [&](std::span<const std::byte> bytes) {
-      Slice slice = reactor->env().buffers().copy_of(bytes);
+      Slice slice = env.buffers().copy_of(bytes);
       peer.stream->send({&slice, 1});
     };
-    auto listener = reactor->env().listen(address, [&](std::unique_ptr<Stream> stream) {
+    auto listener = env.listen(address, [&](std::unique_ptr<Stream> stream) {
       peer.stream = std::move(stream);
       peer.stream->start(&peer);
     });
     CHECK(listener.ok());
-    reactor_ = reactor.get();
     ready_ = true;
-    reactor->run();
+    reactor_->run();
     peer.stream.reset();
     listener->reset();
   }
 
   std::atomic<bool> ready_{false};
-  Reactor* reactor_ = nullptr;
+  // Outlives its thread: stop() uses it to the end.
+  std::unique_ptr<Reactor> reactor_ = test::make_reactor({.spin_max = Nanos(0)});
   std::thread thread_;
 };
 
