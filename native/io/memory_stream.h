@@ -14,6 +14,7 @@
 #include "io/loop.h"
 #include "io/shared_rings.h"
 #include "io/slice_queue.h"
+#include "io/stream_handle.h"
 
 namespace holdfast::io {
 
@@ -102,29 +103,6 @@ class MemoryStreamCore final : private TurnEnd, private Poller {
   std::size_t unsent_at_last_look_ = 0;
 };
 
-class MemoryStream final : public Stream {
- public:
-  MemoryStream(Loop& loop, OwnedFd socket, SharedRings rings)
-      : loop_(loop), core_(new MemoryStreamCore(loop, std::move(socket), std::move(rings))) {
-    ++loop_.handles;
-  }
-  ~MemoryStream() override {
-    core_->abandon();
-    --loop_.handles;
-  }
-
-  void start(StreamHandler* handler) override { core_->start(handler); }
-  void send(std::span<Slice> parts) override { core_->send(parts); }
-  std::size_t unsent_bytes() const override { return core_->unsent_bytes(); }
-  void pause_receiving() override { core_->pause_receiving(); }
-  void resume_receiving() override { core_->resume_receiving(); }
-  void shutdown() override { core_->shutdown(); }
-  Address local_address() const override { return core_->local_address(); }
-  Address peer_address() const override { return core_->peer_address(); }
-
- private:
-  Loop& loop_;
-  MemoryStreamCore* core_;
-};
+using MemoryStream = StreamHandle<MemoryStreamCore>;
 
 }  // namespace holdfast::io

@@ -87,7 +87,7 @@ SharedRings::Offered::Offered() {
   message_.msg_iov = &place_;
   message_.msg_iovlen = 1;
   message_.msg_control = control_.data();
-  message_.msg_controllen = CMSG_SPACE(sizeof(int) * kDescriptors);
+  message_.msg_controllen = CMSG_LEN(sizeof(int) * kDescriptors);  // no room for more
 }
 
 Result<SharedRings> SharedRings::Offered::take(std::size_t received) {

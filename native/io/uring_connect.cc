@@ -48,6 +48,8 @@ class Connecting final : public Completion {
     if (done && !loop_.closing()) {
       loop_.cancel_call(timer_);
       done(outcome(result));
+    } else if (offered_ && result > 0) {
+      (void)offered_->take(static_cast<std::size_t>(result));  // too late: its descriptors are closed
     }
     delete this;
   }

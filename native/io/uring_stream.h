@@ -22,6 +22,7 @@
 #include "io/env.h"
 #include "io/loop.h"
 #include "io/slice_queue.h"
+#include "io/stream_handle.h"
 
 namespace holdfast::io {
 
@@ -130,26 +131,6 @@ class StreamCore final : private TurnEnd {
   std::size_t unsent_at_last_look_ = 0;
 };
 
-class UringStream final : public Stream {
- public:
-  UringStream(Loop& loop, int fd) : loop_(loop), core_(new StreamCore(loop, fd)) { ++loop_.handles; }
-  ~UringStream() override {
-    core_->abandon();
-    --loop_.handles;
-  }
-
-  void start(StreamHandler* handler) override { core_->start(handler); }
-  void send(std::span<Slice> parts) override { core_->send(parts); }
-  std::size_t unsent_bytes() const override { return core_->unsent_bytes(); }
-  void pause_receiving() override { core_->pause_receiving(); }
-  void resume_receiving() override { core_->resume_receiving(); }
-  void shutdown() override { core_->shutdown(); }
-  Address local_address() const override { return core_->local_address(); }
-  Address peer_address() const override { return core_->peer_address(); }
-
- private:
-  Loop& loop_;
-  StreamCore* core_;
-};
+using UringStream = StreamHandle<StreamCore>;
 
 }  // namespace holdfast::io
